@@ -1,0 +1,19 @@
+//! The whole database: every table, in one list.
+//!
+//! [`core`] holds what the store itself needs; [`rooms`], [`users`] and [`media`] belong to the rooms of those names,
+//! and only they write them.
+
+pub mod core;
+pub mod media;
+pub mod rooms;
+pub mod users;
+
+use crate::Table;
+
+/// The number of the schema that these declarations describe; raised with each change of it.
+pub const SCHEMA_VERSION: i64 = 1;
+
+/// Every table, in the order in which they are created and moved.
+pub fn all() -> Vec<&'static Table> {
+    [core::TABLES, rooms::TABLES, users::TABLES, media::TABLES].concat()
+}

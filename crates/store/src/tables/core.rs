@@ -1,0 +1,99 @@
+//! Tables of the store itself: the counter, the stream, sequences, reader positions and jobs.
+
+use crate::{RoomNum, Row, StreamPosition, Table, UserId, table};
+
+/// The tables of this file.
+pub const TABLES: &[&Table] = &[
+    MetaRow::TABLE,
+    CounterRow::TABLE,
+    SequenceRow::TABLE,
+    StreamRow::TABLE,
+    ReaderRow::TABLE,
+    JobRow::TABLE,
+    WriterRow::TABLE,
+];
+
+table! {
+    /// Facts about the database as a whole: server name, token epoch.
+    "meta" => MetaRow key(name) {
+        /// Name of the fact.
+        name: String,
+        /// Its value.
+        value: String,
+    }
+}
+
+table! {
+    /// The one counter of stream positions. One row, `id` 1, written by engines only.
+    "counter" => CounterRow key(id) {
+        /// Always 1.
+        id: i64,
+        /// The last position given.
+        pos: i64,
+    }
+}
+
+table! {
+    /// Where each sequence of internal numbers goes on.
+    "sequences" => SequenceRow key(name) {
+        /// Name of the sequence.
+        name: String,
+        /// First number not yet reserved by any process.
+        next: i64,
+    }
+}
+
+table! {
+    /// What changed at each position. Written by engines from the batch's stream entries.
+    "stream" => StreamRow key(pos) {
+        /// The position.
+        pos: StreamPosition,
+        /// A [`crate::StreamKind`] as number.
+        kind: i64,
+        /// The room, if any.
+        room: Option<RoomNum>,
+        /// The user, if any.
+        user_id: Option<UserId>,
+        /// A number whose meaning the kind gives.
+        number: Option<i64>,
+    }
+}
+
+table! {
+    /// How far each reader of the stream has come (pushers, appservices, destinations, the search index).
+    "readers" => ReaderRow key(name) {
+        /// Kind and key of the reader.
+        name: String,
+        /// The owner's epoch: changed by compare-and-swap when another node takes over.
+        owner_epoch: i64,
+        /// All entries up to here are done with.
+        done: i64,
+    }
+}
+
+table! {
+    /// Long work that survives a crash: one row per job, deleted when done.
+    "jobs" => JobRow key(kind, name) {
+        /// Kind of the job, which names its runner.
+        kind: String,
+        /// What it works on.
+        name: String,
+        /// Where it has come to, in the runner's own form.
+        cursor: String,
+        /// Not before this time, in milliseconds since the epoch.
+        due_ms: i64,
+        /// How often it has failed in a row.
+        failures: i64,
+    }
+    index BY_DUE(due_ms);
+}
+
+table! {
+    /// The last commit of each writing process, by which the outcome of a commit that lost its connection is learnt.
+    "writers" => WriterRow key(writer) {
+        /// Random name of the process.
+        writer: String,
+        /// Number of its last durable commit.
+        commits: i64,
+    }
+}

@@ -1,0 +1,6 @@
+//! Tables of the media store.
+
+use crate::Table;
+
+/// The tables of this file.
+pub const TABLES: &[&Table] = &[];

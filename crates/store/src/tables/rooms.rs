@@ -1,0 +1,315 @@
+//! Tables of the room engine.
+
+use crate::{DeviceId, EventNum, RoomNum, Row, StreamPosition, Table, UserId, table};
+
+/// The tables of this file.
+pub const TABLES: &[&Table] = &[
+    RoomRow::TABLE,
+    EventRow::TABLE,
+    EventBytesRow::TABLE,
+    FragmentRow::TABLE,
+    MissingPrevRow::TABLE,
+    StateKeyRow::TABLE,
+    StateSegmentRow::TABLE,
+    RoomHeadRow::TABLE,
+    MembershipRow::TABLE,
+    RelationRow::TABLE,
+    RedactionRow::TABLE,
+    AliasRow::TABLE,
+    TransactionRow::TABLE,
+    NotificationRow::TABLE,
+];
+
+table! {
+    /// A room and its head: rewritten with every event, guarded by `version`.
+    "rooms" => RoomRow key(room) {
+        /// The room's number.
+        room: RoomNum,
+        /// The room id.
+        room_id: String,
+        /// The room version's identifier.
+        room_version: String,
+        /// Raised by one with each batch of the room: what compare-and-swap compares.
+        version: i64,
+        /// Current state: root of the tree of `m.room.member` events.
+        head_members: Vec<u8>,
+        /// Current state: root of the tree of all other state events.
+        head_rest: Vec<u8>,
+        /// Event numbers of the forward extremities, packed.
+        extremities: Vec<u8>,
+        /// The live fragment of the timeline, to which new events are appended.
+        fragment: i64,
+        /// Index of the next event in the live fragment.
+        next_index: i64,
+        /// Number of the next state segment.
+        next_segment: i64,
+        /// Number of the next state key.
+        next_key: i64,
+        /// Bytes of state segments written since the last checkpoint.
+        segment_bytes: i64,
+        /// How many notifiable messages the main timeline has had (the prefix counter of unread counts).
+        messages: i64,
+        /// Joined members.
+        joined: i64,
+        /// Invited members.
+        invited: i64,
+        /// Position of the last event.
+        last_pos: StreamPosition,
+        /// Depth of the deepest forward extremity.
+        depth: i64,
+        /// Whether the room stands in the public directory.
+        published: bool,
+        /// The room this one was upgraded to, where a local tombstone says so.
+        successor: Option<String>,
+    }
+    unique BY_ID(room_id);
+}
+
+table! {
+    /// An event's place, graph and flags. Its bytes stand in `event_bytes`.
+    "events" => EventRow key(event) {
+        /// The event's number.
+        event: EventNum,
+        /// Its room.
+        room: RoomNum,
+        /// Its id, unique within the room (room versions 1 and 2 let servers choose ids).
+        event_id: String,
+        /// Stream position at which it became visible; none for outliers, rejected and soft-failed events.
+        pos: Option<StreamPosition>,
+        /// The timeline fragment it stands in.
+        fragment: Option<i64>,
+        /// Its index in the fragment.
+        idx: Option<i64>,
+        /// Depth as the event says.
+        depth: i64,
+        /// `origin_server_ts`.
+        ts: i64,
+        /// Sender.
+        sender: UserId,
+        /// Event type.
+        kind: String,
+        /// State key, if a state event.
+        state_key: Option<String>,
+        /// Flag bits; see `rooms::flags`.
+        flags: i64,
+        /// Why it was rejected or soft-failed.
+        reason: Option<String>,
+        /// State before it: the two roots; none for outliers.
+        state_before: Option<Vec<u8>>,
+        /// State after it, where that differs from the state before.
+        state_after: Option<Vec<u8>>,
+        /// The room's message counter after this event.
+        messages: i64,
+        /// The event id of the thread root it belongs to.
+        thread: Option<String>,
+        /// Its number among its thread's notifiable messages.
+        thread_messages: i64,
+        /// The event that redacted it.
+        redacted_by: Option<EventNum>,
+        /// Event numbers of its previous events that are known, packed.
+        prev: Vec<u8>,
+        /// Event numbers of its auth events, packed.
+        auth: Vec<u8>,
+    }
+    index BY_TIMELINE(room, fragment, idx);
+    index BY_POS(room, pos);
+    unique BY_ID(room, event_id);
+}
+
+table! {
+    /// The exact bytes of an event in federation form (rewritten only by a redaction).
+    "event_bytes" => EventBytesRow key(event) {
+        /// The event's number.
+        event: EventNum,
+        /// Its JSON.
+        json: Vec<u8>,
+    }
+}
+
+table! {
+    /// A stretch of a room's timeline without gaps. Timeline order is fragment by fragment along `next`, then index.
+    "fragments" => FragmentRow key(room, fragment) {
+        /// The room.
+        room: RoomNum,
+        /// Number of the fragment within the room.
+        fragment: i64,
+        /// The fragment before it.
+        previous: Option<i64>,
+        /// The fragment after it.
+        next: Option<i64>,
+        /// Whether history before its first event is missing.
+        gap: bool,
+    }
+}
+
+table! {
+    /// That an event is known to be missing since a known one names it as previous.
+    "missing_prevs" => MissingPrevRow key(room, event_id, child) {
+        /// The room.
+        room: RoomNum,
+        /// The missing event's id.
+        event_id: String,
+        /// The known event that names it.
+        child: EventNum,
+    }
+}
+
+table! {
+    /// The dense numbers that a room's state trees use for (type, state key).
+    "state_keys" => StateKeyRow key(room, key_id) {
+        /// The room.
+        room: RoomNum,
+        /// The number, from 0 in order of first appearance.
+        key_id: i64,
+        /// Event type.
+        kind: String,
+        /// State key.
+        state_key: String,
+    }
+    unique BY_NAME(room, kind, state_key);
+}
+
+table! {
+    /// New nodes of state trees, one row per change.
+    "state_segments" => StateSegmentRow key(room, segment) {
+        /// The room.
+        room: RoomNum,
+        /// Number of the segment within the room.
+        segment: i64,
+        /// The nodes, with their checksum.
+        nodes: Vec<u8>,
+        /// The lowest segment that any node of this one reaches.
+        lowest: i64,
+    }
+}
+
+table! {
+    /// The room's current state as of each position at which it changed. State as of a token is read here, never from
+    /// an event's snapshot: an event on an old fork can change the resolved state.
+    "room_heads" => RoomHeadRow key(room, pos) {
+        /// The room.
+        room: RoomNum,
+        /// From this position on.
+        pos: StreamPosition,
+        /// Root of the tree of members.
+        members: Vec<u8>,
+        /// Root of the tree of other state.
+        rest: Vec<u8>,
+    }
+}
+
+table! {
+    /// A local user's membership of a room.
+    "memberships" => MembershipRow key(user_id, room) {
+        /// The user.
+        user_id: UserId,
+        /// The room.
+        room: RoomNum,
+        /// `join`, `invite`, `knock`, `leave` or `ban`.
+        membership: String,
+        /// The membership event.
+        event: EventNum,
+        /// Position of the last change.
+        pos: StreamPosition,
+        /// Position of the join, for joined members: a room joined since a token is sent whole.
+        joined_pos: StreamPosition,
+        /// Who set it.
+        sender: UserId,
+        /// The user has forgotten the room.
+        forgotten: bool,
+        /// Stripped state for an invite or a knock, as a JSON array.
+        stripped: Option<Vec<u8>>,
+    }
+    index BY_ROOM(room, membership);
+    index BY_POS(user_id, pos);
+}
+
+table! {
+    /// An event's relation to its parent.
+    "relations" => RelationRow key(room, parent, rel_type, event) {
+        /// The room.
+        room: RoomNum,
+        /// The parent's event id.
+        parent: String,
+        /// `m.annotation`, `m.replace`, `m.thread`, `m.reference` or other.
+        rel_type: String,
+        /// The child.
+        event: EventNum,
+        /// The child's type.
+        kind: String,
+        /// The child's sender.
+        sender: UserId,
+        /// The child's `origin_server_ts`.
+        ts: i64,
+        /// An annotation's key.
+        aggregation_key: Option<String>,
+    }
+}
+
+table! {
+    /// A redaction and its target, which may not have come yet.
+    "redactions" => RedactionRow key(room, target, event) {
+        /// The room.
+        room: RoomNum,
+        /// The redacted event's id.
+        target: String,
+        /// The redaction event.
+        event: EventNum,
+        /// When the stored bytes of the target are to be rewritten in pruned form, ms since the epoch; 0 when done.
+        rewrite_due_ms: i64,
+    }
+    index BY_DUE(rewrite_due_ms);
+}
+
+table! {
+    /// A room alias of this server.
+    "aliases" => AliasRow key(alias) {
+        /// The full alias.
+        alias: String,
+        /// The room id it points to.
+        room_id: String,
+        /// Who made it.
+        creator: UserId,
+    }
+    index BY_ROOM(room_id);
+}
+
+table! {
+    /// The answer that a client's transaction id got, so that a repeated request adds nothing.
+    "transactions" => TransactionRow key(user_id, device_id, path, txn_id) {
+        /// Whose.
+        user_id: UserId,
+        /// The device, which is the scope of the id.
+        device_id: DeviceId,
+        /// The request path without the id.
+        path: String,
+        /// The id.
+        txn_id: String,
+        /// The answer: an event id, or empty.
+        answer: String,
+        /// When it was given, in milliseconds since the epoch.
+        at_ms: i64,
+    }
+    index BY_TIME(at_ms);
+}
+
+table! {
+    /// An event that highlights for a user, or that counts or does not by a rule of the user's own. Messages that count
+    /// by the default rules have no row: the prefix counters hold them.
+    "notifications" => NotificationRow key(user_id, room, pos) {
+        /// The user.
+        user_id: UserId,
+        /// The room.
+        room: RoomNum,
+        /// The event's position.
+        pos: StreamPosition,
+        /// The event.
+        event: EventNum,
+        /// The event id of the thread root, or empty for the main timeline.
+        thread: String,
+        /// Added to the notification count (1 if it counts beyond the prefix counter, -1 if it is muted, else 0).
+        notify: i64,
+        /// Whether it highlights.
+        highlight: bool,
+    }
+}
