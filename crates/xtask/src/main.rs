@@ -1,1 +1,50 @@
-fn main() {}
+//! `cargo xtask`: the tasks of the developers of this repository.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use xtask::{Error, bench, nightly, root, setup, spec, test, tidy};
+
+/// Tasks beside cargo's own.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Check the laws of the house: dependencies, layers, words, lengths, documents.
+    Tidy,
+    /// Print every route of the specification as done, partly or not yet, and the behaviours
+    /// without a test.
+    Spec(spec::Options),
+    /// Install what the tests need, and say what is installed.
+    Setup,
+    /// Set up, then run every check and test, on SQLite and on a PostgreSQL of its own.
+    Test(test::Options),
+    /// What takes longer than a change should wait for: many seeds, long fuzzing, large databases.
+    Nightly(nightly::Options),
+    /// Measure the operations that have a budget, beside Synapse, in one run.
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let root = root();
+    let result: Result<(), Error> = match Arguments::parse().task {
+        Task::Tidy => tidy::tidy(&root),
+        Task::Spec(options) => spec::spec(&root, &options),
+        Task::Setup => setup::setup(&root).map(|_| ()),
+        Task::Test(options) => test::test(&root, &options),
+        Task::Nightly(options) => nightly::nightly(&root, &options),
+        Task::Bench(options) => bench::bench(&root, &options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

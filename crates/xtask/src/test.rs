@@ -1,0 +1,213 @@
+//! `cargo xtask test`: everything that has to hold before a change is taken, from formatting to real
+//! clients against a freshly built server, on SQLite and on a PostgreSQL that it starts itself.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::postgres::{Durability, Postgres};
+use crate::setup::{CHROMIUM, Tools, setup};
+use crate::{Error, run, spec};
+
+/// Which parts to run.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Options {
+    /// Leave out the stories that real clients play.
+    #[arg(long)]
+    pub no_e2e: bool,
+    /// Run nothing but the stories that real clients play.
+    #[arg(long)]
+    pub only_e2e: bool,
+}
+
+/// How many checks held and how many did not.
+#[derive(Debug, Default)]
+pub struct Tally {
+    passed: usize,
+    failed: usize,
+    failures: Vec<String>,
+}
+
+impl Tally {
+    /// Counts one check that either holds or gives an error.
+    pub fn step(&mut self, name: &str, result: Result<(), Error>) {
+        match result {
+            Ok(()) => self.passed += 1,
+            Err(error) => self.fail(format!("{name}: {error}")),
+        }
+    }
+
+    /// Counts one failure.
+    fn fail(&mut self, what: String) {
+        println!("failed: {what}");
+        self.failed += 1;
+        self.failures.push(what);
+    }
+
+    /// Runs a program that reports its own counts in closing lines, and adds them up. A program that
+    /// fails without a failed count is one failure.
+    pub fn counted(&mut self, name: &str, command: &mut Command) {
+        let (before, mut sums) = (self.failed, Vec::new());
+        let ran = run::read_along(command, |line| sums.extend(counts(line)));
+        for (passed, failed) in sums {
+            self.passed += passed;
+            self.failed += failed;
+        }
+        match ran {
+            Ok(true) if self.failed == before => {}
+            Ok(_) if self.failed > before => self.failures.push(name.to_owned()),
+            Ok(_) => self.fail(name.to_owned()),
+            Err(error) => self.fail(format!("{name}: {error}")),
+        }
+    }
+
+    /// Prints the closing line.
+    ///
+    /// # Errors
+    /// Something failed.
+    pub fn close(&self) -> Result<(), Error> {
+        for failure in &self.failures {
+            println!("failed: {failure}");
+        }
+        println!("{} passed, {} failed", self.passed, self.failed);
+        if self.failed == 0 { Ok(()) } else { Err(Error::Checks("some tests failed".to_owned())) }
+    }
+}
+
+/// Reads `test result: ok. 3 passed; 0 failed; …` of cargo, or `3 passed, 0 failed` of a script.
+fn counts(line: &str) -> Option<(usize, usize)> {
+    let line = line.trim();
+    let rest = match line.strip_prefix("test result: ") {
+        Some(rest) => rest.split_once(". ")?.1,
+        None => line,
+    };
+    let mut words = rest.split([' ', ',', ';']).filter(|word| !word.is_empty());
+    let passed = words.next()?.parse().ok()?;
+    (words.next()? == "passed").then_some(())?;
+    let failed = words.next()?.parse().ok()?;
+    (words.next()? == "failed").then_some((passed, failed))
+}
+
+/// Runs everything.
+///
+/// # Errors
+/// The set-up fails, or something does not hold; the closing line says how much.
+pub fn test(root: &Path, options: &Options) -> Result<(), Error> {
+    let tools = setup(root)?;
+    let target = root.join("target");
+    let mut tally = Tally::default();
+    if !options.only_e2e {
+        checks(root, &mut tally);
+        match Postgres::start(&target, Durability::Fast) {
+            Ok(postgres) => cargo_test(root, &postgres, &mut tally),
+            Err(error) => tally.fail(format!("PostgreSQL for the tests: {error}")),
+        }
+    }
+    if !options.no_e2e {
+        end_to_end(root, &tools, &mut tally);
+    }
+    tally.close()
+}
+
+/// What needs no running program: formatting, lints, the specification's coverage. The laws are a
+/// test of this crate, and so run with the others.
+fn checks(root: &Path, tally: &mut Tally) {
+    let cargo = |args: &[&str]| run::shown("cargo", args, root, &[]);
+    tally.step("formatting", cargo(&["fmt", "--all", "--check"]));
+    let lints = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
+    tally.step("lints", cargo(&lints));
+    let options = spec::Options { short: true, strict: true };
+    tally.step("coverage of the specification", spec::spec(root, &options));
+}
+
+fn cargo_test(root: &Path, postgres: &Postgres, tally: &mut Tally) {
+    let mut command = Command::new("cargo");
+    command.args(["test", "--workspace", "--no-fail-fast"]).current_dir(root);
+    command.env("HEARTH_TEST_POSTGRES", postgres.url("postgres"));
+    tally.counted("cargo test", &mut command);
+}
+
+/// One script of `tests/e2e` with its arguments.
+struct Story {
+    script: &'static str,
+    args: &'static [&'static str],
+    on_postgres: bool,
+}
+
+/// The stories, each on a server of its own.
+const STORIES: &[Story] = &[
+    Story { script: "chat.mjs", args: &[], on_postgres: false },
+    Story { script: "chat.mjs", args: &[], on_postgres: true },
+    Story { script: "chat.mjs", args: &["--chromium"], on_postgres: false },
+    Story { script: "first_account.mjs", args: &[], on_postgres: false },
+    Story { script: "kill.mjs", args: KILLS, on_postgres: false },
+    Story { script: "kill.mjs", args: KILLS, on_postgres: true },
+];
+
+/// Ten kills on a small database; `cargo xtask nightly` does it on a large one.
+const KILLS: &[&str] = &["--rounds", "10", "--events", "2000"];
+
+fn end_to_end(root: &Path, tools: &Tools, tally: &mut Tally) {
+    let built = run::shown("cargo", &["build", "--package", "server"], root, &[]);
+    let failed = built.is_err();
+    tally.step("building hearth", built);
+    if failed {
+        return;
+    }
+    let postgres = match Postgres::start(&root.join("target"), Durability::Durable) {
+        Ok(postgres) => postgres,
+        Err(error) => return tally.fail(format!("PostgreSQL for the stories: {error}")),
+    };
+    let hearth = root.join("target/debug/hearth");
+    for (n, story) in STORIES.iter().enumerate() {
+        let database = match story.on_postgres {
+            true => postgres.create_database(&format!("story_{n}")),
+            false => Ok("sqlite".to_owned()),
+        };
+        match database {
+            Ok(database) => play(root, tools, &hearth, story.script, story.args, &database, tally),
+            Err(error) => tally.fail(format!("{}: {error}", story.script)),
+        }
+    }
+}
+
+/// Runs one script against `hearth` on `database`.
+pub fn play(root: &Path, tools: &Tools, hearth: &Path, script: &str, args: &[&str], database: &str, tally: &mut Tally) {
+    let engine = database.split(':').next().unwrap_or(database);
+    let name = format!("{script} {} on {engine}", args.join(" "));
+    println!("story: {name}");
+    let mut command = Command::new(&tools.node);
+    command.arg(PathBuf::from(script)).args(args).current_dir(root.join("tests/e2e"));
+    command.arg("--hearth").arg(hearth).args(["--database", database]).env("CHROMIUM", CHROMIUM);
+    tally.counted(&name, &mut command);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_lines_are_read() {
+        assert_eq!(counts("test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured"), Some((12, 0)));
+        assert_eq!(counts("test result: FAILED. 11 passed; 2 failed; 0 ignored"), Some((11, 2)));
+        assert_eq!(counts("31 passed, 1 failed"), Some((31, 1)));
+        assert_eq!(counts("running 3 tests"), None);
+    }
+
+    #[test]
+    fn a_program_that_fails_silently_is_a_failure() {
+        let mut tally = Tally::default();
+        tally.counted("false", &mut Command::new("false"));
+        tally.counted("no such program", &mut Command::new("there-is-no-such-program"));
+        tally.counted("echo", Command::new("echo").arg("4 passed, 0 failed"));
+        assert_eq!((tally.passed, tally.failed), (4, 2));
+        assert!(tally.close().is_err());
+    }
+
+    #[test]
+    fn a_program_that_counts_failures_is_counted_once() {
+        let mut tally = Tally::default();
+        tally.counted("script", Command::new("sh").args(["-c", "echo 1 passed, 2 failed; exit 1"]));
+        assert_eq!((tally.passed, tally.failed), (1, 2));
+        assert_eq!(tally.failures, ["script"]);
+    }
+}
