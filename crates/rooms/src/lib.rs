@@ -1,1 +1,4 @@
-//! Placeholder.
+//! Rooms: what happens to an event from its arrival to the room state after it.
+
+pub mod packed;
+pub mod state_tree;
