@@ -87,5 +87,5 @@ export function pause(ms) {
 
 /** Whether an error that nobody waited for is only a request that a sign-out overtook. */
 export function isAfterSignOut(error) {
-    return String(error?.message ?? error).includes("M_UNKNOWN_TOKEN") || error?.errcode === "M_UNKNOWN_TOKEN";
+    return `${error?.errcode} ${error}`.includes("M_UNKNOWN_TOKEN");
 }

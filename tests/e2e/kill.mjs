@@ -1,0 +1,152 @@
+// Kills under load: whatever was acknowledged is there afterwards, once, and clients go on with the
+// sync tokens that they hold.
+//
+//   node kill.mjs --hearth PROGRAM [--database sqlite|postgres://…] [--rounds 10] [--events 2000]
+//                 [--senders 8] [--restart-ms-max 5000]
+//   node kill.mjs --hearth PROGRAM --victim postgres        kills a PostgreSQL of its own instead
+
+import { parseArguments } from "./lib/arguments.mjs";
+import { assert, assertEqual, Checks, eventually, pause } from "./lib/checks.mjs";
+import { Hearth, SHARED_SECRET } from "./lib/hearth.mjs";
+import { history, Reader, Sender } from "./lib/load.mjs";
+import { Postgres } from "./lib/postgres.mjs";
+
+const options = parseArguments(process.argv.slice(2), {
+    known: ["hearth", "database", "rounds", "events", "senders", "rooms", "restart-ms-max", "victim"],
+});
+const ROUNDS = Number(options.rounds ?? 10);
+const EVENTS = Number(options.events ?? 2_000);
+const SENDERS = Number(options.senders ?? 8);
+const ROOMS = Number(options.rooms ?? 4);
+const RESTART_MS_MAX = Number(options["restart-ms-max"] ?? 5_000);
+
+/** How long the load runs before a kill: between these, so that kills fall anywhere in a commit. */
+const LOAD_MS = [300, 1_500];
+
+/** How long the reader may take to catch up with what was acknowledged. */
+const CATCH_UP_MS_MAX = 60_000;
+
+const checks = new Checks();
+let hearth;
+let postgres;
+
+/** The people and rooms of the test. */
+async function settle() {
+    const senders = Array.from({ length: SENDERS }, (_, n) => new Sender(hearth, `sender${n}`));
+    const reader = new Reader(hearth, "reader");
+    for (const user of [...senders, reader]) await user.register(SHARED_SECRET);
+    const roomIds = [];
+    for (let n = 0; n < ROOMS; n += 1) {
+        const { room_id } = await senders[0].call("POST", "/_matrix/client/v3/createRoom", { preset: "public_chat", name: `room ${n}` });
+        for (const user of [...senders.slice(1), reader]) {
+            await user.call("POST", `/_matrix/client/v3/join/${encodeURIComponent(room_id)}`, {});
+        }
+        roomIds.push(room_id);
+    }
+    return { senders, reader, roomIds };
+}
+
+/** Fills the rooms, so that the kills hit a database of some size. */
+async function fill({ senders, roomIds }) {
+    const started = performance.now();
+    const each = Math.ceil(EVENTS / senders.length);
+    await Promise.all(senders.map((sender) => sender.run(roomIds, () => sender.sent < each)));
+    const seconds = (performance.now() - started) / 1_000;
+    console.log(`        ${EVENTS} events in ${seconds.toFixed(1)} s: ${(EVENTS / seconds).toFixed(0)} per second`);
+}
+
+/** One kill under load. Answers the milliseconds until the server answered again. */
+async function round(world, n) {
+    const before = world.senders.map((sender) => sender.acknowledged.length);
+    let sending = true;
+    const load = Promise.all(world.senders.map((sender) => sender.run(world.roomIds, () => sending)));
+    load.catch(() => {});
+    await pause(LOAD_MS[0] + Math.random() * (LOAD_MS[1] - LOAD_MS[0]));
+    const away = options.victim === "postgres" ? await killPostgres(world, n) : await killHearth();
+    await pause(200);
+    sending = false;
+    await load;
+    const acknowledged = world.senders.flatMap((sender, at) => sender.acknowledged.slice(before[at]));
+    assert(acknowledged.length > 0, "nothing was acknowledged");
+    await caughtUp(world.reader, acknowledged);
+    return { away, acknowledged: acknowledged.length };
+}
+
+async function killHearth() {
+    await hearth.kill();
+    return hearth.start();
+}
+
+/** Kills the database, in turn all of it and one connection; hearth has to find back by itself. */
+async function killPostgres(world, n) {
+    const killed = performance.now();
+    await postgres.kill(n % 2 === 0);
+    if (n % 2 === 0) await postgres.start();
+    const back = performance.now();
+    await eventually("an acknowledged event", () => world.senders.some((s) => s.lastAcknowledgedAt > back), 30_000);
+    assert(hearth.child.ended === undefined, "hearth ended with its database");
+    return performance.now() - killed;
+}
+
+/** The reader, with the token it had before, sees all that was acknowledged, each once. */
+async function caughtUp(reader, acknowledged) {
+    const missing = () => acknowledged.filter(({ eventId }) => !reader.seen.has(eventId));
+    await eventually("the reader has it all", () => missing().length === 0 || reader.errors.length > 0, CATCH_UP_MS_MAX)
+        .catch(() => {});
+    assertEqual(reader.errors, [], "errors of the reader");
+    assertEqual(missing().map(({ body }) => body), [], "acknowledged and never seen in a sync");
+    assertEqual(reader.twice, [], "seen twice in syncs");
+}
+
+/** The whole history holds what was acknowledged under its id, and nothing twice. */
+async function wholeHistory({ senders, reader, roomIds }) {
+    for (const roomId of roomIds) {
+        const messages = await history(reader, roomId);
+        const served = new Map(messages.map((event) => [event.content.body, event.event_id]));
+        assertEqual(served.size, messages.length, "different messages in the history");
+        const acknowledged = senders.flatMap((s) => s.acknowledged).filter((m) => m.roomId === roomId);
+        const lost = acknowledged.filter(({ body, eventId }) => served.get(body) !== eventId);
+        assertEqual(lost.map(({ body }) => body), [], "acknowledged and not in the history");
+        assertEqual(messages.length, acknowledged.length, "messages in the history");
+    }
+}
+
+async function story() {
+    let database = options.database;
+    if (options.victim === "postgres") {
+        postgres = new Postgres();
+        await checks.check("PostgreSQL starts", () => postgres.create());
+        database = postgres.url();
+    }
+    hearth = new Hearth({ program: options.hearth, database });
+    await checks.check("hearth starts", () => hearth.create());
+    const world = await checks.check("people and rooms", settle);
+    if (world === undefined) return;
+    await checks.check(`${EVENTS} events before the first kill`, () => fill(world));
+    await world.reader.begin();
+    world.reader.start();
+    for (let n = 0; n < ROUNDS; n += 1) {
+        await checks.check(`kill ${n + 1}: nothing acknowledged is lost, nothing comes twice`, async () => {
+            const { away, acknowledged } = await round(world, n);
+            console.log(`        ${acknowledged} acknowledged, answering again after ${away.toFixed(0)} ms`);
+            const limit = options.victim === "postgres" ? Infinity : RESTART_MS_MAX;
+            assert(away <= limit, `answering again took ${away.toFixed(0)} ms, more than ${limit}`);
+        });
+    }
+    await world.reader.stop();
+    await checks.check("the whole history holds all of it, each once", () => wholeHistory(world));
+    await checks.check("hearth stops when asked", async () => {
+        assertEqual((await hearth.stop())?.code, 0, "exit code");
+    });
+}
+
+try {
+    await story();
+    if (checks.failed > 0) console.log(hearth?.logEnd());
+} catch (error) {
+    await checks.check("the script runs", () => { throw error; });
+} finally {
+    await hearth?.destroy();
+    await postgres?.destroy();
+}
+process.exit(checks.close() ? 0 : 1);
