@@ -1,0 +1,74 @@
+//! What wraps a whole router: CORS on every answer, preflights, `M_UNRECOGNIZED`, request ids, caught panics
+//! (behaviours CB1 and CB2).
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use tracing::Instrument;
+
+use crate::Error;
+
+/// The header that carries the id under which a request stands in the log.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// How long a browser may remember the answer to a preflight, in seconds.
+const PREFLIGHT_AGE_S: &str = "86400";
+
+/// Wraps a router: call it once, after all routes are there.
+pub fn wrap(router: Router) -> Router {
+    let requests = Arc::new(AtomicU64::new(1));
+    router
+        .fallback(|| async { Error::unrecognized() })
+        .method_not_allowed_fallback(|| async { Error::method_not_allowed() })
+        // The extractors of this crate have limits of their own, from the options.
+        .layer(DefaultBodyLimit::disable())
+        .layer(from_fn_with_state(requests, serve))
+}
+
+async fn serve(State(requests): State<Arc<AtomicU64>>, request: Request, next: Next) -> Response {
+    let id = requests.fetch_add(1, Ordering::Relaxed);
+    // The query is left out: it may hold a token.
+    let span = tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
+    let mut response = if request.method() == Method::OPTIONS {
+        StatusCode::OK.into_response()
+    } else {
+        let answer = AssertUnwindSafe(next.run(request)).catch_unwind();
+        answer.instrument(span.clone()).await.unwrap_or_else(|panic| span.in_scope(|| caught(panic.as_ref())))
+    };
+    let headers = response.headers_mut();
+    add_cors(headers);
+    headers.insert(REQUEST_ID, HeaderValue::from(id));
+    response
+}
+
+/// One request met a broken invariant: it fails, and the process goes on.
+fn caught(panic: &(dyn Any + Send)) -> Response {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    Error::internal(format!("a handler panicked: {}", text.unwrap_or("no message"))).into_response()
+}
+
+/// The headers of the specification ("Web Browser Clients").
+fn add_cors(headers: &mut HeaderMap) {
+    let values = [
+        (ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+        (ACCESS_CONTROL_ALLOW_HEADERS, "X-Requested-With, Content-Type, Authorization, If-Match, If-None-Match"),
+        (ACCESS_CONTROL_EXPOSE_HEADERS, "ETag, Location, Retry-After, X-Max-Bytes, X-Request-Id"),
+        (ACCESS_CONTROL_MAX_AGE, PREFLIGHT_AGE_S),
+    ];
+    for (name, value) in values {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+}
