@@ -16,6 +16,7 @@
 //! [`STEPS_MAX`] for one sweep over the graph, backward from the unconflicted state.
 
 mod difference;
+mod shared;
 mod subgraph;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ mod tests;
 use std::collections::{BTreeSet, HashMap};
 
 pub use difference::Unconflicted;
+pub use shared::{SharedError, SharedState};
 
 /// After how many questions to [`Unconflicted::contains`] the walk gives way to a sweep.
 pub const PROBES_MAX: usize = 4_096;

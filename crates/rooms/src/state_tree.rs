@@ -112,6 +112,12 @@ impl Segments for HashMap<SegNo, Arc<Segment>> {
     }
 }
 
+/// A key and its new value, or `None` to remove it.
+pub type Change = (KeyId, Option<Value>);
+
+/// A key at which two snapshots differ, with the value in the one and in the other.
+pub type Changed = (KeyId, Option<Value>, Option<Value>);
+
 /// A key at which snapshots differ, with the value in each of them.
 pub type Difference = (KeyId, Vec<Option<Value>>);
 
@@ -159,7 +165,7 @@ impl<'a> Tree<'a> {
 
     /// The keys at which two snapshots differ, ascending, with the value in `a` and in
     /// `b`. The cost follows the number of differences: shared nodes are not read.
-    pub fn diff(&self, a: &Root, b: &Root) -> Result<Vec<(KeyId, Option<Value>, Option<Value>)>, TreeError> {
+    pub fn diff(&self, a: &Root, b: &Root) -> Result<Vec<Changed>, TreeError> {
         let differences = self.compare(&[*a, *b])?;
         Ok(differences.into_iter().map(|(key, values)| (key, values[0], values[1])).collect())
     }

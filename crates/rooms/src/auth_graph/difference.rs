@@ -192,14 +192,16 @@ impl<'g> Search<'g> {
                 let found = self.ask_children(&mut frame, unconflicted)?;
                 frames.push(frame);
                 if found {
-                    return Ok(self.close_all(&frames));
+                    self.close_all(&frames);
+                    return Ok(());
                 }
                 continue;
             }
             match self.enter_child(&mut frame) {
                 Entered::Common => {
                     frames.push(frame);
-                    return Ok(self.close_all(&frames));
+                    self.close_all(&frames);
+                    return Ok(());
                 }
                 Entered::Undecided(child) => {
                     frames.push(frame);

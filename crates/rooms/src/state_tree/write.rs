@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::root::height_for;
 use super::segment::{Node, Place, SegmentWriter};
 use super::walk::Walk;
-use super::{FAN_OUT, KeyId, Root, SegNo, SegmentRow, Segments, Sub, Tree, TreeError, Value, slot_of};
+use super::{Change, FAN_OUT, KeyId, Root, SegNo, SegmentRow, Segments, Sub, Tree, TreeError, Value, slot_of};
 
 /// A checkpoint is due when this many times the head's size was written since the
 /// last one: whole-state reads then stay near the size of the state, for about a
@@ -65,7 +65,7 @@ impl Tree<'_> {
     /// nothing, and when none is left the same root comes back without segments.
     ///
     /// Fails with [`TreeError::Missing`] or [`TreeError::Order`].
-    pub fn apply(&self, root: &Root, changes: &[(KeyId, Option<Value>)], next: SegNo) -> Result<Written, TreeError> {
+    pub fn apply(&self, root: &Root, changes: &[Change], next: SegNo) -> Result<Written, TreeError> {
         let (changes, count) = self.real_changes(root, changes)?;
         if changes.is_empty() {
             return Ok(Written { root: *root, segments: Vec::new() });
@@ -128,11 +128,7 @@ impl Tree<'_> {
     }
 
     /// Sorts the changes, drops those that change nothing, and counts the keys after.
-    fn real_changes(
-        &self,
-        root: &Root,
-        changes: &[(KeyId, Option<Value>)],
-    ) -> Result<(Vec<(KeyId, Option<Value>)>, u32), TreeError> {
+    fn real_changes(&self, root: &Root, changes: &[Change]) -> Result<(Vec<Change>, u32), TreeError> {
         let mut sorted = changes.to_vec();
         sorted.reverse();
         // The sort is stable: the last change of a key stands first and is kept.
@@ -176,13 +172,7 @@ impl Pen<'_, '_> {
     /// The subtree `old` after `changes` (sorted, without repetition), as a subtree of
     /// `height`. A subtree at the `top` comes back as low as its keys allow, so that the
     /// shape of a tree depends on its keys alone.
-    fn write(
-        &mut self,
-        old: Option<Sub>,
-        height: u8,
-        changes: &[(KeyId, Option<Value>)],
-        top: bool,
-    ) -> Result<Option<Sub>, TreeError> {
+    fn write(&mut self, old: Option<Sub>, height: u8, changes: &[Change], top: bool) -> Result<Option<Sub>, TreeError> {
         match old {
             None if changes.is_empty() => return Ok(None),
             Some(sub) if changes.is_empty() && top => return self.shrink(sub).map(Some),
@@ -211,7 +201,7 @@ impl Pen<'_, '_> {
         self.push_inner(slots, height)
     }
 
-    fn write_leaf(&mut self, old: Option<Sub>, changes: &[(KeyId, Option<Value>)]) -> Result<Option<Sub>, TreeError> {
+    fn write_leaf(&mut self, old: Option<Sub>, changes: &[Change]) -> Result<Option<Sub>, TreeError> {
         let mut slots = self.walk.must_leaf(old)?;
         for &(key, value) in changes {
             slots[slot_of(key, 1)] = value;
