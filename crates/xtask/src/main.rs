@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{Error, bench, nightly, root, setup, spec, test, tidy};
+use xtask::{Error, bench, nightly, postgres, root, setup, spec, test, tidy};
 
 /// Tasks beside cargo's own.
 #[derive(Debug, Parser)]
@@ -24,6 +24,9 @@ enum Task {
     Setup,
     /// Set up, then run every check and test, on SQLite and on a PostgreSQL of its own.
     Test(test::Options),
+    /// Run a command beside a throw-away PostgreSQL, with its URL in `HEARTH_TEST_POSTGRES`:
+    /// `cargo xtask with-postgres cargo test -p postgres`.
+    WithPostgres(postgres::Options),
     /// What takes longer than a change should wait for: many seeds, long fuzzing, large databases.
     Nightly(nightly::Options),
     /// Measure the operations that have a budget, beside Synapse, in one run.
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Task::Spec(options) => spec::spec(&root, &options),
         Task::Setup => setup::setup(&root).map(|_| ()),
         Task::Test(options) => test::test(&root, &options),
+        Task::WithPostgres(options) => postgres::with_postgres(&root, &options),
         Task::Nightly(options) => nightly::nightly(&root, &options),
         Task::Bench(options) => bench::bench(&root, &options),
     };

@@ -35,6 +35,8 @@ pub fn nightly(root: &Path, options: &Options) -> Result<(), Error> {
     for database in ["sqlite".to_owned(), postgres.create_database("kills")?] {
         play(root, &tools, &hearth, "kill.mjs", &args, &database, &mut tally);
     }
+    let victim = [&args[..4], &["--victim", "postgres"]].concat();
+    play(root, &tools, &hearth, "kill.mjs", &victim, "sqlite", &mut tally);
     let mut command = Command::new("cargo");
     command.args(["test", "--release", "--workspace", "--no-fail-fast"]).current_dir(root);
     command.env("HEARTH_TEST_POSTGRES", postgres.url("postgres")).env("HEARTH_NIGHTLY", "1");

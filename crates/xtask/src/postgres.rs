@@ -15,6 +15,27 @@ const START_MAX: Duration = Duration::from_secs(60);
 /// How long it may take to stop before it is left to die with us.
 const STOP_MAX: Duration = Duration::from_secs(20);
 
+/// What to run beside the server.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    /// The program and its arguments.
+    #[arg(trailing_var_arg = true, required = true)]
+    command: Vec<String>,
+}
+
+/// Starts a server, runs the command beside it, and stops the server.
+///
+/// # Errors
+/// The server does not start, or the command fails.
+pub fn with_postgres(root: &Path, options: &Options) -> Result<(), Error> {
+    let Some((program, args)) = options.command.split_first() else {
+        return Ok(());
+    };
+    let server = Postgres::start(&root.join("target"), Durability::Fast)?;
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    run::shown(program, &args, root, &[("HEARTH_TEST_POSTGRES", &server.url("postgres"))])
+}
+
 /// Whether commits reach the disk before they are acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {

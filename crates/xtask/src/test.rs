@@ -133,14 +133,26 @@ struct Story {
     on_postgres: bool,
 }
 
-/// The stories, each on a server of its own.
+/// A story on the embedded database.
+const fn on_sqlite(script: &'static str, args: &'static [&'static str]) -> Story {
+    Story { script, args, on_postgres: false }
+}
+
+/// A story on PostgreSQL.
+const fn on_postgres(script: &'static str, args: &'static [&'static str]) -> Story {
+    Story { script, args, on_postgres: true }
+}
+
+/// The stories, each on a server and a database of its own.
 const STORIES: &[Story] = &[
-    Story { script: "chat.mjs", args: &[], on_postgres: false },
-    Story { script: "chat.mjs", args: &[], on_postgres: true },
-    Story { script: "chat.mjs", args: &["--chromium"], on_postgres: false },
-    Story { script: "first_account.mjs", args: &[], on_postgres: false },
-    Story { script: "kill.mjs", args: KILLS, on_postgres: false },
-    Story { script: "kill.mjs", args: KILLS, on_postgres: true },
+    on_sqlite("chat.mjs", &[]),
+    on_postgres("chat.mjs", &[]),
+    on_sqlite("chat.mjs", &["--chromium"]),
+    on_sqlite("first_account.mjs", &[]),
+    on_sqlite("kill.mjs", KILLS),
+    on_postgres("kill.mjs", KILLS),
+    // This one starts a PostgreSQL that it may kill.
+    on_sqlite("kill.mjs", &["--victim", "postgres", "--rounds", "10", "--events", "1000"]),
 ];
 
 /// Ten kills on a small database; `cargo xtask nightly` does it on a large one.

@@ -81,13 +81,10 @@ const BANS: &[Ban] = &[
         home: &["event", "testkit", "xtask", "crates/server/src/config"],
         instead: "ask `event` for the rule by its name",
     },
-    Ban {
-        law: "law-4",
-        patterns: &["OnceLock<", "OnceCell<", "static mut", "thread_local!", "lazy_static!"],
-        home: EDGE,
-        instead: "take it as an argument at boot: no setters, no service locator",
-    },
 ];
+
+/// What makes a `static` a place to keep a service in, or one that a setter fills.
+const CHANGEABLE: &[&str] = &["OnceLock<", "OnceCell<", "Mutex<", "RwLock<", "Atomic", "Cell<"];
 
 /// How SQL begins.
 const SQL_STARTS: &[&str] = &[
@@ -114,6 +111,7 @@ const SQL_HOME: &[&str] = &["store", "sqlite", "postgres", "xtask"];
 pub fn check(tree: &Tree, found: &mut Vec<Violation>) {
     for source in &tree.sources {
         check_bans(source, found);
+        check_statics(source, found);
         check_sql(source, found);
         check_uses(source, tree, found);
     }
@@ -141,6 +139,21 @@ fn contains_path(line: &str, pattern: &str) -> bool {
         let before = line[..at].chars().next_back();
         !before.is_some_and(|c| c.is_alphanumeric() || c == '_')
     })
+}
+
+/// Law 4: a room is given what it needs at boot, so it keeps nothing global that changes.
+fn check_statics(source: &Source, found: &mut Vec<Violation>) {
+    if at_home(source, EDGE) {
+        return;
+    }
+    for (n, line) in source.product_lines() {
+        let item = line.trim_start().trim_start_matches("pub ").trim_start_matches("pub(crate) ");
+        let global = item.starts_with("static ") || item.starts_with("thread_local!");
+        if global && (item.contains("static mut ") || CHANGEABLE.iter().any(|kind| item.contains(kind))) {
+            let message = "take it as an argument at boot: no setters, no service locator".to_owned();
+            found.push(Violation { path: source.path.clone(), line: n + 1, law: "law-4", message });
+        }
+    }
 }
 
 fn check_sql(source: &Source, found: &mut Vec<Violation>) {
@@ -250,6 +263,8 @@ mod tests {
     fn versions_and_locators_are_caught() {
         assert_eq!(in_rooms("fn f() { if v == RoomVersionId::V11 {} }"), ["room-version"]);
         assert_eq!(in_rooms("static ROOMS: OnceLock<u8> = OnceLock::new();"), ["law-4"]);
+        assert_eq!(in_rooms("pub static N: AtomicU64 = AtomicU64::new(0);"), ["law-4"]);
+        assert_eq!(in_rooms("struct Pdu { hash: OnceLock<Hash> }"), [""; 0]);
     }
 
     #[test]

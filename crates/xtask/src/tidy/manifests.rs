@@ -30,7 +30,8 @@ const ROOMS: &[Room] = &[
     room("sync", &["event", "store", "rooms", "users"], &["sqlite", "postgres"]),
     room("push", &["event", "store", "rooms", "users"], &["sqlite", "postgres"]),
     room("appservice", &["event", "store", "rooms", "users"], &["sqlite", "postgres"]),
-    room("endpoint", &["event", "users", "appservice"], &["store", "sqlite"]),
+    // `store` for its clock, which rate limits and sessions count by.
+    room("endpoint", &["event", "store", "users", "appservice"], &["sqlite"]),
     room("federation", &["event", "store", "rooms", "users", "media", "endpoint"], &["sqlite", "testkit"]),
     room("identity", &["store", "endpoint"], &["sqlite"]),
     room("relay", &[], &[]),

@@ -21,7 +21,9 @@ pub fn check(tree: &Tree, found: &mut Vec<Violation>) {
 }
 
 fn check_header(source: &Source, found: &mut Vec<Violation>) {
-    let first = source.raw.iter().find(|line| !line.trim().is_empty());
+    // A test file may start with the attributes that its words follow.
+    let opens = |line: &&String| !line.trim().is_empty() && !line.starts_with("#![");
+    let first = source.raw.iter().find(opens);
     let says = first.is_some_and(|line| line.strip_prefix("//!").is_some_and(|rest| rest.trim().len() >= 10));
     if !says {
         let message = "the file opens with `//!` and says what it is for".to_owned();
