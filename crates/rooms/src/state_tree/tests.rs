@@ -306,6 +306,15 @@ fn stored() -> (Rows, Root, Root) {
     (Rows { rows, loads: Mutex::default() }, old, root)
 }
 
+/// Handlers run on any thread.
+#[test]
+fn loading_can_move_between_threads() {
+    fn is_send(_: impl Send) {}
+    let (rows, _, root) = stored();
+    let cache = Cache::default();
+    is_send(with_segments(&rows, &cache, |tree| tree.entries(&root)));
+}
+
 #[tokio::test]
 async fn missing_segments_are_loaded_level_by_level() {
     let (rows, old, root) = stored();
