@@ -1,0 +1,154 @@
+//! Downloads: doors, ranges, quarantine and deletion, remote media, and rows that contradict the directory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use store::CommitBatch;
+use store::tables::media::MediaRow;
+
+use super::{Bench, alice, mxc};
+use crate::upload::key;
+use crate::{Asked, Door, Error, Incoming, Label, Method, Mxc, Remote};
+
+const THUMBNAIL: Asked = Asked { width: 8, height: 8, method: Method::Scale, animated: false };
+
+async fn change(bench: &Bench, mxc: &Mxc, change: impl FnOnce(&mut MediaRow)) {
+    let mut row: MediaRow = bench.store.get(key(mxc)).await.unwrap().unwrap();
+    change(&mut row);
+    let mut batch = CommitBatch::new();
+    batch.put(row);
+    bench.store.commit(batch).await.unwrap();
+}
+
+#[tokio::test]
+async fn cm3_the_unauthenticated_door_serves_only_what_was_there_before_the_freeze() {
+    let bench = Bench::with(|_| {}, Some(Arc::new(Peer::default()))).await;
+    let address = bench.upload("@alice:example.org", "text").await.unwrap();
+    for unserved in [&address, &mxc("mxc://elsewhere.org/there")] {
+        assert!(matches!(bench.media.content(unserved, Door::Unauthenticated).await, Err(Error::NotFound)));
+        assert!(matches!(
+            bench.media.thumbnail(unserved, &THUMBNAIL, Door::Unauthenticated).await,
+            Err(Error::NotFound)
+        ));
+    }
+    change(&bench, &address, |row| row.unauthenticated = true).await;
+    assert!(bench.media.content(&address, Door::Unauthenticated).await.is_ok());
+}
+
+#[tokio::test]
+async fn cm7_a_row_cannot_lead_out_of_the_directory() {
+    let bench = Bench::new().await;
+    let address = bench.upload("@alice:example.org", "text").await.unwrap();
+    for file in ["../../../../../../etc/passwd", "", "/etc/passwd", "0123456789abcdef0123456789abcdef"] {
+        change(&bench, &address, |row| row.file = file.to_owned()).await;
+        let outcome = bench.download(&address).await;
+        assert!(matches!(outcome, Err(Error::FileLost { table: "media", .. })), "{file}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_another_size_is_not_served() {
+    let bench = Bench::new().await;
+    let address = bench.upload("@alice:example.org", "text").await.unwrap();
+    change(&bench, &address, |row| row.size = 5).await;
+    assert!(matches!(bench.download(&address).await, Err(Error::FileLost { .. })));
+}
+
+#[tokio::test]
+async fn cm12_ranges() {
+    let bench = Bench::new().await;
+    let bytes: Vec<u8> = (0..700_000_u32).map(|n| (n % 251).to_le_bytes()[0]).collect();
+    let address = bench.upload("@alice:example.org", bytes.clone()).await.unwrap();
+    for (range, expected) in [
+        (0..700_000, &bytes[..]),
+        (0..1, &bytes[..1]),
+        (262_143..262_145, &bytes[262_143..262_145]),
+        (100_000..650_000, &bytes[100_000..650_000]),
+        (699_999..700_000, &bytes[699_999..]),
+        (699_999..u64::MAX, &bytes[699_999..]),
+        (700_000..700_001, &[]),
+    ] {
+        let content = bench.media.content(&address, Door::Authenticated).await.unwrap();
+        assert_eq!(content.size, 700_000);
+        let mut reader = content.open(Some(range.clone())).await.unwrap();
+        let mut found = Vec::new();
+        while let Some(chunk) = reader.next().await.unwrap() {
+            assert!(chunk.len() <= 256 * 1024);
+            found.extend(chunk);
+        }
+        assert!(found == expected, "{range:?}");
+    }
+}
+
+#[tokio::test]
+async fn cm13_quarantine_hides_at_once_and_everywhere() {
+    let bench = Bench::new().await;
+    let png = super::thumbnails::png(20, 20);
+    let address = bench.upload("@alice:example.org", png).await.unwrap();
+    bench.media.thumbnail(&address, &THUMBNAIL, Door::Authenticated).await.unwrap();
+    bench.media.quarantine(&address, Some("@admin:example.org")).await.unwrap();
+    assert!(matches!(bench.media.content(&address, Door::Authenticated).await, Err(Error::NotFound)));
+    let thumbnail = bench.media.thumbnail(&address, &THUMBNAIL, Door::Authenticated).await;
+    assert!(matches!(thumbnail, Err(Error::NotFound)));
+    bench.media.quarantine(&address, None).await.unwrap();
+    assert!(bench.download(&address).await.is_ok());
+    assert!(matches!(bench.media.quarantine(&mxc("mxc://example.org/x"), None).await, Err(Error::NotFound)));
+}
+
+#[tokio::test]
+async fn cm13_deletion_takes_file_thumbnails_and_quota() {
+    let bench = Bench::new().await;
+    let png = super::thumbnails::png(20, 20);
+    let address = bench.upload("@alice:example.org", png).await.unwrap();
+    bench.media.thumbnail(&address, &THUMBNAIL, Door::Authenticated).await.unwrap();
+    assert_eq!(bench.files().len(), 2);
+    bench.media.delete(&address).await.unwrap();
+    assert!(bench.files().is_empty());
+    assert!(matches!(bench.download(&address).await, Err(Error::NotFound)));
+    let usage = bench.media.usage(&alice()).await.unwrap();
+    assert_eq!((usage.files, usage.bytes), (0, 0));
+    assert!(matches!(bench.media.delete(&address).await, Err(Error::NotFound)));
+}
+
+/// Another server, which has `there`, `large` and nothing else.
+#[derive(Default)]
+struct Peer {
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl Remote for Peer {
+    async fn fetch(&self, mxc: &Mxc, into: &mut Incoming) -> Result<Label, Error> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        // Lets others come to the same point.
+        tokio::task::yield_now().await;
+        match mxc.media_id() {
+            "there" => into.push("from elsewhere".into()).await?,
+            "large" => into.push(vec![0; 101].into()).await?,
+            _ => return Err(Error::NotFound),
+        }
+        Ok(Label { content_type: Some("text/css".to_owned()), file_name: Some("x".repeat(2000)) })
+    }
+}
+
+#[tokio::test]
+async fn cm10_remote_media_is_fetched_once_and_kept() {
+    let peer = Arc::new(Peer::default());
+    let bench = Bench::with(|options| options.upload_bytes_max = 100, Some(peer.clone())).await;
+    let there = mxc("mxc://elsewhere.org/there");
+    let (one, two) = tokio::join!(bench.download(&there), bench.download(&there));
+    assert_eq!((one.unwrap(), two.unwrap()), (b"from elsewhere".to_vec(), b"from elsewhere".to_vec()));
+    assert_eq!(peer.asked.load(Ordering::Relaxed), 1);
+    let large = bench.download(&mxc("mxc://elsewhere.org/large")).await;
+    assert!(matches!(large, Err(Error::RemoteTooLarge)));
+    assert!(matches!(bench.download(&mxc("mxc://elsewhere.org/none")).await, Err(Error::NotFound)));
+    assert_eq!(bench.files().len(), 1);
+    assert!(matches!(bench.download(&mxc("mxc://example.org/there")).await, Err(Error::NotFound)), "our own name");
+}
+
+#[tokio::test]
+async fn remote_media_without_a_way_to_fetch_it_is_not_found() {
+    let bench = Bench::new().await;
+    assert!(matches!(bench.download(&mxc("mxc://elsewhere.org/there")).await, Err(Error::NotFound)));
+}

@@ -1,0 +1,284 @@
+//! Thumbnails: what size to make, and making it. All of it blocks and is bounded before anything is decoded.
+//!
+//! The format is decided by the file's first bytes, never by the declared type, among a few that are decoded in safe
+//! Rust. Width, height and the memory that decoding needs are read from the header and compared with the limits; then
+//! the pixels are decoded, resized, turned as the EXIF orientation says and encoded anew, so no metadata survives.
+
+mod geometry;
+
+use std::io::{BufRead, Cursor, Read as _, Seek, SeekFrom};
+
+use fast_image_resize::images::Image;
+use fast_image_resize::{PixelType, ResizeOptions, Resizer};
+use image::codecs::gif::{GifDecoder, GifEncoder, Repeat};
+use image::codecs::jpeg::JpegEncoder;
+use image::codecs::png::{PngDecoder, PngEncoder};
+use image::codecs::webp::WebPDecoder;
+use image::metadata::{LoopCount, Orientation};
+use image::{
+    AnimationDecoder, DynamicImage, Frame, Frames, ImageDecoder as _, ImageError, ImageFormat, ImageReader, Limits,
+    RgbImage, RgbaImage,
+};
+
+use self::geometry::Target;
+pub use self::geometry::{Asked, Method};
+use crate::Error;
+
+/// Quality of JPEG thumbnails, of 100.
+const JPEG_QUALITY: u8 = 85;
+
+/// Speed of the palette search for GIF thumbnails, from 1 (best) to 30 (fastest).
+const GIF_SPEED: i32 = 20;
+
+/// Most frames of an animated thumbnail; what has more gets a static one.
+const FRAMES_MAX: usize = 250;
+
+/// Bytes per pixel that decoding is assumed to need: 16 bits for each of four channels, twice.
+pub(crate) const DECODE_BYTES_PER_PIXEL: u64 = 16;
+
+/// Bytes of a file's beginning by which its format is told.
+const MAGIC_BYTES: u64 = 16;
+
+/// An image as its header describes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Header {
+    format: ImageFormat,
+    /// Size as stored, before the orientation is applied.
+    width: u32,
+    height: u32,
+    orientation: Orientation,
+    limits_bytes: u64,
+}
+
+/// What there is to serve.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// The original as it is, under this content type.
+    Original(&'static str),
+    /// A thumbnail that was made, and its content type.
+    Made(Vec<u8>, &'static str),
+}
+
+/// A file or what stands for it.
+pub(crate) trait Input: BufRead + Seek {}
+
+impl<I: BufRead + Seek> Input for I {}
+
+/// Reads the header of an image.
+///
+/// # Errors
+/// [`Error::NotThumbnailable`] if it is none; [`Error::ImageTooLarge`] if it has more than `pixels_max` pixels.
+pub(crate) fn header(mut input: impl Input, pixels_max: u64) -> Result<Header, Error> {
+    let format = format(&mut input)?;
+    let limits_bytes = pixels_max.saturating_mul(DECODE_BYTES_PER_PIXEL);
+    let mut reader = ImageReader::with_format(input, format);
+    reader.limits(limits(limits_bytes));
+    let mut decoder = reader.into_decoder().map_err(refused)?;
+    let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
+        return Err(Error::NotThumbnailable);
+    }
+    if u64::from(width) * u64::from(height) > pixels_max {
+        return Err(Error::ImageTooLarge);
+    }
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    Ok(Header { format, width, height, orientation, limits_bytes })
+}
+
+impl Header {
+    /// Bytes that making a thumbnail may need at most, for the budget that all decoders share.
+    pub(crate) fn cost_bytes(&self) -> u64 {
+        u64::from(self.width) * u64::from(self.height) * DECODE_BYTES_PER_PIXEL
+    }
+
+    /// Width and height as a viewer sees them.
+    fn seen_size(&self) -> (u32, u32) {
+        if turns_axes(self.orientation) { (self.height, self.width) } else { (self.width, self.height) }
+    }
+}
+
+/// Makes the thumbnail that was asked for of the image that `header` describes.
+///
+/// # Errors
+/// [`Error::NotThumbnailable`] if it does not decode; [`Error::ImageTooLarge`] if decoding needs too much memory.
+pub(crate) fn make(mut input: impl Input, header: &Header, asked: &Asked) -> Result<Outcome, Error> {
+    let target = geometry::target(header.seen_size(), asked);
+    let animated = is_animated(&mut input, header)?;
+    if target.is_none()
+        && (asked.animated || !animated)
+        && let Some(content_type) = safe_type(header.format)
+    {
+        return Ok(Outcome::Original(content_type));
+    }
+    if animated
+        && asked.animated
+        && let Some(gif) = animate(&mut input, header, target.as_ref())?
+    {
+        return Ok(Outcome::Made(gif, "image/gif"));
+    }
+    let image = decode(&mut input, header)?;
+    let image = shrink(image, header.orientation, target.as_ref())?;
+    encode(&image, header.format)
+}
+
+fn format(input: &mut impl Input) -> Result<ImageFormat, Error> {
+    let mut magic = Vec::new();
+    input.by_ref().take(MAGIC_BYTES).read_to_end(&mut magic)?;
+    input.seek(SeekFrom::Start(0))?;
+    match image::guess_format(&magic) {
+        Ok(
+            format @ (ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::Gif | ImageFormat::WebP | ImageFormat::Bmp),
+        ) => Ok(format),
+        _ => Err(Error::NotThumbnailable),
+    }
+}
+
+/// The type under which an original of this format may be served as a thumbnail.
+fn safe_type(format: ImageFormat) -> Option<&'static str> {
+    match format {
+        ImageFormat::Jpeg => Some("image/jpeg"),
+        ImageFormat::Png => Some("image/png"),
+        ImageFormat::Gif => Some("image/gif"),
+        ImageFormat::WebP => Some("image/webp"),
+        _ => None,
+    }
+}
+
+fn limits(bytes: u64) -> Limits {
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(bytes);
+    limits
+}
+
+fn refused(error: ImageError) -> Error {
+    match error {
+        ImageError::Limits(_) => Error::ImageTooLarge,
+        _ => Error::NotThumbnailable,
+    }
+}
+
+fn turns_axes(orientation: Orientation) -> bool {
+    matches!(
+        orientation,
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH
+    )
+}
+
+fn is_animated(input: &mut impl Input, header: &Header) -> Result<bool, Error> {
+    input.seek(SeekFrom::Start(0))?;
+    match header.format {
+        ImageFormat::Png => PngDecoder::with_limits(input, limits(header.limits_bytes))
+            .and_then(|decoder| decoder.is_apng())
+            .map_err(refused),
+        ImageFormat::WebP => WebPDecoder::new(input).map(|decoder| decoder.has_animation()).map_err(refused),
+        // Only a second frame tells.
+        ImageFormat::Gif => {
+            let mut decoder = GifDecoder::new(input).map_err(refused)?;
+            decoder.set_limits(limits(header.limits_bytes)).map_err(refused)?;
+            Ok(decoder.into_frames().take(2).filter(Result::is_ok).count() == 2)
+        }
+        _ => Ok(false),
+    }
+}
+
+fn decode(input: &mut impl Input, header: &Header) -> Result<DynamicImage, Error> {
+    input.seek(SeekFrom::Start(0))?;
+    let mut reader = ImageReader::with_format(input, header.format);
+    reader.limits(limits(header.limits_bytes));
+    reader.decode().map_err(refused)
+}
+
+/// Resizes to the target, if there is one, and applies the orientation.
+fn shrink(image: DynamicImage, orientation: Orientation, target: Option<&Target>) -> Result<DynamicImage, Error> {
+    let mut image = match target {
+        // It is cheaper to turn the small image than the large one, so the target is turned back instead.
+        Some(target) if turns_axes(orientation) => resize(image, &target.turned())?,
+        Some(target) => resize(image, target)?,
+        None => image,
+    };
+    image.apply_orientation(orientation);
+    Ok(image)
+}
+
+fn resize(image: DynamicImage, target: &Target) -> Result<DynamicImage, Error> {
+    let (width, height) = (image.width(), image.height());
+    let alpha = image.color().has_alpha();
+    let (pixels, pixel_type) = if alpha {
+        (image.into_rgba8().into_raw(), PixelType::U8x4)
+    } else {
+        (image.into_rgb8().into_raw(), PixelType::U8x3)
+    };
+    let source = Image::from_vec_u8(width, height, pixels, pixel_type).map_err(|_| Error::NotThumbnailable)?;
+    let mut small = Image::new(target.width, target.height, pixel_type);
+    let options =
+        if target.crop { ResizeOptions::new().fit_into_destination(Some((0.5, 0.5))) } else { ResizeOptions::new() };
+    Resizer::new().resize(&source, &mut small, &options).map_err(|_| Error::NotThumbnailable)?;
+    let pixels = small.into_vec();
+    let image = if alpha {
+        RgbaImage::from_raw(target.width, target.height, pixels).map(DynamicImage::from)
+    } else {
+        RgbImage::from_raw(target.width, target.height, pixels).map(DynamicImage::from)
+    };
+    image.ok_or(Error::NotThumbnailable)
+}
+
+/// Photographs become JPEG, drawings and what is transparent PNG.
+fn encode(image: &DynamicImage, format: ImageFormat) -> Result<Outcome, Error> {
+    let mut bytes = Cursor::new(Vec::new());
+    let photograph = matches!(format, ImageFormat::Jpeg | ImageFormat::WebP);
+    if photograph && !image.color().has_alpha() {
+        let image = image.to_rgb8();
+        image.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY)).map_err(refused)?;
+        return Ok(Outcome::Made(bytes.into_inner(), "image/jpeg"));
+    }
+    let image = if image.color().has_alpha() {
+        DynamicImage::from(image.to_rgba8())
+    } else {
+        DynamicImage::from(image.to_rgb8())
+    };
+    image.write_with_encoder(PngEncoder::new(&mut bytes)).map_err(refused)?;
+    Ok(Outcome::Made(bytes.into_inner(), "image/png"))
+}
+
+/// An animated GIF of all frames; `None` if there are too many of them or one is damaged.
+fn animate(input: &mut impl Input, header: &Header, target: Option<&Target>) -> Result<Option<Vec<u8>>, Error> {
+    input.seek(SeekFrom::Start(0))?;
+    let limits = limits(header.limits_bytes);
+    let (frames, loops) = match header.format {
+        ImageFormat::Gif => {
+            let mut decoder = GifDecoder::new(input).map_err(refused)?;
+            decoder.set_limits(limits).map_err(refused)?;
+            looping(decoder)
+        }
+        ImageFormat::Png => {
+            looping(PngDecoder::with_limits(input, limits).and_then(PngDecoder::apng).map_err(refused)?)
+        }
+        ImageFormat::WebP => looping(WebPDecoder::new(input).map_err(refused)?),
+        _ => return Ok(None),
+    };
+    let mut gif = Vec::new();
+    let mut encoder = GifEncoder::new_with_speed(&mut gif, GIF_SPEED);
+    encoder.set_repeat(loops).map_err(refused)?;
+    for (place, frame) in frames.enumerate() {
+        let Ok(frame) = frame else { return Ok(None) };
+        if place == FRAMES_MAX {
+            return Ok(None);
+        }
+        let delay = frame.delay();
+        let image = shrink(frame.into_buffer().into(), header.orientation, target)?;
+        encoder.encode_frame(Frame::from_parts(image.into_rgba8(), 0, 0, delay)).map_err(refused)?;
+    }
+    drop(encoder);
+    Ok(Some(gif))
+}
+
+fn looping<'a>(decoder: impl AnimationDecoder<'a>) -> (Frames<'a>, Repeat) {
+    let loops = match decoder.loop_count() {
+        LoopCount::Infinite => Repeat::Infinite,
+        LoopCount::Finite(count) => Repeat::Finite(u16::try_from(count.get()).unwrap_or(u16::MAX)),
+    };
+    (decoder.into_frames(), loops)
+}
+
+#[cfg(test)]
+mod tests;

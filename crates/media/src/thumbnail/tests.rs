@@ -1,0 +1,224 @@
+//! Thumbnails of images that are made here.
+
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use image::{Delay, GenericImageView as _, Rgb, Rgba};
+
+use super::*;
+
+const PIXELS_MAX: u64 = 1_000_000;
+
+fn asked(width: u32, height: u32, method: Method, animated: bool) -> Asked {
+    Asked { width, height, method, animated }
+}
+
+fn scale(width: u32, height: u32) -> Asked {
+    asked(width, height, Method::Scale, false)
+}
+
+fn thumbnail(file: &[u8], asked: &Asked) -> Result<Outcome, Error> {
+    let header = header(Cursor::new(file), PIXELS_MAX)?;
+    make(Cursor::new(file), &header, asked)
+}
+
+/// The thumbnail, which must be a new image of this type.
+#[track_caller]
+fn made(file: &[u8], asked: &Asked, expected_type: &str) -> DynamicImage {
+    match thumbnail(file, asked).unwrap() {
+        Outcome::Made(bytes, content_type) => {
+            assert_eq!(content_type, expected_type);
+            image::load_from_memory(&bytes).unwrap()
+        }
+        Outcome::Original(content_type) => panic!("the original ({content_type})"),
+    }
+}
+
+fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    image.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+/// Red on the left, blue on the right.
+fn two_halves(width: u32, height: u32) -> DynamicImage {
+    RgbImage::from_fn(width, height, |x, _| if x < width / 2 { Rgb([255, 0, 0]) } else { Rgb([0, 0, 255]) }).into()
+}
+
+fn is_red(image: &DynamicImage, x: u32, y: u32) -> bool {
+    let [red, _, blue, _] = image.get_pixel(x, y).0;
+    red > 200 && blue < 60
+}
+
+/// Adds an EXIF segment with this orientation to a JPEG file.
+fn with_orientation(jpeg: &[u8], orientation: u8) -> Vec<u8> {
+    let mut exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
+    exif.extend([orientation, 0, 0, 0, 0, 0, 0, 0]);
+    let length = u16::try_from(exif.len() + 2).unwrap().to_be_bytes();
+    [&jpeg[..2], &[0xFF, 0xE1], &length, &exif, &jpeg[2..]].concat()
+}
+
+fn gif(width: u16, height: u16, frames: u8) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = GifEncoder::new(&mut bytes);
+    encoder.set_repeat(Repeat::Infinite).unwrap();
+    for frame in 0..frames {
+        let image = RgbaImage::from_pixel(width.into(), height.into(), Rgba([frame * 80, 10, 10, 255]));
+        encoder.encode_frame(Frame::from_parts(image, 0, 0, Delay::from_numer_denom_ms(70, 1))).unwrap();
+    }
+    drop(encoder);
+    bytes
+}
+
+fn frames_of(gif: &[u8]) -> Vec<Frame> {
+    GifDecoder::new(Cursor::new(gif)).unwrap().into_frames().collect_frames().unwrap()
+}
+
+#[test]
+fn cm8_every_format_gives_png_or_jpeg() {
+    let opaque = two_halves(200, 100);
+    for (format, content_type) in [
+        (ImageFormat::Jpeg, "image/jpeg"),
+        (ImageFormat::Png, "image/png"),
+        (ImageFormat::Bmp, "image/png"),
+        (ImageFormat::WebP, "image/jpeg"),
+    ] {
+        let small = made(&encoded(&opaque, format), &scale(50, 10), content_type);
+        assert_eq!((small.width(), small.height()), (50, 25), "{format:?}");
+        assert!(is_red(&small, 5, 12) && !is_red(&small, 45, 12), "{format:?}");
+    }
+    let transparent = DynamicImage::from(RgbaImage::from_pixel(100, 100, Rgba([9, 200, 9, 100])));
+    for format in [ImageFormat::Png, ImageFormat::WebP] {
+        let small = made(&encoded(&transparent, format), &scale(10, 10), "image/png");
+        let [_, green, _, alpha] = small.get_pixel(5, 5).0;
+        assert!(green.abs_diff(200) < 3 && alpha == 100, "{format:?}");
+    }
+}
+
+#[test]
+fn cm8_crop_keeps_the_aspect_and_takes_the_middle() {
+    let mut wide = two_halves(300, 100).into_rgb8();
+    for (x, _, pixel) in wide.enumerate_pixels_mut() {
+        if !(100..200).contains(&x) {
+            *pixel = Rgb([0, 255, 0]);
+        }
+    }
+    let file = encoded(&wide.into(), ImageFormat::Png);
+    let small = made(&file, &asked(50, 50, Method::Crop, false), "image/png");
+    assert_eq!((small.width(), small.height()), (50, 50));
+    assert!(is_red(&small, 10, 25) && !is_red(&small, 40, 25));
+    assert!(small.to_rgb8().pixels().all(|pixel| pixel.0[1] < 128), "the sides were cut off");
+}
+
+#[test]
+fn cm8_the_original_where_it_is_smaller() {
+    let image = two_halves(60, 40);
+    for (format, content_type) in
+        [(ImageFormat::Jpeg, "image/jpeg"), (ImageFormat::Png, "image/png"), (ImageFormat::WebP, "image/webp")]
+    {
+        let file = encoded(&image, format);
+        for asked in [scale(60, 40), scale(100, 10), asked(10, 41, Method::Crop, false), scale(u32::MAX, u32::MAX)] {
+            let outcome = thumbnail(&file, &asked).unwrap();
+            assert!(matches!(outcome, Outcome::Original(found) if found == content_type), "{format:?} {asked:?}");
+        }
+    }
+    // A bitmap is no type of a thumbnail: it keeps its size, but becomes PNG.
+    let small = made(&encoded(&image, ImageFormat::Bmp), &scale(100, 100), "image/png");
+    assert_eq!((small.width(), small.height()), (60, 40));
+}
+
+#[test]
+fn cm8_exif_orientation_is_applied_and_metadata_dropped() {
+    let plain = encoded(&two_halves(160, 80), ImageFormat::Jpeg);
+    // Where the red half ends up: (orientation, thumbnail asked, a point in it, a point opposite).
+    for (orientation, size, red, blue) in [
+        (1, (40, 20), (5, 10), (35, 10)),
+        (2, (40, 20), (35, 10), (5, 10)),
+        (3, (40, 20), (35, 10), (5, 10)),
+        (4, (40, 20), (5, 10), (35, 10)),
+        (5, (20, 40), (10, 5), (10, 35)),
+        (6, (20, 40), (10, 5), (10, 35)),
+        (7, (20, 40), (10, 35), (10, 5)),
+        (8, (20, 40), (10, 35), (10, 5)),
+    ] {
+        let file = with_orientation(&plain, orientation);
+        for method in [Method::Scale, Method::Crop] {
+            let Outcome::Made(bytes, "image/jpeg") = thumbnail(&file, &asked(size.0, size.1, method, false)).unwrap()
+            else {
+                panic!("no JPEG for orientation {orientation}");
+            };
+            assert!(!bytes.windows(4).any(|window| window == b"Exif"));
+            let small = image::load_from_memory(&bytes).unwrap();
+            assert_eq!((small.width(), small.height()), size, "{orientation}");
+            assert!(is_red(&small, red.0, red.1) && !is_red(&small, blue.0, blue.1), "{orientation}");
+        }
+    }
+}
+
+#[test]
+fn cm8_bombs_are_refused_by_pixel_count() {
+    // A few bytes that claim the largest canvas.
+    let mut bomb = gif(1, 1, 1);
+    bomb[6..10].fill(0xFF);
+    assert!(matches!(header(Cursor::new(&bomb), 32_000_000), Err(Error::ImageTooLarge)));
+    let large = DynamicImage::new_luma8(1001, 1000);
+    for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Bmp] {
+        let file = encoded(&large.to_rgb8().into(), format);
+        assert!(matches!(header(Cursor::new(&file), PIXELS_MAX), Err(Error::ImageTooLarge)), "{format:?}");
+    }
+    let largest = encoded(&DynamicImage::new_luma8(1000, 1000), ImageFormat::Png);
+    assert!(thumbnail(&largest, &scale(10, 10)).is_ok());
+}
+
+#[test]
+fn cm8_what_is_no_image_has_no_thumbnail() {
+    let png = encoded(&two_halves(200, 100), ImageFormat::Png);
+    let svg = b"<?xml version=\"1.0\"?><svg xmlns=\"http://www.w3.org/2000/svg\" width=\"1\" height=\"1\"/>".as_slice();
+    for file in [b"".as_slice(), b"x", b"plain text, long enough for any format", svg, b"%PDF-1.7 ", &png[..20], b"BM"]
+    {
+        assert!(matches!(thumbnail(file, &scale(10, 10)), Err(Error::NotThumbnailable)), "{file:?}");
+    }
+    assert!(matches!(thumbnail(&png[..png.len() / 2], &scale(10, 10)), Err(Error::NotThumbnailable)));
+}
+
+#[test]
+fn cm9_static_unless_asked() {
+    let file = gif(64, 64, 3);
+    let small = made(&file, &scale(32, 32), "image/png");
+    assert_eq!((small.width(), small.height()), (32, 32));
+    // Also where the original is small enough to be returned: that one moves.
+    let still = made(&file, &scale(64, 64), "image/png");
+    assert_eq!((still.width(), still.height()), (64, 64));
+    assert_eq!(still.get_pixel(0, 0).0[0], 0, "the first frame");
+    let outcome = thumbnail(&gif(64, 64, 1), &scale(64, 64)).unwrap();
+    assert!(matches!(outcome, Outcome::Original("image/gif")), "one frame does not move");
+}
+
+#[test]
+fn cm9_animated_where_the_source_is() {
+    let file = gif(64, 64, 3);
+    let Outcome::Made(small, "image/gif") = thumbnail(&file, &asked(32, 32, Method::Crop, true)).unwrap() else {
+        panic!("no GIF");
+    };
+    let frames = frames_of(&small);
+    assert_eq!(frames.len(), 3);
+    for (place, frame) in frames.iter().enumerate() {
+        assert_eq!(frame.buffer().dimensions(), (32, 32));
+        assert_eq!(frame.delay().numer_denom_ms(), (70, 1));
+        assert!(frame.buffer().get_pixel(9, 9).0[0].abs_diff(u8::try_from(place).unwrap() * 80) < 12);
+    }
+    let outcome = thumbnail(&file, &asked(64, 64, Method::Crop, true)).unwrap();
+    assert!(matches!(outcome, Outcome::Original("image/gif")));
+    let photograph = encoded(&two_halves(64, 64), ImageFormat::Jpeg);
+    made(&photograph, &asked(32, 32, Method::Crop, true), "image/jpeg");
+}
+
+#[test]
+fn cm9_too_many_frames_give_a_static_thumbnail() {
+    let mut bytes = Vec::new();
+    let mut encoder = GifEncoder::new_with_speed(&mut bytes, 30);
+    for _ in 0..=FRAMES_MAX {
+        encoder.encode_frame(Frame::new(RgbaImage::new(4, 4))).unwrap();
+    }
+    drop(encoder);
+    made(&bytes, &asked(2, 2, Method::Scale, true), "image/png");
+}
