@@ -1,1 +1,21 @@
-//! Placeholder.
+//! The client-server API: one thin file per thing that the specification's `data/api/client-server` names.
+//!
+//! A file holds a route's parameters, its handler and its answer; decisions are made in the rooms below. Each file has a
+//! `routes()`, and [`router`] merges them all.
+
+pub mod capabilities;
+pub mod discovery;
+pub mod routes;
+pub mod state;
+pub mod versions;
+
+pub use routes::Routes;
+pub use state::{Options, State, SupportContact};
+
+use axum::Router;
+
+/// Every route of the client-server API.
+pub fn router(state: State) -> Router {
+    let all = [versions::routes(), capabilities::routes(), discovery::routes()];
+    all.into_iter().fold(Router::new(), Router::merge).with_state(state)
+}

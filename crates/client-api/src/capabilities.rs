@@ -1,0 +1,43 @@
+//! `GET /_matrix/client/v3/capabilities`
+
+use std::sync::Arc;
+
+use axum::extract;
+use axum::routing::get;
+use axum::{Json, Router};
+use endpoint::{GuestRequester, Requester};
+use serde_json::{Value, json};
+
+use crate::{Options, Routes, State};
+
+/// The routes of this file.
+pub fn routes() -> Router<State> {
+    Router::new().client("/capabilities", get(capabilities))
+}
+
+async fn capabilities(
+    GuestRequester(requester): GuestRequester,
+    extract::State(options): extract::State<Arc<Options>>,
+) -> Json<Value> {
+    Json(json!({ "capabilities": of(&requester, &options) }))
+}
+
+fn of(requester: &Requester, options: &Options) -> Value {
+    let user = !requester.guest;
+    let versions: serde_json::Map<String, Value> =
+        event::SUPPORTED_VERSIONS.iter().map(|version| ((*version).to_owned(), "stable".into())).collect();
+    let mut capabilities = json!({
+        "m.room_versions": { "default": options.default_room_version, "available": versions },
+        "m.change_password": { "enabled": user },
+        "m.set_displayname": { "enabled": true },
+        "m.set_avatar_url": { "enabled": user },
+        "m.3pid_changes": { "enabled": false },
+        "m.get_login_token": { "enabled": user },
+        "m.profile_fields": { "enabled": user },
+        "m.forget_forced_upon_leave": { "enabled": false },
+    });
+    if requester.admin {
+        capabilities["m.account_moderation"] = json!({ "suspend": true, "lock": true });
+    }
+    capabilities
+}
