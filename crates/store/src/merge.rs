@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, Bound};
 
-use crate::tables::core::StreamRow;
-use crate::{Check, CommitBatch, Expect, Row, StreamEntry, StreamPosition, Table, Value, Write};
+use crate::tables::core::{CounterRow, StreamRow};
+use crate::{Check, ColumnType, CommitBatch, Error, Expect, Row, StreamEntry, StreamPosition, Table, Value, Write};
 
 /// A row's address: table name and primary key.
 pub type Address = (&'static str, Vec<Value>);
@@ -22,11 +22,21 @@ pub struct KeyRange {
     pub upper: Bound<Value>,
 }
 
+/// What a position that is not given yet counts as when it is compared with bounds: beyond all that a caller can name.
+const PENDING: Value = Value::Int(i64::MAX - 1);
+
 impl KeyRange {
-    /// Whether a row (or key) of the table lies in the range.
+    /// Whether a row (or key) of the table lies in the range. Placeholders of positions lie behind every position.
     pub fn holds(&self, row: &[Value]) -> bool {
-        row.starts_with(&self.prefix)
-            && row.get(self.prefix.len()).is_none_or(|next| within(next, &self.lower, &self.upper))
+        let place = self.prefix.len();
+        if !row.starts_with(&self.prefix) || place >= self.table.key {
+            return row.starts_with(&self.prefix);
+        }
+        let pending = self.table.columns.get(place).is_some_and(|column| column.column_type == ColumnType::Position);
+        row.get(place).is_none_or(|next| match next {
+            Value::Int(number) if pending && *number < 0 => within(&PENDING, &self.lower, &self.upper),
+            next => within(next, &self.lower, &self.upper),
+        })
     }
 }
 
@@ -45,7 +55,14 @@ pub fn within(value: &Value, lower: &Bound<Value>, upper: &Bound<Value>) -> bool
         }
 }
 
-/// The writes of one transaction: apply `ranges` first, then `rows` (no key stands twice).
+/// The writes of one transaction: apply `ranges` first, then of `rows` the deletions, then the others (no key stands
+/// twice).
+///
+/// A unique index is judged on what is left behind, not on the way there: two rows of one batch may swap their values.
+/// So an engine whose statements judge at once deletes every row of `rows` before it inserts the new ones, at least when
+/// the quick way met a violation. A violation drops the one batch that made it: an engine that merged several undoes the
+/// transaction and commits them one by one. (Where a later batch of the same group takes the other row away, either
+/// outcome is right: nobody ever sees both rows.)
 #[derive(Debug, Default)]
 pub struct Merged {
     /// Ranges to delete.
@@ -96,7 +113,7 @@ pub fn merge(batches: &[CommitBatch], stored: &BTreeMap<Address, Vec<Value>>) ->
 /// Replaces the placeholders of positions in a row: entry `k` of the group becomes `first + k`.
 pub fn resolve(table: &Table, row: &mut [Value], first: StreamPosition) {
     for (column, value) in table.columns.iter().zip(row) {
-        if column.column_type != crate::ColumnType::Position {
+        if column.column_type != ColumnType::Position {
             continue;
         }
         if let Value::Int(number) = value
@@ -150,7 +167,9 @@ impl Merged {
                 self.rows_of(table).insert(key, Some(row));
             }
             Write::Delete { table, key } => {
-                self.rows_of(table).insert(key.clone(), None);
+                let mut key = key.clone();
+                shift(table, &mut key, first);
+                self.rows_of(table).insert(key, None);
             }
             Write::DeleteRange { table, prefix, lower, upper } => {
                 let range = KeyRange { table, prefix: prefix.clone(), lower: lower.clone(), upper: upper.clone() };
@@ -184,11 +203,88 @@ impl Merged {
 fn shift(table: &Table, row: &mut [Value], first: usize) {
     let first = i64::try_from(first).unwrap_or(0);
     for (column, value) in table.columns.iter().zip(row) {
-        if column.column_type == crate::ColumnType::Position
+        if column.column_type == ColumnType::Position
             && let Value::Int(number) = value
             && *number < 0
         {
             *number -= first;
         }
     }
+}
+
+/// Whether the batch fits the declarations of its tables: what an engine asks before it takes one in.
+///
+/// # Errors
+/// [`Error::Engine`] naming the table and what is wrong: a wrong number of values, a value of another type, NULL where it
+/// is not allowed, a placeholder of a position that the batch does not announce, a row of the counter.
+pub fn well_formed(batch: &CommitBatch) -> Result<(), Error> {
+    for check in &batch.checks {
+        columns_fit(check.table, &check.key, check.table.key, 0)?;
+        if let Expect::Equals(column, _) = &check.expect
+            && check.table.column(column).is_none()
+        {
+            return Err(malformed(check.table, &format!("has no column {column}")));
+        }
+    }
+    let announced = i64::try_from(batch.stream.len()).unwrap_or(i64::MAX);
+    for write in &batch.writes {
+        match write {
+            Write::Put { table, row } => fits(table, row, table.columns.len(), announced)?,
+            Write::Delete { table, key } => fits(table, key, table.key, announced)?,
+            Write::DeleteRange { table, prefix, lower, upper } => range_fits(table, prefix, lower, upper)?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether a row to be imported fits its table.
+///
+/// # Errors
+/// As [`well_formed`].
+pub fn row_fits(table: &Table, row: &[Value]) -> Result<(), Error> {
+    columns_fit(table, row, table.columns.len(), 0)
+}
+
+fn fits(table: &Table, values: &[Value], wanted: usize, announced: i64) -> Result<(), Error> {
+    if table == CounterRow::TABLE {
+        return Err(malformed(table, "is written by engines only"));
+    }
+    columns_fit(table, values, wanted, announced)
+}
+
+fn columns_fit(table: &Table, values: &[Value], wanted: usize, announced: i64) -> Result<(), Error> {
+    if values.len() != wanted {
+        return Err(malformed(table, &format!("takes {wanted} values, not {}", values.len())));
+    }
+    for (place, (column, value)) in table.columns.iter().zip(values).enumerate() {
+        let fits = match (column.column_type, value) {
+            (_, Value::Null) => column.nullable && place >= table.key,
+            (ColumnType::Position, Value::Int(number)) => *number >= -announced,
+            (column_type, value) => value.is(column_type),
+        };
+        if !fits {
+            return Err(malformed(table, &format!("does not take such a value in column {}", column.name)));
+        }
+    }
+    Ok(())
+}
+
+fn range_fits(table: &Table, prefix: &[Value], lower: &Bound<Value>, upper: &Bound<Value>) -> Result<(), Error> {
+    if prefix.len() > table.key {
+        return Err(malformed(table, "has a shorter key than the range"));
+    }
+    fits(table, prefix, prefix.len(), 0)?;
+    let next = table.columns.get(prefix.len()).filter(|_| prefix.len() < table.key);
+    for bound in [lower, upper] {
+        if let (Bound::Included(value) | Bound::Excluded(value), Some(column)) = (bound, next)
+            && !value.is(column.column_type)
+        {
+            return Err(malformed(table, &format!("does not compare such a value with column {}", column.name)));
+        }
+    }
+    Ok(())
+}
+
+fn malformed(table: &Table, detail: &str) -> Error {
+    Error::Engine(format!("a malformed batch: table {} {detail}", table.name))
 }

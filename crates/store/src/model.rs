@@ -6,23 +6,40 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
+use crate::merge::{self, Merged};
 use crate::tables::core::CounterRow;
 use crate::{
-    CommitBatch, CommitError, Committed, Engine, Error, Notifier, Read, Row, Rows, StreamPosition, Table, Ticket,
-    Value, merge,
+    CommitBatch, CommitError, Committed, Engine, Error, Index, Notifier, Read, Row, Rows, StreamPosition, Table,
+    Ticket, Value,
 };
 
-type Rowset = BTreeMap<Vec<Value>, Vec<Value>>;
+/// The rows of one table by primary key, and per unique index the key that holds each value.
+#[derive(Default)]
+struct Stored {
+    rows: BTreeMap<Vec<Value>, Vec<Value>>,
+    unique: BTreeMap<&'static str, BTreeMap<Vec<Value>, Vec<Value>>>,
+}
+
+type Tables = BTreeMap<&'static str, Stored>;
+
+/// A row as it was before a batch touched it: what undoes the batch.
+type Before = (&'static Table, Vec<Value>, Option<Vec<Value>>);
 
 /// An in-memory database.
 pub struct Model {
-    tables: Mutex<BTreeMap<&'static str, Rowset>>,
+    state: Mutex<State>,
     notifier: Notifier,
+}
+
+#[derive(Default)]
+struct State {
+    tables: Tables,
+    closed: bool,
 }
 
 impl Default for Model {
     fn default() -> Self {
-        Self { tables: Mutex::default(), notifier: Notifier::new(StreamPosition::ZERO) }
+        Self { state: Mutex::default(), notifier: Notifier::new(StreamPosition::ZERO) }
     }
 }
 
@@ -32,12 +49,27 @@ impl Model {
         Self::default()
     }
 
+    /// All rows of a table, in the order of its key.
+    pub fn rows(&self, table: &'static Table) -> Vec<Vec<Value>> {
+        self.state
+            .lock()
+            .tables
+            .get(table.name)
+            .map(|stored| stored.rows.values().cloned().collect())
+            .unwrap_or_default()
+    }
+
     fn apply(&self, batch: CommitBatch) -> Result<Committed, CommitError> {
-        let mut tables = self.tables.lock();
+        merge::well_formed(&batch)?;
+        let mut state = self.state.lock();
+        if state.closed {
+            return Err(Error::Closed.into());
+        }
+        let tables = &mut state.tables;
         let stored = merge::checked_rows([&batch])
             .into_iter()
             .filter_map(|(table, key)| {
-                let row = tables.get(table.name)?.get(&key)?.clone();
+                let row = tables.get(table.name)?.rows.get(&key)?.clone();
                 Some(((table.name, key), row))
             })
             .collect();
@@ -45,56 +77,109 @@ impl Model {
         if let Some(Err(check)) = merged.outcomes.first() {
             return Err(CommitError::Conflict { check: *check });
         }
-        let end = counter(&tables);
+        let end = counter(tables);
         let first = StreamPosition(end + 1);
-        for range in &merged.ranges {
-            tables.entry(range.table.name).or_default().retain(|key, _| !range.holds(key));
-        }
-        for (name, (table, rows)) in &merged.rows {
-            let stored = tables.entry(name).or_default();
-            for (key, row) in rows {
-                let Some(row) = row else {
-                    stored.remove(key);
-                    continue;
-                };
-                let mut row = row.clone();
-                merge::resolve(table, &mut row, first);
-                check_unique(table, stored, &row)?;
-                stored.insert(table.key_of(&row), row);
-            }
-        }
+        write(tables, &merged, first)?;
         let last = end + i64::try_from(merged.stream.len()).unwrap_or(0);
         if last > end {
-            let row = CounterRow { id: 1, pos: last }.into_values();
-            tables.entry(CounterRow::TABLE.name).or_default().insert(vec![Value::Int(1)], row);
+            let counter = tables.entry(CounterRow::TABLE.name).or_default();
+            counter.remove(CounterRow::TABLE, &[Value::Int(1)]);
+            counter.insert(CounterRow::TABLE, CounterRow { id: 1, pos: last }.into_values())?;
         }
         self.notifier.publish(first, &merged.stream);
-        Ok(Committed { first: StreamPosition(first.0.min(last.max(end))), last: StreamPosition(last) })
+        Ok(Committed { first: StreamPosition(first.0.min(last)), last: StreamPosition(last) })
     }
 }
 
-fn counter(tables: &BTreeMap<&'static str, Rowset>) -> i64 {
-    let row = tables.get(CounterRow::TABLE.name).and_then(|rows| rows.get(&vec![Value::Int(1)]));
+/// Applies all of `merged` or, if a unique index is violated, nothing.
+fn write(tables: &mut Tables, merged: &Merged, first: StreamPosition) -> Result<(), Error> {
+    let mut before: Vec<Before> = Vec::new();
+    for range in &merged.ranges {
+        let stored = tables.entry(range.table.name).or_default();
+        let keys: Vec<_> = stored.rows.keys().filter(|key| range.holds(key)).cloned().collect();
+        for key in keys {
+            let row = stored.remove(range.table, &key);
+            before.push((range.table, key, row));
+        }
+    }
+    let mut fresh = Vec::new();
+    for (table, rows) in merged.rows.values() {
+        let stored = tables.entry(table.name).or_default();
+        for (key, row) in rows {
+            let mut key = key.clone();
+            merge::resolve(table, &mut key, first);
+            let old = stored.remove(table, &key);
+            before.push((table, key, old));
+            if let Some(mut row) = row.clone() {
+                merge::resolve(table, &mut row, first);
+                fresh.push((*table, row));
+            }
+        }
+    }
+    for (table, row) in fresh {
+        if let Err(error) = tables.entry(table.name).or_default().insert(table, row) {
+            undo(tables, before);
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+fn undo(tables: &mut Tables, before: Vec<Before>) {
+    for (table, key, _) in &before {
+        tables.entry(table.name).or_default().remove(table, key);
+    }
+    for (table, _, row) in before {
+        if let Some(row) = row {
+            let restored = tables.entry(table.name).or_default().insert(table, row);
+            debug_assert!(restored.is_ok(), "what stood before a batch violated nothing");
+        }
+    }
+}
+
+impl Stored {
+    fn remove(&mut self, table: &Table, key: &[Value]) -> Option<Vec<Value>> {
+        let row = self.rows.remove(key)?;
+        for index in table.indexes.iter().filter(|index| index.unique) {
+            if let Some(value) = unique_value(table, index, &row) {
+                self.unique.entry(index.name).or_default().remove(&value);
+            }
+        }
+        Some(row)
+    }
+
+    /// Adds a row whose key is not there.
+    fn insert(&mut self, table: &Table, row: Vec<Value>) -> Result<(), Error> {
+        for index in table.indexes.iter().filter(|index| index.unique) {
+            let taken = unique_value(table, index, &row)
+                .is_some_and(|value| self.unique.get(index.name).is_some_and(|values| values.contains_key(&value)));
+            if taken {
+                return Err(Error::Engine(format!("unique index {} of {} is violated", index.name, table.name)));
+            }
+        }
+        let key = table.key_of(&row);
+        for index in table.indexes.iter().filter(|index| index.unique) {
+            if let Some(value) = unique_value(table, index, &row) {
+                self.unique.entry(index.name).or_default().insert(value, key.clone());
+            }
+        }
+        self.rows.insert(key, row);
+        Ok(())
+    }
+}
+
+/// What must be unique about a row; nothing if a column is NULL.
+fn unique_value(table: &Table, index: &Index, row: &[Value]) -> Option<Vec<Value>> {
+    let value: Vec<Value> = index.columns.iter().filter_map(|name| row.get(table.column(name)?).cloned()).collect();
+    (!value.contains(&Value::Null)).then_some(value)
+}
+
+fn counter(tables: &Tables) -> i64 {
+    let row = tables.get(CounterRow::TABLE.name).and_then(|stored| stored.rows.get([Value::Int(1)].as_slice()));
     match row.and_then(|row| row.get(1)) {
         Some(Value::Int(pos)) => *pos,
         _ => 0,
     }
-}
-
-fn check_unique(table: &Table, stored: &Rowset, row: &[Value]) -> Result<(), Error> {
-    let key = table.key_of(row);
-    for index in table.indexes.iter().filter(|index| index.unique) {
-        let columns: Vec<usize> = index.columns.iter().filter_map(|name| table.column(name)).collect();
-        let of = |row: &[Value]| columns.iter().map(|column| row.get(*column).cloned()).collect::<Vec<_>>();
-        let wanted = of(row);
-        if wanted.contains(&Some(Value::Null)) {
-            continue;
-        }
-        if stored.iter().any(|(other, values)| *other != key && of(values) == wanted) {
-            return Err(Error::Engine(format!("unique index {} of {} is violated", index.name, table.name)));
-        }
-    }
-    Ok(())
 }
 
 /// The rows of `stored` that a read asks for: also the oracle by which other engines are judged.
@@ -128,18 +213,27 @@ impl Engine for Model {
     }
 
     async fn read(&self, reads: Vec<Read>) -> Result<Vec<Rows>, Error> {
-        let tables = self.tables.lock();
-        let empty = Rowset::new();
-        Ok(reads
+        let state = self.state.lock();
+        if state.closed {
+            return Err(Error::Closed);
+        }
+        let empty = Stored::default();
+        reads
             .iter()
             .map(|read| {
-                let stored = tables.get(read.table.name).unwrap_or(&empty);
-                if read.index.is_none() && read.prefix.len() == read.table.key {
-                    return Rows(stored.get(&read.prefix).cloned().into_iter().collect());
-                }
-                Rows(select(read, stored.values()))
+                read.well_formed()?;
+                let rows = &state.tables.get(read.table.name).unwrap_or(&empty).rows;
+                Ok(Rows(match read.index {
+                    Some(_) => select(read, rows.values()),
+                    // The rows of a prefix of the key lie together.
+                    None => {
+                        let from = rows.range(read.prefix.clone()..);
+                        let near = from.take_while(|(key, _)| key.starts_with(&read.prefix));
+                        select(read, near.map(|(_, row)| row))
+                    }
+                }))
             })
-            .collect())
+            .collect()
     }
 
     fn notifier(&self) -> &Notifier {
@@ -147,13 +241,33 @@ impl Engine for Model {
     }
 
     async fn import(&self, table: &'static Table, rows: Vec<Vec<Value>>) -> Result<(), Error> {
-        let mut tables = self.tables.lock();
-        let stored = tables.entry(table.name).or_default();
+        for row in &rows {
+            merge::row_fits(table, row)?;
+        }
+        let mut state = self.state.lock();
+        let mut before = Vec::new();
         for row in rows {
-            stored.insert(table.key_of(&row), row);
+            let key = table.key_of(&row);
+            let stored = state.tables.entry(table.name).or_default();
+            before.push((table, key.clone(), stored.remove(table, &key)));
+            if let Err(error) = stored.insert(table, row) {
+                // Of a key that stood twice, the row from before the import is the first one removed.
+                before.reverse();
+                undo_import(&mut state.tables, before);
+                return Err(error);
+            }
         }
         Ok(())
     }
 
-    async fn close(&self) {}
+    async fn close(&self) {
+        self.state.lock().closed = true;
+    }
+}
+
+/// Undoes an import: its steps, last first.
+fn undo_import(tables: &mut Tables, steps: Vec<Before>) {
+    for step in steps {
+        undo(tables, vec![step]);
+    }
 }

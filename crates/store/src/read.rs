@@ -81,6 +81,37 @@ impl Read {
     pub fn limit(self, limit: u32) -> Self {
         Self { limit, ..self }
     }
+
+    /// Whether the read fits its table: what an engine asks before it answers.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] naming the table: an index of another table, a prefix that is longer than the key or index, a
+    /// value that is not of its column's type.
+    pub fn well_formed(&self) -> Result<(), Error> {
+        let malformed = |detail: &str| Err(Error::Engine(format!("a malformed read of {}: {detail}", self.table.name)));
+        if self.index.is_some_and(|index| !self.table.indexes.iter().any(|known| known.name == index.name)) {
+            return malformed("the index is of another table");
+        }
+        let order = self.table.order(self.index);
+        if self.prefix.len() > order.len() {
+            return malformed("the prefix is longer than the key");
+        }
+        let bounds = [&self.lower, &self.upper].map(|bound| match bound {
+            Bound::Included(value) | Bound::Excluded(value) => Some(value),
+            Bound::Unbounded => None,
+        });
+        let next = order
+            .get(self.prefix.len())
+            .into_iter()
+            .flat_map(|place| bounds.into_iter().flatten().map(move |v| (place, v)));
+        for (place, value) in order.iter().zip(&self.prefix).chain(next) {
+            let fits = self.table.columns.get(*place).is_some_and(|column| value.is(column.column_type));
+            if !fits && *value != Value::Null {
+                return malformed("a value is not of its column's type");
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The rows that one [`Read`] found.

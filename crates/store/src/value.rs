@@ -17,6 +17,28 @@ pub enum Value {
     Blob(Vec<u8>),
 }
 
+impl Value {
+    /// Whether this is a (non-NULL) value of a column of this type.
+    pub fn is(&self, column_type: ColumnType) -> bool {
+        match self {
+            Value::Null => false,
+            Value::Int(_) => matches!(column_type, ColumnType::Int | ColumnType::Position),
+            Value::Text(_) => column_type == ColumnType::Text,
+            Value::Blob(_) => column_type == ColumnType::Blob,
+        }
+    }
+
+    /// Bytes that its content takes: for limits, not exact.
+    pub fn size(&self) -> usize {
+        match self {
+            Value::Null => 1,
+            Value::Int(_) => 8,
+            Value::Text(text) => text.len(),
+            Value::Blob(bytes) => bytes.len(),
+        }
+    }
+}
+
 /// The type of a column, from which each engine makes its DDL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ColumnType {

@@ -1,0 +1,4 @@
+//! The SQLite engine against the contract, against crashes and against what operators do.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod contract;
