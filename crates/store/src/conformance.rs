@@ -7,6 +7,8 @@
 
 mod cases;
 mod concurrent;
+#[cfg(test)]
+mod mutants;
 mod random;
 mod rng;
 mod watcher;

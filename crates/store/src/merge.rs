@@ -68,12 +68,15 @@ pub struct Merged {
     /// Ranges to delete.
     pub ranges: Vec<KeyRange>,
     /// Per table: the new row of each key, or `None` to delete it.
-    pub rows: BTreeMap<&'static str, (TableRef, BTreeMap<Vec<Value>, Option<Vec<Value>>>)>,
+    pub rows: BTreeMap<&'static str, (TableRef, NewRows)>,
     /// All stream entries, in order.
     pub stream: Vec<StreamEntry>,
     /// Per batch of the group, in order: place of its first stream entry and their number, or the check that failed.
     pub outcomes: Vec<Result<(usize, usize), usize>>,
 }
+
+/// The new row of each key, or `None` to delete it.
+pub type NewRows = BTreeMap<Vec<Value>, Option<Vec<Value>>>;
 
 /// A table, by reference, with the traits that a map's value needs.
 pub type TableRef = &'static Table;
@@ -179,7 +182,7 @@ impl Merged {
         }
     }
 
-    fn rows_of(&mut self, table: &'static Table) -> &mut BTreeMap<Vec<Value>, Option<Vec<Value>>> {
+    fn rows_of(&mut self, table: &'static Table) -> &mut NewRows {
         &mut self.rows.entry(table.name).or_insert_with(|| (table, BTreeMap::new())).1
     }
 

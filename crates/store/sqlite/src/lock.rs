@@ -45,7 +45,7 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
 #[cfg(target_os = "linux")]
 pub(crate) fn refuse_network(directory: &Path) -> Result<(), Error> {
     /// NFS, SMB, CIFS, SMB2, AFS, Ceph, 9P, GFS2, OCFS2, Lustre: magic numbers of Linux's `statfs(2)`.
-    const NETWORK: [i64; 10] = [
+    const NETWORK: [i128; 10] = [
         0x6969,
         0x517B,
         0xFF53_4D42,
@@ -58,7 +58,7 @@ pub(crate) fn refuse_network(directory: &Path) -> Result<(), Error> {
         0x0BD0_0BD0,
     ];
     let Ok(status) = rustix::fs::statfs(directory) else { return Ok(()) };
-    let kind = status.f_type as i64 & 0xFFFF_FFFF;
+    let kind = i128::from(status.f_type) & 0xFFFF_FFFF;
     if NETWORK.contains(&kind) {
         return Err(Error::Unusable(format!(
             "{} lies on a network file system (type {kind:#x}), on which SQLite can lose data: use a local disk, or PostgreSQL",
