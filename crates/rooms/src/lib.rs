@@ -1,5 +1,240 @@
-//! Rooms: what happens to an event from its arrival to the room state after it.
+//! The room engine: the only writer of room events. It builds, accepts, orders and reads them.
+//!
+//! Start at [`accept`] for what happens to an event, [`draft`] for what is written, [`room`] for what is in memory.
 
+pub mod accept;
+pub mod aliases;
 pub mod auth_graph;
+pub mod create;
+mod draft;
+pub mod error;
+pub mod event;
+pub mod flags;
+mod load;
+pub mod membership;
+pub mod notify;
 pub mod packed;
+pub mod purge;
+pub mod redaction;
+pub mod relations;
+mod resolve;
+pub mod room;
+pub mod send;
+pub mod state;
 pub mod state_tree;
+pub mod stripped;
+pub mod timeline;
+pub mod unread;
+pub mod upgrade;
+pub mod view;
+pub mod visibility;
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use ::event::SigningKey;
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+use quick_cache::{UnitWeighter, Weighter};
+use store::tables::rooms::MembershipRow;
+use store::{Clock, Entropy, EventNum, Follower, RoomNum, Store, StreamEntry, StreamKind, StreamPosition, UserId};
+
+pub use accept::Accepted;
+pub use create::{CreateRoom, Preset};
+pub use error::{Error, Result};
+pub use event::Event;
+pub use notify::{Exception, Judgement, MessagesCount, Notify, RoomContext};
+pub use room::{Head, Room};
+pub use send::{NewEvent, Transaction};
+pub use state::{Roots, StateMap};
+
+use crate::state_tree::{SegNo, Segment};
+
+/// Locks among which transactions are spread.
+const STRIPES: usize = 1_024;
+
+/// What the engine is told at boot.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The name of this server.
+    pub server_name: String,
+    /// Version of new rooms.
+    pub default_version: String,
+    /// How long a redacted event's original bytes are kept, in milliseconds.
+    pub redaction_retention_ms: i64,
+    /// Bytes of memory for cached events.
+    pub event_cache_bytes: u64,
+    /// Bytes of memory for cached nodes of state trees.
+    pub segment_cache_bytes: u64,
+}
+
+impl Options {
+    /// Usual settings for a server of this name.
+    pub fn new(server_name: &str) -> Self {
+        Self {
+            server_name: server_name.to_owned(),
+            default_version: "12".to_owned(),
+            redaction_retention_ms: 7 * 24 * 3_600 * 1_000,
+            event_cache_bytes: 24 << 20,
+            segment_cache_bytes: 8 << 20,
+        }
+    }
+}
+
+#[derive(Clone)]
+struct EventWeight;
+
+impl Weighter<EventNum, Arc<Event>> for EventWeight {
+    fn weight(&self, _num: &EventNum, event: &Arc<Event>) -> u64 {
+        // Bytes, their parsed form and the client form.
+        u64::try_from(event.pdu.bytes.len()).unwrap_or(0) * 4 + 1_024
+    }
+}
+
+#[derive(Clone)]
+struct SegmentWeight;
+
+impl Weighter<(RoomNum, SegNo), Arc<Segment>> for SegmentWeight {
+    fn weight(&self, _key: &(RoomNum, SegNo), segment: &Arc<Segment>) -> u64 {
+        u64::try_from(segment.memory_bytes()).unwrap_or(0) + 64
+    }
+}
+
+/// The room engine.
+pub struct Rooms {
+    pub(crate) store: Store,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) options: Options,
+    pub(crate) key: Arc<SigningKey>,
+    pub(crate) notify: Arc<dyn Notify>,
+    pub(crate) room_nums: Cache<String, RoomNum>,
+    pub(crate) rooms: Mutex<HashMap<RoomNum, Arc<Room>>>,
+    pub(crate) loading: tokio::sync::Mutex<()>,
+    pub(crate) events: Cache<EventNum, Arc<Event>, EventWeight>,
+    pub(crate) segments: Cache<(RoomNum, SegNo), Arc<Segment>, SegmentWeight>,
+    pub(crate) changes: AtomicU64,
+    stripes: Vec<tokio::sync::Mutex<()>>,
+}
+
+impl Rooms {
+    /// The engine on a store; it follows the store's stream from now on.
+    pub fn new(
+        store: Store,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        key: Arc<SigningKey>,
+        notify: Arc<dyn Notify>,
+        options: Options,
+    ) -> Arc<Self> {
+        let events = usize::try_from(options.event_cache_bytes / 2_048).unwrap_or(1_024).max(64);
+        let segments = usize::try_from(options.segment_cache_bytes / 512).unwrap_or(1_024).max(64);
+        let rooms = Arc::new(Self {
+            room_nums: Cache::with(10_000, 10_000, UnitWeighter, Default::default(), Default::default()),
+            rooms: Mutex::default(),
+            loading: tokio::sync::Mutex::default(),
+            events: Cache::with_weighter(events, options.event_cache_bytes, EventWeight),
+            segments: Cache::with_weighter(segments, options.segment_cache_bytes, SegmentWeight),
+            changes: AtomicU64::new(0),
+            stripes: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),
+            store,
+            clock,
+            entropy,
+            options,
+            key,
+            notify,
+        });
+        let follower = RoomsFollower(Arc::downgrade(&rooms));
+        rooms.store.notifier().add_follower(Arc::new(follower));
+        rooms
+    }
+
+    /// The name of this server.
+    pub fn server_name(&self) -> &str {
+        &self.options.server_name
+    }
+
+    /// The engine's settings.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// The store, for readers that need its positions.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Whether a user belongs to this server.
+    pub fn is_local(&self, user: &UserId) -> bool {
+        user.server_name() == self.options.server_name
+    }
+
+    /// A local user's membership of a room.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn membership_row(&self, room: RoomNum, user: &UserId) -> Result<Option<MembershipRow>> {
+        Ok(self.store.get::<MembershipRow>(vec![user.into(), room.into()]).await?)
+    }
+
+    pub(crate) fn stripe(&self, user: &UserId, transaction: &Transaction) -> &tokio::sync::Mutex<()> {
+        let mut hasher = DefaultHasher::new();
+        (user, transaction).hash(&mut hasher);
+        let place = usize::try_from(hasher.finish() % STRIPES as u64).unwrap_or(0);
+        &self.stripes[place]
+    }
+
+    fn followed(&self, entry: &StreamEntry) {
+        let Some(num) = entry.room else { return };
+        match entry.kind {
+            StreamKind::Event | StreamKind::RoomHead | StreamKind::RoomMeta => {
+                let Some(number) = entry.number else { return };
+                let room = self.rooms.lock().get(&num).cloned();
+                if let Some(room) = room
+                    && !room.committed(number, self)
+                {
+                    // Another node wrote: what is in memory is out of date.
+                    self.drop_room(num);
+                }
+            }
+            StreamKind::EventChanged => {
+                self.changes.fetch_add(1, Ordering::AcqRel);
+                let Some(number) = entry.number.map(EventNum) else { return };
+                let changed = self.rooms.lock().get(&num).and_then(|room| room.changed(number));
+                match changed {
+                    Some(event) => self.events.insert(number, event),
+                    None => {
+                        self.events.remove(&number);
+                    }
+                }
+            }
+            StreamKind::RoomPurged => {
+                self.changes.fetch_add(1, Ordering::AcqRel);
+                self.events.clear();
+                self.segments.clear();
+                self.room_nums.clear();
+                self.drop_room(num);
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn drop_room(&self, num: RoomNum) {
+        if let Some(room) = self.rooms.lock().remove(&num) {
+            room.kill();
+        }
+    }
+}
+
+struct RoomsFollower(std::sync::Weak<Rooms>);
+
+impl Follower for RoomsFollower {
+    fn committed(&self, _first: StreamPosition, entries: &[StreamEntry]) {
+        let Some(rooms) = self.0.upgrade() else { return };
+        for entry in entries {
+            rooms.followed(entry);
+        }
+    }
+}

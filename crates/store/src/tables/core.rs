@@ -95,5 +95,7 @@ table! {
         writer: String,
         /// Number of its last durable commit.
         commits: i64,
+        /// The last stream position as of that commit.
+        last_pos: i64,
     }
 }

@@ -7,6 +7,7 @@ pub const TABLES: &[&Table] = &[
     RoomRow::TABLE,
     EventRow::TABLE,
     EventBytesRow::TABLE,
+    StateEventRow::TABLE,
     FragmentRow::TABLE,
     MissingPrevRow::TABLE,
     StateKeyRow::TABLE,
@@ -18,6 +19,7 @@ pub const TABLES: &[&Table] = &[
     AliasRow::TABLE,
     TransactionRow::TABLE,
     NotificationRow::TABLE,
+    ThreadRow::TABLE,
 ];
 
 table! {
@@ -29,6 +31,8 @@ table! {
         room_id: String,
         /// The room version's identifier.
         room_version: String,
+        /// Number of the create event.
+        create: i64,
         /// Raised by one with each batch of the room: what compare-and-swap compares.
         version: i64,
         /// Current state: root of the tree of `m.room.member` events.
@@ -102,10 +106,12 @@ table! {
         messages: i64,
         /// The event id of the thread root it belongs to.
         thread: Option<String>,
-        /// Its number among its thread's notifiable messages.
-        thread_messages: i64,
         /// The event that redacted it.
         redacted_by: Option<EventNum>,
+        /// For a state event: the one it replaced in the state before it.
+        replaces: Option<EventNum>,
+        /// For a local event: the sending device and its transaction id, divided by a line feed.
+        transaction: Option<String>,
         /// Event numbers of its previous events that are known, packed.
         prev: Vec<u8>,
         /// Event numbers of its auth events, packed.
@@ -123,6 +129,20 @@ table! {
         event: EventNum,
         /// Its JSON.
         json: Vec<u8>,
+    }
+}
+
+table! {
+    /// The auth edges of a room's state events, from which its auth graph is loaded in one read.
+    "state_events" => StateEventRow key(room, event) {
+        /// The room.
+        room: RoomNum,
+        /// The state event.
+        event: EventNum,
+        /// The key at which it is state.
+        key_id: i64,
+        /// Event numbers of its auth events, packed.
+        auth: Vec<u8>,
     }
 }
 
@@ -176,8 +196,10 @@ table! {
         room: RoomNum,
         /// Number of the segment within the room.
         segment: i64,
-        /// The nodes, with their checksum.
+        /// The nodes.
         nodes: Vec<u8>,
+        /// CRC-32 of the nodes.
+        crc32: u32,
         /// The lowest segment that any node of this one reaches.
         lowest: i64,
     }
@@ -213,8 +235,16 @@ table! {
         pos: StreamPosition,
         /// Position of the join, for joined members: a room joined since a token is sent whole.
         joined_pos: StreamPosition,
+        /// Position at which the last join ended; 0 while it lasts or if there never was one.
+        left_pos: StreamPosition,
         /// Who set it.
         sender: UserId,
+        /// Position of the user's own last event: sending is reading.
+        own_pos: StreamPosition,
+        /// The room's message counter at that event.
+        own_messages: i64,
+        /// The room's message counter at the join: what came before is not unread.
+        joined_messages: i64,
         /// The user has forgotten the room.
         forgotten: bool,
         /// Stripped state for an invite or a knock, as a JSON array.
@@ -312,4 +342,19 @@ table! {
         /// Whether it highlights.
         highlight: bool,
     }
+}
+
+table! {
+    /// A thread of a room.
+    "threads" => ThreadRow key(room, root) {
+        /// The room.
+        room: RoomNum,
+        /// Event id of the thread's root.
+        root: String,
+        /// Position of its last event.
+        last_pos: StreamPosition,
+        /// Its last event.
+        latest: EventNum,
+    }
+    index BY_POS(room, last_pos);
 }

@@ -1,0 +1,244 @@
+//! The one way in for every event, local or foreign: the "checks performed on receipt of a PDU" of the server-server
+//! API, one call per step.
+//!
+//! Format, signatures and content hash (steps 1 to 3) are what makes a [`Verified`]. An event whose previous or auth
+//! events are not known waits, durably, until they have come; then it is judged like any other, so that the outcome
+//! does not depend on the order of arrival.
+
+use std::sync::Arc;
+
+use event::auth_rules::{self, AuthEvent};
+use event::{Pdu, Verified};
+use ruma_common::OwnedEventId;
+use store::EventNum;
+use store::tables::rooms::MissingPrevRow;
+
+use crate::draft::{Draft, Judged};
+use crate::event::Event;
+use crate::room::Room;
+use crate::state::{Roots, TypeKey};
+use crate::{Error, Result, Rooms, flags};
+
+/// How often a decision that lost the room's compare-and-swap is made again.
+pub(crate) const ATTEMPTS_MAX: usize = 20;
+
+/// What became of an event.
+#[derive(Clone, Debug)]
+pub enum Accepted {
+    /// It was judged and stored; its flags say whether it is shown.
+    Judged(Arc<Event>),
+    /// It was known already.
+    Known(Arc<Event>),
+    /// It waits for these events.
+    Waiting(Vec<OwnedEventId>),
+}
+
+impl Rooms {
+    /// Takes in an event of a known room.
+    ///
+    /// # Errors
+    /// [`Error::NotInRoom`] if the room is not known; as the store says.
+    pub async fn accept(&self, event: Verified) -> Result<Accepted> {
+        let pdu = Arc::clone(event.pdu());
+        let room_id = pdu.room_id.to_string();
+        let accepted = self.accept_one(&room_id, &pdu, event.redacted()).await?;
+        if let Accepted::Judged(event) = &accepted {
+            self.accept_waiting(&room_id, event.id().clone()).await?;
+        }
+        Ok(accepted)
+    }
+
+    /// Judges what waited for an event, and what waited for that.
+    async fn accept_waiting(&self, room_id: &str, come: OwnedEventId) -> Result<()> {
+        let mut queue = vec![come];
+        while let Some(come) = queue.pop() {
+            let Some(room) = self.room(room_id).await? else { return Ok(()) };
+            let prefix = vec![room.num.into(), come.as_str().into()];
+            let rows: Vec<MissingPrevRow> = self.store.all(store::Read::prefix::<MissingPrevRow>(prefix)).await?;
+            for row in rows {
+                let child = self.event(&room, row.child).await?;
+                if let Accepted::Judged(event) =
+                    self.accept_one(room_id, &child.pdu, child.has(flags::REDACTED)).await?
+                {
+                    queue.push(event.id().clone());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn accept_one(&self, room_id: &str, pdu: &Arc<Pdu>, redacted: bool) -> Result<Accepted> {
+        for _ in 0..ATTEMPTS_MAX {
+            let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
+            match self.try_accept(&room, pdu, redacted).await {
+                Err(Error::Busy) => {}
+                other => return other,
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    async fn try_accept(&self, room: &Arc<Room>, pdu: &Arc<Pdu>, redacted: bool) -> Result<Accepted> {
+        let mut draft = Draft::begin(self, room).await;
+        draft.check_alive()?;
+        let known = match draft.num_of(&pdu.event_id).await? {
+            None => None,
+            Some(num) => {
+                let event = self.event(room, num).await?;
+                if !event.has(flags::WAITING | flags::OUTLIER) {
+                    return Ok(Accepted::Known(event));
+                }
+                Some(num)
+            }
+        };
+        let missing = missing_of(&draft, pdu).await?;
+        let flags = if redacted { flags::REDACTED } else { 0 };
+        if !missing.is_empty() {
+            self.keep_waiting(draft, pdu, known, flags, &missing).await?;
+            return Ok(Accepted::Waiting(missing));
+        }
+        let mut judged = judge(&mut draft, pdu).await?;
+        judged.known = known;
+        judged.flags |= flags;
+        self.place_redaction(&draft, &mut judged).await?;
+        let event = draft.append(judged).await?;
+        self.apply_redactions(&mut draft, &event).await?;
+        draft.batch.delete_prefix::<MissingPrevRow>(vec![room.num.into(), event.id().as_str().into()]);
+        self.commit(room, draft).await?;
+        Ok(Accepted::Judged(event))
+    }
+
+    async fn keep_waiting(
+        &self,
+        mut draft: Draft<'_>,
+        pdu: &Arc<Pdu>,
+        known: Option<EventNum>,
+        flags: i64,
+        missing: &[OwnedEventId],
+    ) -> Result<()> {
+        if known.is_some() {
+            return Ok(());
+        }
+        let room = draft.room;
+        let judged = Judged {
+            pdu: Arc::clone(pdu),
+            flags: flags | flags::WAITING,
+            reason: Some("waits for events that are not known yet".to_owned()),
+            state_before: None,
+            prev: Vec::new(),
+            auth: Vec::new(),
+            transaction: None,
+            known,
+            withheld: false,
+        };
+        let event = draft.append(judged).await?;
+        for id in missing {
+            draft.batch.put(MissingPrevRow { room: room.num, event_id: id.to_string(), child: event.num() });
+        }
+        self.commit(room, draft).await
+    }
+
+    /// Submits a decision and waits until it is durable.
+    pub(crate) async fn commit(&self, room: &Room, draft: Draft<'_>) -> Result<()> {
+        match draft.submit().await {
+            Ok(_) => Ok(()),
+            Err(store::CommitError::Conflict { .. }) => {
+                room.kill();
+                Err(Error::Busy)
+            }
+            Err(store::CommitError::Store(error)) => {
+                room.kill();
+                Err(Error::Store(error))
+            }
+        }
+    }
+}
+
+/// The previous and auth events that are not known, or wait themselves.
+async fn missing_of(draft: &Draft<'_>, pdu: &Pdu) -> Result<Vec<OwnedEventId>> {
+    let mut missing = Vec::new();
+    for id in pdu.prev_events.iter().chain(&pdu.auth_events) {
+        let usable = match draft.num_of(id).await? {
+            Some(num) => {
+                let found = draft.rooms.events(draft.room, Some(&draft.overlay), &[num]).await?;
+                found.iter().all(|event| !event.has(flags::WAITING))
+            }
+            None => false,
+        };
+        if !usable && !missing.contains(id) {
+            missing.push(id.clone());
+        }
+    }
+    Ok(missing)
+}
+
+/// Steps 4 to 6 of the checks on an event all of whose edges are known.
+pub(crate) async fn judge(draft: &mut Draft<'_>, pdu: &Arc<Pdu>) -> Result<Judged> {
+    let prev = nums_of(draft, &pdu.prev_events).await?;
+    let auth = nums_of(draft, &pdu.auth_events).await?;
+    let state_before = state_before(draft, &prev).await?;
+    let mut judged = Judged {
+        pdu: Arc::clone(pdu),
+        flags: 0,
+        reason: None,
+        state_before: Some(state_before),
+        prev,
+        auth,
+        transaction: None,
+        known: None,
+        withheld: false,
+    };
+    if let Err(reason) = passes_auth_events(draft, pdu, &judged.auth).await? {
+        judged.flags = flags::REJECTED;
+        judged.reason = Some(reason);
+    } else if let Err(reason) = passes_state(draft, pdu, state_before).await? {
+        judged.flags = flags::REJECTED;
+        judged.reason = Some(reason);
+    } else if state_before != draft.head.state
+        && let Err(reason) = passes_state(draft, pdu, draft.head.state).await?
+    {
+        judged.flags = flags::SOFT_FAILED;
+        judged.reason = Some(reason);
+    }
+    Ok(judged)
+}
+
+async fn nums_of(draft: &Draft<'_>, ids: &[OwnedEventId]) -> Result<Vec<EventNum>> {
+    let mut nums = Vec::with_capacity(ids.len());
+    for id in ids {
+        nums.extend(draft.num_of(id).await?);
+    }
+    Ok(nums)
+}
+
+/// The state before an event with these previous events, resolved over all of them.
+async fn state_before(draft: &mut Draft<'_>, prev: &[EventNum]) -> Result<Roots> {
+    let heads = &draft.head.extremities;
+    if prev.len() == heads.len() && heads.iter().all(|extremity| prev.contains(&extremity.num)) {
+        return Ok(draft.head.state);
+    }
+    let events = draft.rooms.events(draft.room, Some(&draft.overlay), prev).await?;
+    let states: Vec<Roots> = events.iter().filter_map(|event| event.state_after()).collect();
+    draft.resolve(&states).await
+}
+
+/// Step 4: the auth rules against the event's own auth events.
+async fn passes_auth_events(draft: &Draft<'_>, pdu: &Pdu, auth: &[EventNum]) -> Result<Result<(), String>> {
+    let events = draft.rooms.events(draft.room, Some(&draft.overlay), auth).await?;
+    let auth: Vec<AuthEvent> =
+        events.iter().map(|event| AuthEvent { pdu: Arc::clone(&event.pdu), rejected: event.rejected() }).collect();
+    Ok(auth_rules::check_against_auth_events(draft.room.rules, pdu, &auth, &draft.room.create)
+        .map_err(|denied| denied.to_string()))
+}
+
+/// Steps 5 and 6: the auth rules against a state.
+pub(crate) async fn passes_state(draft: &Draft<'_>, pdu: &Pdu, state: Roots) -> Result<Result<(), String>> {
+    let pairs = auth_pairs(draft, pdu);
+    let state = draft.rooms.state_map(draft.room, Some(&draft.overlay), state, &pairs).await?;
+    Ok(auth_rules::check(draft.room.rules, pdu, &state, &draft.room.create).map_err(|denied| denied.to_string()))
+}
+
+/// The state that the auth rules look at for an event.
+pub(crate) fn auth_pairs(draft: &Draft<'_>, pdu: &Pdu) -> Vec<TypeKey> {
+    auth_rules::auth_types(draft.room.rules, &pdu.sender, &pdu.kind, pdu.state_key.as_deref(), &pdu.content)
+}

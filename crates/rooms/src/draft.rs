@@ -1,0 +1,597 @@
+//! One decision on a room in the making: events are appended one after the other, each seeing what the ones before it
+//! did, and [`Draft::submit`] hands all of it to the store as one batch. Dropping a draft leaves no trace.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use event::Pdu;
+use ruma_common::OwnedEventId;
+use store::tables::rooms::{
+    EventBytesRow, EventRow, MembershipRow, NotificationRow, RelationRow, RoomHeadRow, RoomRow, StateEventRow,
+    StateKeyRow, StateSegmentRow, ThreadRow,
+};
+use store::{CommitBatch, EventNum, StreamKind, StreamPosition, UserId};
+use tokio::sync::MutexGuard;
+
+use crate::event::Event;
+use crate::notify::Judgement;
+use crate::room::{Extremity, Head, Overlay, Room};
+use crate::state::{MEMBER, Roots, type_key};
+use crate::state_tree::{KeyId, Root, Segment, SegmentRow, Written, needs_checkpoint};
+use crate::{Error, Result, Rooms, flags, packed};
+
+/// Sequence of event numbers.
+const EVENT_NUMBERS: &str = "events";
+/// Sequence of room numbers.
+pub(crate) const ROOM_NUMBERS: &str = "rooms";
+
+/// A decision in the making, with the room's queue held.
+pub(crate) struct Draft<'a> {
+    pub rooms: &'a Rooms,
+    pub room: &'a Room,
+    pub head: Head,
+    pub overlay: Overlay,
+    pub batch: CommitBatch,
+    queue: MutexGuard<'a, Head>,
+    last: Option<EventNum>,
+    is_new: bool,
+    memberships: BTreeMap<UserId, MembershipRow>,
+}
+
+/// An event with all that was decided on it.
+pub(crate) struct Judged {
+    /// The event.
+    pub pdu: Arc<Pdu>,
+    /// Flags to store.
+    pub flags: i64,
+    /// Why it was rejected or soft-failed.
+    pub reason: Option<String>,
+    /// State before it; `None` for outliers.
+    pub state_before: Option<Roots>,
+    /// Numbers of its known previous events.
+    pub prev: Vec<EventNum>,
+    /// Numbers of its auth events.
+    pub auth: Vec<EventNum>,
+    /// Device and transaction id of a local event.
+    pub transaction: Option<String>,
+    /// The row that the event already has, if it was known as an outlier, as waiting or as withheld.
+    pub known: Option<EventNum>,
+    /// Whether clients may see it now (withheld redactions may not yet).
+    pub withheld: bool,
+}
+
+impl<'a> Draft<'a> {
+    /// Begins a decision on a room: waits for the room's queue.
+    pub async fn begin(rooms: &'a Rooms, room: &'a Room) -> Self {
+        let queue = room.queue.lock().await;
+        Self {
+            rooms,
+            room,
+            head: queue.clone(),
+            overlay: Overlay::default(),
+            batch: CommitBatch::new(),
+            queue,
+            last: None,
+            is_new: false,
+            memberships: BTreeMap::new(),
+        }
+    }
+
+    /// Marks the room as new: the batch demands that it does not exist yet.
+    pub fn set_new(&mut self) {
+        self.is_new = true;
+    }
+
+    /// Adds an event with its consequences: state, extremities, memberships, relations, counters.
+    pub async fn append(&mut self, judged: Judged) -> Result<Arc<Event>> {
+        let num = match judged.known {
+            Some(num) => num,
+            None => EventNum(self.rooms.store.next_number(EVENT_NUMBERS).await?),
+        };
+        let hidden = judged.flags & flags::HIDDEN != 0;
+        let visible = !hidden && !judged.withheld;
+        let pos = self.announce(num, &judged.pdu, visible);
+        let (state_after, replaces) = self.state_after(num, &judged).await?;
+        let mut row = event_row(self.room, num, &judged, pos);
+        row.replaces = replaces;
+        row.state_after =
+            (state_after != judged.state_before).then(|| state_after.map(|state| state.encode())).flatten();
+        let notified = if visible { self.notified(&judged.pdu).await? } else { Judgement::default() };
+        self.place(&mut row, &judged.pdu, visible, &notified);
+        let event = Arc::new(Event::new(row.clone(), Arc::clone(&judged.pdu)));
+        self.overlay.events.insert(num, Arc::clone(&event));
+        self.overlay.ids.insert(event.id().clone(), num);
+        self.batch.put(row);
+        if judged.known.is_none() {
+            self.batch.put(EventBytesRow { event: num, json: judged.pdu.bytes.to_vec() });
+        }
+        if !hidden && let Some(after) = state_after {
+            self.advance(&event, &judged.prev, after, pos).await?;
+        }
+        self.keep_edges(&event, &judged.auth).await?;
+        if let Some(pos) = pos {
+            self.keep_notifications(&event, pos, notified);
+            self.keep_relation(&event, pos);
+            self.keep_own(&event, pos).await?;
+        }
+        self.last = Some(num);
+        Ok(event)
+    }
+
+    /// Every appended event has a stream entry, by which the in-memory room learns that it is durable; only that of a
+    /// visible one is a place in the stream that the event carries.
+    fn announce(&mut self, num: EventNum, pdu: &Pdu, visible: bool) -> Option<StreamPosition> {
+        if !visible {
+            self.batch.announce(StreamKind::RoomHead, Some(self.room.num), None, Some(num.0));
+            return None;
+        }
+        let target = (pdu.kind == MEMBER).then(|| pdu.state_key.as_deref().map(UserId::from)).flatten();
+        Some(self.batch.announce(StreamKind::Event, Some(self.room.num), target, Some(num.0)))
+    }
+
+    /// The state after an event, and the event that it replaces.
+    async fn state_after(&mut self, num: EventNum, judged: &Judged) -> Result<(Option<Roots>, Option<EventNum>)> {
+        let Some(before) = judged.state_before else { return Ok((None, None)) };
+        let (Some(state_key), false) = (&judged.pdu.state_key, judged.flags & flags::REJECTED != 0) else {
+            return Ok((Some(before), None));
+        };
+        let pair = type_key(&judged.pdu.kind, state_key);
+        let replaced =
+            self.rooms.state_nums(self.room, Some(&self.overlay), before, std::slice::from_ref(&pair)).await?;
+        let after = self.set_state(before, &[(pair, Some(num))]).await?;
+        Ok((Some(after), replaced.into_iter().next().flatten()))
+    }
+
+    /// Changes keys of a state: writes new tree nodes and, for new keys, dictionary rows.
+    pub async fn set_state(
+        &mut self,
+        state: Roots,
+        changes: &[(crate::state::TypeKey, Option<EventNum>)],
+    ) -> Result<Roots> {
+        let pairs: Vec<_> = changes.iter().map(|(pair, _)| pair.clone()).collect();
+        let ids = self.rooms.key_ids(self.room, Some(&self.overlay), &pairs).await?;
+        let (mut members, mut rest) = (Vec::new(), Vec::new());
+        for ((pair, value), id) in changes.iter().zip(ids) {
+            let id = match id {
+                Some(id) => id,
+                None => self.new_key(pair)?,
+            };
+            let tree = if pair.0 == MEMBER { &mut members } else { &mut rest };
+            tree.push((id, value.map(|num| num.0)));
+        }
+        Ok(Roots { members: self.apply(state.members, &members).await?, rest: self.apply(state.rest, &rest).await? })
+    }
+
+    fn new_key(&mut self, pair: &crate::state::TypeKey) -> Result<KeyId> {
+        let id = crate::state::key_id(self.head.row.next_key)?;
+        self.head.row.next_key += 1;
+        let (kind, state_key) = pair.clone();
+        self.batch.put(StateKeyRow { room: self.room.num, key_id: i64::from(id), kind, state_key });
+        self.overlay.keys.insert(pair.clone(), id);
+        Ok(id)
+    }
+
+    async fn apply(&mut self, root: Root, changes: &[(KeyId, Option<i64>)]) -> Result<Root> {
+        if changes.is_empty() {
+            return Ok(root);
+        }
+        let next = u64::try_from(self.head.row.next_segment).unwrap_or(0);
+        let written =
+            self.rooms.on_tree(self.room, Some(&self.overlay), |tree| tree.apply(&root, changes, next)).await?;
+        self.write_segments(written)
+    }
+
+    fn write_segments(&mut self, written: Written) -> Result<Root> {
+        for row in written.segments {
+            self.write_segment(&row)?;
+        }
+        Ok(written.root)
+    }
+
+    fn write_segment(&mut self, row: &SegmentRow) -> Result<()> {
+        let number = i64::try_from(row.segment).unwrap_or(i64::MAX);
+        self.batch.put(StateSegmentRow {
+            room: self.room.num,
+            segment: number,
+            nodes: row.nodes.to_vec(),
+            crc32: row.crc32,
+            lowest: i64::try_from(row.lowest).unwrap_or(0),
+        });
+        self.overlay.segments.insert(row.segment, Segment::decode(row)?);
+        self.head.row.next_segment = self.head.row.next_segment.max(number + 1);
+        self.head.row.segment_bytes += i64::try_from(row.nodes.len()).unwrap_or(0);
+        Ok(())
+    }
+
+    /// Gives a visible event its place in the timeline and counts it.
+    fn place(&mut self, row: &mut EventRow, pdu: &Pdu, visible: bool, notified: &Judgement) {
+        if !visible {
+            row.messages = self.head.row.messages;
+            return;
+        }
+        row.fragment = Some(self.head.row.fragment);
+        row.idx = Some(self.head.row.next_index);
+        self.head.row.next_index += 1;
+        row.thread = thread_of(pdu);
+        if notified.by_default {
+            row.flags |= flags::NOTIFIABLE;
+            if row.thread.is_none() {
+                self.head.row.messages += 1;
+            }
+        }
+        row.messages = self.head.row.messages;
+    }
+
+    /// Moves extremities and current state past an accepted event.
+    async fn advance(
+        &mut self,
+        event: &Arc<Event>,
+        prev: &[EventNum],
+        after: Roots,
+        pos: Option<StreamPosition>,
+    ) -> Result<()> {
+        let linear = self.head.extremities.iter().all(|extremity| prev.contains(&extremity.num));
+        self.move_extremities(event, prev).await?;
+        let state = if self.head.extremities.len() == 1 { after } else { self.resolve_extremities().await? };
+        let earlier = self.head.state;
+        self.head.row.depth =
+            self.head.extremities.iter().map(|extremity| extremity.depth).max().unwrap_or(event.row.depth);
+        // A withheld event has no position of its own; its effect on the state needs one.
+        let pos = match pos {
+            Some(pos) => pos,
+            None if state != earlier => self.batch.announce(StreamKind::RoomHead, Some(self.room.num), None, None),
+            None => return Ok(()),
+        };
+        self.head.row.last_pos = pos;
+        if state != earlier {
+            self.head.state = state;
+            self.change_memberships(earlier, state, pos, linear.then_some(event)).await?;
+            self.checkpoint().await?;
+            self.batch.put(RoomHeadRow {
+                room: self.room.num,
+                pos,
+                members: self.head.state.members.to_bytes(),
+                rest: self.head.state.rest.to_bytes(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Removes what the event covers: its previous events, and through hidden ones what those covered.
+    async fn move_extremities(&mut self, event: &Arc<Event>, prev: &[EventNum]) -> Result<()> {
+        let (mut queue, mut covered) = (prev.to_vec(), BTreeSet::new());
+        while let Some(num) = queue.pop() {
+            if !covered.insert(num) {
+                continue;
+            }
+            if self.head.extremities.iter().any(|extremity| extremity.num == num) {
+                continue;
+            }
+            let found = self.rooms.events(self.room, Some(&self.overlay), &[num]).await?;
+            for hidden in found.iter().filter(|event| event.has(flags::REJECTED | flags::SOFT_FAILED)) {
+                let edges = packed::unpack(num.0, &hidden.row.prev).unwrap_or_default();
+                queue.extend(edges.into_iter().map(EventNum));
+            }
+        }
+        self.head.extremities.retain(|extremity| !covered.contains(&extremity.num));
+        self.head.extremities.push(Extremity { num: event.num(), id: event.id().clone(), depth: event.row.depth });
+        self.head.extremities.sort_by(|a, b| a.num.cmp(&b.num));
+        Ok(())
+    }
+
+    async fn resolve_extremities(&mut self) -> Result<Roots> {
+        let nums: Vec<EventNum> = self.head.extremities.iter().map(|extremity| extremity.num).collect();
+        let events = self.rooms.events(self.room, Some(&self.overlay), &nums).await?;
+        let states: Vec<Roots> = events.iter().filter_map(|event| event.state_after()).collect();
+        self.resolve(&states).await
+    }
+
+    async fn checkpoint(&mut self) -> Result<()> {
+        let bytes = u64::try_from(self.head.row.segment_bytes).unwrap_or(0);
+        let state = self.head.state;
+        if !needs_checkpoint(bytes, state.members.bytes_estimate() + state.rest.bytes_estimate()) {
+            return Ok(());
+        }
+        let mut fresh = [state.members, state.rest];
+        for root in &mut fresh {
+            let first = u64::try_from(self.head.row.next_segment).unwrap_or(0);
+            let from = *root;
+            let written =
+                self.rooms.on_tree(self.room, Some(&self.overlay), |tree| tree.checkpoint(&from, first)).await?;
+            *root = self.write_segments(written)?;
+        }
+        let [members, rest] = fresh;
+        self.head.state = Roots { members, rest };
+        self.head.row.segment_bytes = 0;
+        Ok(())
+    }
+
+    /// Brings counts and local memberships in line with a change of the current state.
+    async fn change_memberships(
+        &mut self,
+        earlier: Roots,
+        later: Roots,
+        pos: StreamPosition,
+        linear: Option<&Arc<Event>>,
+    ) -> Result<()> {
+        let changed: Vec<(Option<EventNum>, Option<EventNum>)> = match linear {
+            Some(event) if event.pdu.kind == MEMBER => vec![(event.row.replaces, Some(event.num()))],
+            Some(_) => return Ok(()),
+            None => {
+                let (a, b) = (earlier.members, later.members);
+                let diff = self.rooms.on_tree(self.room, Some(&self.overlay), |tree| tree.diff(&a, &b)).await?;
+                diff.into_iter().map(|(_, before, after)| (before.map(EventNum), after.map(EventNum))).collect()
+            }
+        };
+        for (before, after) in changed {
+            let before = self.member_event(before).await?;
+            let after = self.member_event(after).await?;
+            self.change_membership(before.as_deref(), after.as_ref(), pos).await?;
+        }
+        Ok(())
+    }
+
+    async fn member_event(&self, num: Option<EventNum>) -> Result<Option<Arc<Event>>> {
+        let Some(num) = num else { return Ok(None) };
+        Ok(self.rooms.events(self.room, Some(&self.overlay), &[num]).await?.into_iter().next())
+    }
+
+    async fn change_membership(
+        &mut self,
+        before: Option<&Event>,
+        after: Option<&Arc<Event>>,
+        pos: StreamPosition,
+    ) -> Result<()> {
+        let membership = |event: Option<&Event>| {
+            event.and_then(|event| event.pdu.membership()).map_or_else(|| "leave".to_owned(), str::to_owned)
+        };
+        let (was, is) = (membership(before), membership(after.map(AsRef::as_ref)));
+        let row = &mut self.head.row;
+        row.joined += i64::from(is == "join") - i64::from(was == "join");
+        row.invited += i64::from(is == "invite") - i64::from(was == "invite");
+        let target =
+            after.map(AsRef::as_ref).or(before).and_then(|event| event.pdu.state_key.as_deref()).map(UserId::from);
+        let Some(target) = target.filter(|user| user.server_name() == self.rooms.server_name()) else { return Ok(()) };
+        let local = Arc::make_mut(&mut self.head.local);
+        if is == "join" {
+            local.insert(target.clone());
+        } else {
+            local.remove(&target);
+        }
+        let old = self.membership_row(&target).await?;
+        let row = self.next_membership(old, &target, &is, after, pos).await?;
+        if self.last != after.map(|event| event.num()) {
+            self.batch.announce(StreamKind::Membership, Some(self.room.num), Some(target.clone()), None);
+        }
+        self.batch.put(row.clone());
+        self.memberships.insert(target, row);
+        Ok(())
+    }
+
+    /// The stored membership of a local user, with what this draft changed.
+    pub async fn membership_row(&self, user: &UserId) -> Result<Option<MembershipRow>> {
+        if let Some(row) = self.memberships.get(user) {
+            return Ok(Some(row.clone()));
+        }
+        self.rooms.membership_row(self.room.num, user).await
+    }
+
+    async fn next_membership(
+        &self,
+        old: Option<MembershipRow>,
+        user: &UserId,
+        membership: &str,
+        event: Option<&Arc<Event>>,
+        pos: StreamPosition,
+    ) -> Result<MembershipRow> {
+        let was_joined = old.as_ref().is_some_and(|row| row.membership == "join");
+        let stripped = match (membership, event) {
+            ("invite" | "knock", Some(event)) => {
+                Some(self.rooms.stripped_state(self.room, &self.overlay, event).await?)
+            }
+            _ => None,
+        };
+        let joins = membership == "join" && !was_joined;
+        let old = old.as_ref();
+        Ok(MembershipRow {
+            user_id: user.clone(),
+            room: self.room.num,
+            membership: membership.to_owned(),
+            event: event.map_or(EventNum(0), |event| event.num()),
+            pos,
+            joined_pos: if joins { pos } else { old.map_or(StreamPosition::ZERO, |row| row.joined_pos) },
+            left_pos: match (was_joined, membership) {
+                (_, "join") => StreamPosition::ZERO,
+                (true, _) => pos,
+                (false, _) => old.map_or(StreamPosition::ZERO, |row| row.left_pos),
+            },
+            sender: event.map_or_else(|| user.clone(), |event| event.row.sender.clone()),
+            own_pos: old.map_or(StreamPosition::ZERO, |row| row.own_pos),
+            own_messages: old.map_or(0, |row| row.own_messages),
+            joined_messages: if joins { self.head.row.messages } else { old.map_or(0, |row| row.joined_messages) },
+            forgotten: membership == "leave" && old.is_some_and(|row| row.forgotten),
+            stripped,
+        })
+    }
+
+    /// Sending is reading: remembers the position of a local sender's last message.
+    async fn keep_own(&mut self, event: &Arc<Event>, pos: StreamPosition) -> Result<()> {
+        let sender = &event.row.sender;
+        if event.pdu.is_state() || event.row.thread.is_some() || !self.head.local.contains(sender) {
+            return Ok(());
+        }
+        let Some(mut row) = self.membership_row(sender).await? else { return Ok(()) };
+        row.own_pos = pos;
+        row.own_messages = self.head.row.messages;
+        self.batch.put(row.clone());
+        self.memberships.insert(sender.clone(), row);
+        Ok(())
+    }
+
+    /// Keeps the auth edges of a state event where the auth graph is loaded from.
+    async fn keep_edges(&mut self, event: &Arc<Event>, auth: &[EventNum]) -> Result<()> {
+        let Some(state_key) = &event.pdu.state_key else { return Ok(()) };
+        if event.has(flags::WAITING) {
+            return Ok(());
+        }
+        let pair = type_key(&event.pdu.kind, state_key);
+        let ids = self.rooms.key_ids(self.room, Some(&self.overlay), std::slice::from_ref(&pair)).await?;
+        let key = match ids.into_iter().next().flatten() {
+            Some(key) => key,
+            // A rejected event may be the only one that ever named this key.
+            None => self.new_key(&pair)?,
+        };
+        let nums: Vec<i64> = auth.iter().map(|num| num.0).collect();
+        self.batch.put(StateEventRow {
+            room: self.room.num,
+            event: event.num(),
+            key_id: i64::from(key),
+            auth: packed::pack(event.num().0, &nums),
+        });
+        if let Some(graph) = self.room.graph.lock().await.as_mut() {
+            graph.insert(event.num(), key, &nums)?;
+        }
+        Ok(())
+    }
+
+    fn keep_notifications(&mut self, event: &Arc<Event>, pos: StreamPosition, notified: Judgement) {
+        for exception in notified.exceptions {
+            self.batch.put(NotificationRow {
+                user_id: exception.user,
+                room: self.room.num,
+                pos,
+                event: event.num(),
+                thread: event.row.thread.clone().unwrap_or_default(),
+                notify: i64::from(exception.notify) - i64::from(notified.by_default),
+                highlight: exception.highlight,
+            });
+        }
+    }
+
+    fn keep_relation(&mut self, event: &Arc<Event>, pos: StreamPosition) {
+        let Some((rel_type, parent)) = event.relation() else { return };
+        let key = event.pdu.content.get("m.relates_to").and_then(|relation| relation.get("key")?.as_str());
+        self.batch.put(RelationRow {
+            room: self.room.num,
+            parent: parent.to_owned(),
+            rel_type: rel_type.to_owned(),
+            event: event.num(),
+            kind: event.pdu.kind.clone(),
+            sender: event.row.sender.clone(),
+            ts: event.row.ts,
+            aggregation_key: key.map(str::to_owned),
+        });
+        if rel_type == "m.thread" {
+            self.batch.put(ThreadRow {
+                room: self.room.num,
+                root: parent.to_owned(),
+                last_pos: pos,
+                latest: event.num(),
+            });
+        }
+    }
+
+    /// Hands the decision to the store. The queue is free for the next one as soon as this returns.
+    pub fn submit(mut self) -> store::Ticket {
+        let version = self.head.row.version;
+        let marker = match self.last {
+            Some(num) => num.0,
+            None => {
+                // Without an event, the version itself (as a negative number) marks the batch.
+                self.batch.announce(StreamKind::RoomMeta, Some(self.room.num), None, Some(-version - 1));
+                -version - 1
+            }
+        };
+        if self.is_new {
+            self.batch.expect_absent::<RoomRow>(vec![self.room.num.into()]);
+        } else {
+            self.batch.expect_equals::<RoomRow>(vec![self.room.num.into()], "version", version);
+        }
+        self.head.row.version = version + 1;
+        self.head.row.head_members = self.head.state.members.to_bytes();
+        self.head.row.head_rest = self.head.state.rest.to_bytes();
+        let nums: Vec<i64> = self.head.extremities.iter().map(|extremity| extremity.num.0).collect();
+        self.head.row.extremities = packed::pack(0, &nums);
+        self.batch.put(self.head.row.clone());
+        {
+            let mut unwritten = self.room.unwritten.lock();
+            unwritten.segments.extend(self.overlay.segments);
+            unwritten.keys.extend(self.overlay.keys);
+            unwritten.events.extend(self.overlay.events);
+            unwritten.heads.push_back((marker, Arc::new(self.head.clone())));
+        }
+        *self.queue = self.head;
+        self.rooms.store.submit(self.batch)
+    }
+
+    /// The local users whom the event notifies, and whether it does so by the default rules.
+    async fn notified(&self, pdu: &Arc<Pdu>) -> Result<Judgement> {
+        self.rooms.judge_notifications(self, pdu).await
+    }
+
+    /// The number of a known event of this room, by id, with what this draft and earlier ones added.
+    pub async fn num_of(&self, id: &OwnedEventId) -> Result<Option<EventNum>> {
+        if let Some(num) = self.overlay.ids.get(id) {
+            return Ok(Some(*num));
+        }
+        if let Some(extremity) = self.head.extremities.iter().find(|extremity| extremity.id == *id) {
+            return Ok(Some(extremity.num));
+        }
+        let unwritten =
+            self.room.unwritten.lock().events.values().find(|event| event.id() == id).map(|event| event.num());
+        if unwritten.is_some() {
+            return Ok(unwritten);
+        }
+        Ok(self.rooms.event_by_id(self.room, id.as_str()).await?.map(|event| event.num()))
+    }
+
+    /// Puts a changed form of a known event (its flags, its pruned content) in the place of the old.
+    pub fn change_event(&mut self, row: EventRow, pdu: Arc<Pdu>) -> Arc<Event> {
+        let event = Arc::new(Event::new(row.clone(), pdu));
+        self.batch.announce(StreamKind::EventChanged, Some(self.room.num), None, Some(event.num().0));
+        self.overlay.events.insert(event.num(), Arc::clone(&event));
+        self.batch.put(row);
+        event
+    }
+
+    /// Fails if the in-memory room was found to be out of date since the queue was taken.
+    pub fn check_alive(&self) -> Result<()> {
+        if self.room.is_dead() { Err(Error::Busy) } else { Ok(()) }
+    }
+}
+
+/// The thread root's id, if the event belongs to a thread.
+pub(crate) fn thread_of(pdu: &Pdu) -> Option<String> {
+    let relation = pdu.content.get("m.relates_to")?;
+    (relation.get("rel_type")?.as_str()? == "m.thread")
+        .then(|| relation.get("event_id")?.as_str().map(str::to_owned))
+        .flatten()
+}
+
+fn event_row(room: &Room, num: EventNum, judged: &Judged, pos: Option<StreamPosition>) -> EventRow {
+    let nums = |list: &[EventNum]| list.iter().map(|num| num.0).collect::<Vec<_>>();
+    EventRow {
+        event: num,
+        room: room.num,
+        event_id: judged.pdu.event_id.to_string(),
+        pos,
+        fragment: None,
+        idx: None,
+        depth: judged.pdu.depth,
+        ts: judged.pdu.origin_server_ts,
+        sender: UserId::from(judged.pdu.sender.as_str()),
+        kind: judged.pdu.kind.clone(),
+        state_key: judged.pdu.state_key.clone(),
+        flags: judged.flags,
+        reason: judged.reason.clone(),
+        state_before: judged.state_before.map(|state| state.encode()),
+        state_after: None,
+        messages: 0,
+        thread: None,
+        redacted_by: None,
+        replaces: None,
+        transaction: judged.transaction.clone(),
+        prev: packed::pack(num.0, &nums(&judged.prev)),
+        auth: packed::pack(num.0, &nums(&judged.auth)),
+    }
+}

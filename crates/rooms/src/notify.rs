@@ -1,0 +1,99 @@
+//! Who is notified of an event: decided by an evaluator that the room engine is given at boot, so that counts commit
+//! with the event.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use event::Pdu;
+use event::power_levels::{Level, PowerLevels};
+use store::UserId;
+
+use crate::draft::Draft;
+use crate::state::{MEMBER, StateMap, type_key};
+use crate::{Result, Rooms};
+
+/// Most local members for whom rules are evaluated one by one, per event.
+const EVALUATED_MAX: usize = 100_000;
+
+/// What push rules look at besides the event (client-server API, push rule conditions).
+pub struct RoomContext<'a> {
+    /// The room id.
+    pub room_id: &'a str,
+    /// Joined members.
+    pub joined: u64,
+    /// The sender's power level; `i64::MAX` for creators in room version 12.
+    pub sender_level: i64,
+    /// The level needed for `@room`.
+    pub room_notification_level: i64,
+    /// State of the room that the evaluator may ask for: members' display names.
+    pub state: &'a StateMap,
+}
+
+/// A local user for whom the event counts otherwise than by default, or highlights.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// The user.
+    pub user: UserId,
+    /// Whether it counts as a notification for the user.
+    pub notify: bool,
+    /// Whether it highlights.
+    pub highlight: bool,
+}
+
+/// What the evaluator says about one event.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Judgement {
+    /// Whether the event counts for members with default rules.
+    pub by_default: bool,
+    /// Members for whom it is otherwise, or who are highlighted.
+    pub exceptions: Vec<Exception>,
+}
+
+/// Evaluates push rules. Given to the engine at boot.
+#[async_trait]
+pub trait Notify: Send + Sync + 'static {
+    /// Judges an event for these local users (the sender is not among them).
+    async fn judge(&self, event: &Arc<Pdu>, context: &RoomContext<'_>, users: &[UserId]) -> Judgement;
+}
+
+/// An evaluator by which messages count and nothing highlights.
+pub struct MessagesCount;
+
+#[async_trait]
+impl Notify for MessagesCount {
+    async fn judge(&self, event: &Arc<Pdu>, _context: &RoomContext<'_>, _users: &[UserId]) -> Judgement {
+        let by_default = matches!(event.kind.as_str(), "m.room.message" | "m.room.encrypted");
+        Judgement { by_default, exceptions: Vec::new() }
+    }
+}
+
+impl Rooms {
+    pub(crate) async fn judge_notifications(&self, draft: &Draft<'_>, pdu: &Arc<Pdu>) -> Result<Judgement> {
+        let mut users: BTreeSet<UserId> = draft.head.local.iter().take(EVALUATED_MAX).cloned().collect();
+        if pdu.membership() == Some("invite")
+            && let Some(target) = pdu.state_key.as_deref().map(UserId::from)
+            && target.server_name() == self.server_name()
+        {
+            users.insert(target);
+        }
+        users.remove(pdu.sender.as_str());
+        let users: Vec<UserId> = users.into_iter().collect();
+        let pairs = [type_key("m.room.power_levels", ""), type_key(MEMBER, &pdu.sender)];
+        let state = self.state_map(draft.room, Some(&draft.overlay), draft.head.state, &pairs).await?;
+        let power = state.event("m.room.power_levels", "").map(|event| Arc::clone(&event.pdu));
+        let levels = PowerLevels::from_state(draft.room.rules, power.as_deref(), &draft.room.create);
+        let number = |level: Level| match level {
+            Level::Int(level) => level,
+            Level::Infinite => i64::MAX,
+        };
+        let context = RoomContext {
+            room_id: &draft.room.id,
+            joined: u64::try_from(draft.head.row.joined).unwrap_or(0),
+            sender_level: number(levels.user(&pdu.sender)),
+            room_notification_level: number(levels.notification("room")),
+            state: &state,
+        };
+        Ok(self.notify.judge(pdu, &context, &users).await)
+    }
+}

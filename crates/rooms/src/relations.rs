@@ -1,0 +1,335 @@
+//! Relations between events: what a parent carries bundled, pages of children, threads (client-server API, relationships
+//! between events, threading, event replacements, reactions).
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use store::tables::rooms::{EventRow, RelationRow, ThreadRow};
+use store::{EventNum, Read, StreamPosition, UserId};
+
+use crate::event::Event;
+use crate::room::Room;
+use crate::timeline::{Direction, Place};
+use crate::view::Rendering;
+use crate::visibility::Viewer;
+use crate::{Error, NewEvent, Result, Rooms, flags};
+
+/// Most children of one parent that are looked at.
+const CHILDREN_MAX: u32 = 10_000;
+/// Most levels of relations that `recurse` follows.
+const RECURSION_MAX: usize = 3;
+
+/// Which relations to page through.
+#[derive(Clone, Debug)]
+pub struct RelationsQuery {
+    /// Only this relation type.
+    pub rel_type: Option<String>,
+    /// Only this event type.
+    pub kind: Option<String>,
+    /// Which way.
+    pub direction: Direction,
+    /// Where to start.
+    pub from: Option<Place>,
+    /// Where to stop.
+    pub to: Option<Place>,
+    /// At most so many events.
+    pub limit: usize,
+    /// Also children of children.
+    pub recurse: bool,
+}
+
+/// A page of related events.
+#[derive(Clone, Debug)]
+pub struct RelationsPage {
+    /// The events, in the order of the direction.
+    pub events: Vec<Arc<Event>>,
+    /// Where to go on.
+    pub next: Option<Place>,
+    /// How many levels were followed, if recursion was asked for.
+    pub depth: usize,
+}
+
+impl Rooms {
+    /// What each event carries under `unsigned.m.relations` for this viewer.
+    pub(crate) async fn bundles(
+        &self,
+        room: &Room,
+        events: &[Arc<Event>],
+        viewer: &mut Viewer<'_>,
+        rendering: &Rendering<'_>,
+    ) -> Result<Vec<Option<Map<String, Value>>>> {
+        let reads = events
+            .iter()
+            .map(|event| {
+                Read::prefix::<RelationRow>(vec![room.num.into(), event.id().as_str().into()]).limit(CHILDREN_MAX)
+            })
+            .collect();
+        let mut bundles = Vec::with_capacity(events.len());
+        for (event, rows) in events.iter().zip(self.store.read(reads).await?) {
+            let mut rows = rows.all::<RelationRow>()?;
+            rows.retain(|row| !rendering.ignored.contains(row.sender.as_str()));
+            let bundled = if rows.is_empty() || event.pdu.is_state() || event.has(flags::REDACTED) {
+                None
+            } else {
+                self.bundle(room, event, &rows, viewer, rendering).await?
+            };
+            bundles.push(bundled);
+        }
+        Ok(bundles)
+    }
+
+    async fn bundle(
+        &self,
+        room: &Room,
+        event: &Arc<Event>,
+        rows: &[RelationRow],
+        viewer: &mut Viewer<'_>,
+        rendering: &Rendering<'_>,
+    ) -> Result<Option<Map<String, Value>>> {
+        let mut bundle = Map::new();
+        let mut references = Vec::new();
+        for row in rows.iter().filter(|row| row.rel_type == "m.reference") {
+            let child = self.event(room, row.event).await?;
+            if viewer.sees(&child).await? {
+                references.push(json!({ "event_id": child.id() }));
+            }
+        }
+        if !references.is_empty() {
+            bundle.insert("m.reference".to_owned(), json!({ "chunk": references }));
+        }
+        if let Some(edit) = self.latest_edit(room, event, rows, viewer).await? {
+            let text = Box::pin(self.render_one(room, &edit, viewer, rendering, None)).await?;
+            bundle.insert("m.replace".to_owned(), serde_json::from_str(&text).unwrap_or_default());
+        }
+        if let Some(thread) = self.thread_summary(room, event, rows, viewer, rendering).await? {
+            bundle.insert("m.thread".to_owned(), thread);
+        }
+        Ok((!bundle.is_empty()).then_some(bundle))
+    }
+
+    /// The newest valid edit: same sender, same type, no state key, not of an edit; by time, then by id.
+    async fn latest_edit(
+        &self,
+        room: &Room,
+        event: &Arc<Event>,
+        rows: &[RelationRow],
+        viewer: &mut Viewer<'_>,
+    ) -> Result<Option<Arc<Event>>> {
+        if event.relation().is_some_and(|(rel_type, _)| rel_type == "m.replace") {
+            return Ok(None);
+        }
+        let mut newest: Option<Arc<Event>> = None;
+        let edits = rows
+            .iter()
+            .filter(|row| row.rel_type == "m.replace" && row.sender == event.row.sender && row.kind == event.row.kind);
+        for row in edits {
+            let edit = self.event(room, row.event).await?;
+            let has_content =
+                edit.pdu.content.get("m.new_content").is_some_and(|content| content.as_object().is_some())
+                    || edit.pdu.kind == "m.room.encrypted";
+            if edit.pdu.is_state() || !has_content || !viewer.sees(&edit).await? {
+                continue;
+            }
+            let later = newest.as_ref().is_none_or(|other| (other.row.ts, other.id()) < (edit.row.ts, edit.id()));
+            if later {
+                newest = Some(edit);
+            }
+        }
+        Ok(newest)
+    }
+
+    async fn thread_summary(
+        &self,
+        room: &Room,
+        event: &Arc<Event>,
+        rows: &[RelationRow],
+        viewer: &mut Viewer<'_>,
+        rendering: &Rendering<'_>,
+    ) -> Result<Option<Value>> {
+        let mut seen = Vec::new();
+        for row in rows.iter().filter(|row| row.rel_type == "m.thread") {
+            let child = self.event(room, row.event).await?;
+            if viewer.sees(&child).await? {
+                seen.push(child);
+            }
+        }
+        let Some(latest) = seen.iter().max_by_key(|child| (child.row.fragment, child.row.idx)) else { return Ok(None) };
+        let participated =
+            event.row.sender == *rendering.user || seen.iter().any(|child| child.row.sender == *rendering.user);
+        let replacements =
+            Read::prefix::<RelationRow>(vec![room.num.into(), latest.id().as_str().into(), "m.replace".into()]);
+        let edits: Vec<RelationRow> = self.store.all(replacements.limit(CHILDREN_MAX)).await?;
+        let mut bundle = Map::new();
+        if let Some(edit) = self.latest_edit(room, latest, &edits, viewer).await? {
+            let text = Box::pin(self.render_one(room, &edit, viewer, rendering, None)).await?;
+            bundle.insert("m.replace".to_owned(), serde_json::from_str(&text).unwrap_or_default());
+        }
+        let bundle = (!bundle.is_empty()).then_some(bundle);
+        let text = Box::pin(self.render_one(room, latest, viewer, rendering, bundle)).await?;
+        Ok(Some(json!({
+            "latest_event": serde_json::from_str::<Value>(&text).unwrap_or_default(),
+            "count": seen.len(),
+            "current_user_participated": participated,
+        })))
+    }
+
+    /// A page of the events that relate to `parent`, as far as the viewer sees them.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn relations(
+        &self,
+        room: &Room,
+        parent: &str,
+        query: &RelationsQuery,
+        viewer: &mut Viewer<'_>,
+    ) -> Result<RelationsPage> {
+        let levels = if query.recurse { RECURSION_MAX } else { 1 };
+        let mut found = Vec::new();
+        let mut parents = vec![parent.to_owned()];
+        let mut depth = 0;
+        while depth < levels && !parents.is_empty() && found.len() < CHILDREN_MAX as usize {
+            depth += 1;
+            let reads = parents.iter().map(|parent| children(room, parent, query)).collect();
+            let mut nums: Vec<EventNum> = Vec::new();
+            for rows in self.store.read(reads).await? {
+                nums.extend(rows.all::<RelationRow>()?.into_iter().map(|row| row.event));
+            }
+            let events = self.events(room, None, &nums).await?;
+            parents = events.iter().map(|event| event.id().to_string()).collect();
+            found.extend(events);
+        }
+        found.retain(|event| query.kind.as_ref().is_none_or(|kind| event.row.kind == *kind));
+        found.sort_by_key(|event| (event.row.fragment, event.row.idx));
+        if query.direction == Direction::Backward {
+            found.reverse();
+        }
+        let mut page = RelationsPage { events: Vec::new(), next: None, depth };
+        for event in found {
+            let Some(at) = Place::before(&event) else { continue };
+            if !within(at, query) || !viewer.sees(&event).await? {
+                continue;
+            }
+            if page.events.len() == query.limit {
+                page.next = page.events.last().and_then(|last| match query.direction {
+                    Direction::Backward => Place::before(last),
+                    Direction::Forward => Place::after(last),
+                });
+                break;
+            }
+            page.events.push(event);
+        }
+        Ok(page)
+    }
+
+    /// Thread roots of a room, the thread with the newest reply first. `before` is where the last page ended.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn threads(
+        &self,
+        room: &Room,
+        only_of: Option<&UserId>,
+        before: Option<StreamPosition>,
+        limit: usize,
+        viewer: &mut Viewer<'_>,
+    ) -> Result<(Vec<Arc<Event>>, Option<StreamPosition>)> {
+        let before = before.unwrap_or(StreamPosition(i64::MAX));
+        let read = Read::along::<ThreadRow>(ThreadRow::BY_POS, vec![room.num.into()]).before(before).reverse();
+        let rows: Vec<ThreadRow> = self.store.all(read.limit(CHILDREN_MAX)).await?;
+        let mut roots = Vec::new();
+        let mut last = None;
+        for row in rows {
+            if roots.len() == limit {
+                return Ok((roots, last));
+            }
+            last = Some(row.last_pos);
+            let Some(root) = self.event_by_id(room, &row.root).await? else { continue };
+            if !viewer.sees(&root).await? {
+                continue;
+            }
+            if let Some(user) = only_of
+                && !self.participates(room, &root, user).await?
+            {
+                continue;
+            }
+            roots.push(root);
+        }
+        Ok((roots, None))
+    }
+
+    async fn participates(&self, room: &Room, root: &Event, user: &UserId) -> Result<bool> {
+        if root.row.sender == *user {
+            return Ok(true);
+        }
+        let prefix = vec![room.num.into(), root.id().as_str().into(), "m.thread".into()];
+        let rows: Vec<RelationRow> = self.store.all(Read::prefix::<RelationRow>(prefix).limit(CHILDREN_MAX)).await?;
+        Ok(rows.iter().any(|row| row.sender == *user))
+    }
+
+    /// Checks a local event's relation: no reaction twice, no thread off an event that relates to another itself.
+    ///
+    /// # Errors
+    /// [`Error::DuplicateAnnotation`], [`Error::BadThreadRoot`], [`Error::Invalid`].
+    pub async fn check_relation(&self, room: &Room, new: &NewEvent) -> Result<()> {
+        let Some(relation) = new.content.get("m.relates_to").and_then(|relation| relation.as_object()) else {
+            return Ok(());
+        };
+        let text = |name: &str| relation.get(name).and_then(|value| value.as_str());
+        let (Some(rel_type), Some(parent)) = (text("rel_type"), text("event_id")) else { return Ok(()) };
+        match rel_type {
+            "m.annotation" => {
+                let Some(key) = text("key") else { return Ok(()) };
+                let prefix = vec![room.num.into(), parent.into(), "m.annotation".into()];
+                let read = Read::prefix::<RelationRow>(prefix).limit(CHILDREN_MAX);
+                let rows: Vec<RelationRow> = self.store.all(read).await?;
+                let same = |row: &RelationRow| {
+                    row.sender == new.sender && row.kind == new.kind && row.aggregation_key.as_deref() == Some(key)
+                };
+                if rows.iter().any(same) { Err(Error::DuplicateAnnotation) } else { Ok(()) }
+            }
+            "m.thread" => match self.event_by_id(room, parent).await? {
+                Some(root) if root.relation().is_some() => Err(Error::BadThreadRoot),
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// The thread to which a receipt on this event belongs: a thread root's id, or `main`. Edits and reactions belong
+    /// where their target does (client-server API, threaded read receipts).
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn thread_of_event(&self, room: &Room, event: &Event) -> Result<String> {
+        let mut current: Option<EventRow> = Some(event.row.clone());
+        let mut relation = event.relation().map(|(rel_type, parent)| (rel_type.to_owned(), parent.to_owned()));
+        for _ in 0..RECURSION_MAX {
+            let Some(row) = &current else { break };
+            if let Some(thread) = &row.thread {
+                return Ok(thread.clone());
+            }
+            let Some((_, parent)) = relation.take() else { break };
+            let found = self.event_by_id(room, &parent).await?;
+            relation = found
+                .as_ref()
+                .and_then(|event| event.relation().map(|(rel_type, parent)| (rel_type.to_owned(), parent.to_owned())));
+            current = found.map(|event| event.row.clone());
+        }
+        Ok("main".to_owned())
+    }
+}
+
+fn children(room: &Room, parent: &str, query: &RelationsQuery) -> Read {
+    let mut prefix = vec![room.num.into(), parent.into()];
+    prefix.extend(query.rel_type.as_deref().map(store::Value::from));
+    Read::prefix::<RelationRow>(prefix).limit(CHILDREN_MAX)
+}
+
+fn within(at: Place, query: &RelationsQuery) -> bool {
+    let (low, high) = match query.direction {
+        Direction::Backward => (query.to, query.from),
+        Direction::Forward => (query.from, query.to),
+    };
+    low.is_none_or(|low| at >= low) && high.is_none_or(|high| at < high)
+}

@@ -1,0 +1,246 @@
+//! A room in memory: the head that its next event is built on, the head that readers see, and what lies between them.
+//!
+//! A room's events go through one queue (the mutex around the optimistic head). The next event may be built on the
+//! previous one before that is durable; what it needs of it stands in [`Unwritten`]. Readers see [`Room::committed`],
+//! which the follower of the stream moves, in stream order. If a batch is dropped, the whole in-memory room is thrown
+//! away and everything that was built on the lost batch is built again.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use event::{Pdu, Rules};
+use parking_lot::Mutex;
+use ruma_common::OwnedEventId;
+use store::tables::rooms::{MembershipRow, RoomRow};
+use store::{EventNum, Read, RoomNum, UserId};
+
+use crate::event::{Event, stored_rules};
+use crate::state::{Roots, TypeKey};
+use crate::state_tree::{KeyId, Root, SegNo, Segment};
+use crate::{Result, Rooms, packed};
+
+/// A forward extremity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extremity {
+    /// The event's number.
+    pub num: EventNum,
+    /// The event's id.
+    pub id: OwnedEventId,
+    /// The event's depth.
+    pub depth: i64,
+}
+
+/// A room's head: its row, decoded.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// The stored row.
+    pub row: RoomRow,
+    /// Current state.
+    pub state: Roots,
+    /// Forward extremities.
+    pub extremities: Vec<Extremity>,
+    /// Joined users of this server.
+    pub local: Arc<BTreeSet<UserId>>,
+}
+
+/// What is built but not yet durable.
+#[derive(Default)]
+pub(crate) struct Unwritten {
+    pub(crate) segments: HashMap<SegNo, Arc<Segment>>,
+    pub(crate) keys: HashMap<TypeKey, KeyId>,
+    pub(crate) events: HashMap<EventNum, Arc<Event>>,
+    /// Heads that become visible when the stream entry with this number is committed, in order.
+    pub heads: VecDeque<(i64, Arc<Head>)>,
+}
+
+/// What one decision adds, before it is submitted.
+#[derive(Default)]
+pub struct Overlay {
+    pub(crate) segments: HashMap<SegNo, Arc<Segment>>,
+    pub(crate) keys: HashMap<TypeKey, KeyId>,
+    pub(crate) events: HashMap<EventNum, Arc<Event>>,
+    pub(crate) ids: BTreeMap<OwnedEventId, EventNum>,
+}
+
+/// A room in memory.
+pub struct Room {
+    /// Its number.
+    pub num: RoomNum,
+    /// Its id.
+    pub id: String,
+    /// The rules of its version.
+    pub rules: &'static Rules,
+    /// Its create event.
+    pub create: Arc<Pdu>,
+    pub(crate) queue: tokio::sync::Mutex<Head>,
+    committed: Mutex<Arc<Head>>,
+    pub(crate) unwritten: Mutex<Unwritten>,
+    pub(crate) keys: Mutex<HashMap<TypeKey, KeyId>>,
+    pub(crate) graph: tokio::sync::Mutex<Option<crate::resolve::Graph>>,
+    dead: AtomicBool,
+}
+
+impl Room {
+    pub(crate) fn new(head: Head, rules: &'static Rules, create: Arc<Pdu>) -> Self {
+        Self {
+            num: head.row.room,
+            id: head.row.room_id.clone(),
+            rules,
+            create,
+            committed: Mutex::new(Arc::new(head.clone())),
+            queue: tokio::sync::Mutex::new(head),
+            unwritten: Mutex::default(),
+            keys: Mutex::default(),
+            graph: tokio::sync::Mutex::default(),
+            dead: AtomicBool::new(false),
+        }
+    }
+
+    /// The head that readers see: all of it is durable.
+    pub fn head(&self) -> Arc<Head> {
+        Arc::clone(&self.committed.lock())
+    }
+
+    /// Whether a batch of this in-memory room was lost, so that it must be loaded anew.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn kill(&self) {
+        self.dead.store(true, Ordering::Release);
+    }
+
+    /// The stream entry with this number was committed: the event becomes readable, and with the last entry of its batch
+    /// the head. Returns false if this in-memory room did not build it and therefore is out of date.
+    pub(crate) fn committed(&self, number: i64, rooms: &Rooms) -> bool {
+        let mut unwritten = self.unwritten.lock();
+        let event = unwritten.events.remove(&EventNum(number));
+        let mut known = event.is_some();
+        if let Some(event) = event {
+            rooms.events.insert(EventNum(number), event);
+        }
+        if unwritten.heads.front().is_some_and(|(marker, _)| *marker == number)
+            && let Some((_, head)) = unwritten.heads.pop_front()
+        {
+            self.settle(&mut unwritten, &head, rooms);
+            *self.committed.lock() = head;
+            known = true;
+        }
+        known
+    }
+
+    /// A changed form of a known event was committed.
+    pub(crate) fn changed(&self, event: EventNum) -> Option<Arc<Event>> {
+        self.unwritten.lock().events.remove(&event)
+    }
+
+    /// Moves what a committed head reaches from the unwritten maps into the caches.
+    fn settle(&self, unwritten: &mut Unwritten, head: &Head, rooms: &Rooms) {
+        let end = u64::try_from(head.row.next_segment).unwrap_or(0);
+        let written: Vec<SegNo> = unwritten.segments.keys().copied().filter(|segment| *segment < end).collect();
+        for segment in written {
+            if let Some(found) = unwritten.segments.remove(&segment) {
+                rooms.segments.insert((self.num, segment), found);
+            }
+        }
+        let end = u32::try_from(head.row.next_key).unwrap_or(0);
+        let mut keys = self.keys.lock();
+        unwritten.keys.retain(|pair, key| {
+            let written = *key < end;
+            if written {
+                keys.insert(pair.clone(), *key);
+            }
+            !written
+        });
+    }
+}
+
+impl Rooms {
+    /// The room with this id, if this server knows it.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn room(&self, room_id: &str) -> Result<Option<Arc<Room>>> {
+        let known = self.room_nums.get(room_id);
+        let num = match known {
+            Some(num) => num,
+            None => {
+                let read = Read::along::<RoomRow>(RoomRow::BY_ID, vec![room_id.into()]);
+                let Some(row) = self.store.one::<RoomRow>(read).await? else { return Ok(None) };
+                self.room_nums.insert(room_id.to_owned(), row.room);
+                row.room
+            }
+        };
+        self.room_by_num(num).await
+    }
+
+    /// The room with this number.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn room_by_num(&self, num: RoomNum) -> Result<Option<Arc<Room>>> {
+        if let Some(room) = self.rooms.lock().get(&num)
+            && !room.is_dead()
+        {
+            return Ok(Some(Arc::clone(room)));
+        }
+        // One loader at a time: a room must not exist twice in memory.
+        let _loading = self.loading.lock().await;
+        if let Some(room) = self.rooms.lock().get(&num)
+            && !room.is_dead()
+        {
+            return Ok(Some(Arc::clone(room)));
+        }
+        let Some(room) = self.load_room(num).await? else { return Ok(None) };
+        let room = Arc::new(room);
+        self.rooms.lock().insert(num, Arc::clone(&room));
+        // A commit between the read and the insertion was not followed; the row tells.
+        let key = vec![num.into()];
+        let version = self.store.get::<RoomRow>(key).await?.map(|row| row.version);
+        if version != Some(room.head().row.version) {
+            room.kill();
+        }
+        Ok(Some(room))
+    }
+
+    async fn load_room(&self, num: RoomNum) -> Result<Option<Room>> {
+        let reads = vec![
+            Read::get::<RoomRow>(vec![num.into()]),
+            Read::along::<MembershipRow>(MembershipRow::BY_ROOM, vec![num.into(), "join".into()]),
+        ];
+        let mut found = self.store.read(reads).await?.into_iter();
+        let Some(row) = found.next().unwrap_or_default().one::<RoomRow>()? else { return Ok(None) };
+        let joined = found.next().unwrap_or_default().all::<MembershipRow>()?;
+        let rules = stored_rules(&row.room_version)?;
+        let local = joined.into_iter().map(|row| row.user_id).collect();
+        let head = self.decode_head(row, local).await?;
+        let create = self.create_event(&head).await?;
+        Ok(Some(Room::new(head, rules, create)))
+    }
+
+    async fn decode_head(&self, row: RoomRow, local: BTreeSet<UserId>) -> Result<Head> {
+        let corrupt = |detail: String| store::Error::Corrupt { table: "rooms", detail };
+        let root = |bytes: &[u8]| Root::from_bytes(bytes).map_err(|error| corrupt(error.to_string()));
+        let state = Roots { members: root(&row.head_members)?, rest: root(&row.head_rest)? };
+        let nums = packed::unpack(0, &row.extremities).map_err(|error| corrupt(error.to_string()))?;
+        let nums: Vec<EventNum> = nums.into_iter().map(EventNum).collect();
+        let events = self.events_by_num(row.room, &row.room_version, &nums).await?;
+        let extremities = events
+            .iter()
+            .map(|event| Extremity { num: event.num(), id: event.id().clone(), depth: event.row.depth })
+            .collect();
+        Ok(Head { row, state, extremities, local: Arc::new(local) })
+    }
+
+    /// The create event, read before the room is in memory: the first event of the room.
+    async fn create_event(&self, head: &Head) -> Result<Arc<Pdu>> {
+        let num = EventNum(head.row.create);
+        let found = self.events_by_num(head.row.room, &head.row.room_version, &[num]).await?;
+        let event = found.into_iter().next().ok_or_else(|| store::Error::Corrupt {
+            table: "rooms",
+            detail: format!("room {} has no create event", head.row.room_id),
+        })?;
+        Ok(Arc::clone(&event.pdu))
+    }
+}

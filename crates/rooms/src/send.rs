@@ -1,0 +1,213 @@
+//! Events of local users: built on the room's head, checked, signed, appended.
+
+use std::sync::Arc;
+
+use event::auth_rules;
+use event::{BuildError, Object, Template, Verified};
+use ruma_common::{OwnedEventId, OwnedRoomId};
+use store::tables::rooms::TransactionRow;
+use store::{DeviceId, UserId};
+
+use crate::accept::{ATTEMPTS_MAX, judge};
+use crate::draft::Draft;
+use crate::event::Event;
+use crate::room::{Extremity, Room};
+use crate::{Error, Result, Rooms, flags};
+
+/// Most previous events that an event of ours names (server-server API, PDU format).
+const PREV_EVENTS_MAX: usize = 20;
+
+/// A client's transaction: the scope within which a repeated request adds nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Transaction {
+    /// The sending device.
+    pub device: DeviceId,
+    /// The request path without the transaction id.
+    pub path: String,
+    /// The transaction id.
+    pub txn_id: String,
+}
+
+/// What a local user wants to say.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// The sender.
+    pub sender: UserId,
+    /// Event type.
+    pub kind: String,
+    /// State key, for a state event.
+    pub state_key: Option<String>,
+    /// Content.
+    pub content: Object,
+    /// The redacted event, for a redaction.
+    pub redacts: Option<OwnedEventId>,
+    /// Another `origin_server_ts` than now (appservices).
+    pub ts: Option<i64>,
+    /// The transaction, if the request has one.
+    pub transaction: Option<Transaction>,
+}
+
+impl NewEvent {
+    /// A message or other event without state key.
+    pub fn message(sender: &UserId, kind: &str, content: Object) -> Self {
+        Self {
+            sender: sender.clone(),
+            kind: kind.to_owned(),
+            state_key: None,
+            content,
+            redacts: None,
+            ts: None,
+            transaction: None,
+        }
+    }
+
+    /// A state event.
+    pub fn state(sender: &UserId, kind: &str, state_key: &str, content: Object) -> Self {
+        Self { state_key: Some(state_key.to_owned()), ..Self::message(sender, kind, content) }
+    }
+}
+
+impl Rooms {
+    /// Sends an event of a local user and returns its id once it is durable. The same transaction gets the same answer;
+    /// setting a state that is already so returns the event that set it.
+    ///
+    /// # Errors
+    /// [`Error::NotInRoom`] for an unknown room, [`Error::Forbidden`] if the auth rules do not allow it,
+    /// [`Error::TooLarge`], [`Error::BadContent`], and as the store says.
+    pub async fn send(&self, room_id: &str, new: NewEvent) -> Result<OwnedEventId> {
+        let _alone = match &new.transaction {
+            Some(transaction) => Some(self.stripe(&new.sender, transaction).lock().await),
+            None => None,
+        };
+        for _ in 0..ATTEMPTS_MAX {
+            if let Some(answer) = self.answered(&new).await? {
+                return Ok(answer);
+            }
+            let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
+            match self.try_send(&room, &new).await {
+                Err(Error::Busy) => {}
+                other => return other,
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    /// The answer that the transaction got before.
+    async fn answered(&self, new: &NewEvent) -> Result<Option<OwnedEventId>> {
+        let Some(transaction) = &new.transaction else { return Ok(None) };
+        let row = self.store.get::<TransactionRow>(transaction_key(&new.sender, transaction)).await?;
+        Ok(row.and_then(|row| OwnedEventId::try_from(row.answer).ok()))
+    }
+
+    async fn try_send(&self, room: &Arc<Room>, new: &NewEvent) -> Result<OwnedEventId> {
+        let mut draft = Draft::begin(self, room).await;
+        draft.check_alive()?;
+        if let Some(same) = self.same_state(&draft, new).await? {
+            return Ok(same.id().clone());
+        }
+        let event = self.append_local(&mut draft, new).await?;
+        if let Some(transaction) = &new.transaction {
+            let row = transaction_row(new, transaction, event.id(), self.clock.now_ms());
+            draft.batch.expect_absent::<TransactionRow>(transaction_key(&new.sender, transaction));
+            draft.batch.put(row);
+        }
+        self.commit(room, draft).await?;
+        Ok(event.id().clone())
+    }
+
+    /// The current state event, if the new one would say the same again.
+    async fn same_state(&self, draft: &Draft<'_>, new: &NewEvent) -> Result<Option<Arc<Event>>> {
+        let Some(state_key) = &new.state_key else { return Ok(None) };
+        let pairs = [crate::state::type_key(&new.kind, state_key)];
+        let state = self.state_map(draft.room, Some(&draft.overlay), draft.head.state, &pairs).await?;
+        let current = state.event(&new.kind, state_key).cloned();
+        Ok(current.filter(|event| event.pdu.content == new.content && event.row.sender == new.sender))
+    }
+
+    /// Builds an event on the draft's head, judges it like any other, and appends it.
+    pub(crate) async fn append_local(&self, draft: &mut Draft<'_>, new: &NewEvent) -> Result<Arc<Event>> {
+        let verified = self.build_local(draft, new).await?;
+        let mut judged = judge(draft, verified.pdu()).await?;
+        if judged.flags & flags::HIDDEN != 0 {
+            return Err(Error::Forbidden(judged.reason.unwrap_or_else(|| "the event is not allowed".to_owned())));
+        }
+        let transaction = new.transaction.as_ref();
+        judged.transaction = transaction.map(|transaction| format!("{}\n{}", transaction.device, transaction.txn_id));
+        self.place_redaction(draft, &mut judged).await?;
+        let event = draft.append(judged).await?;
+        self.apply_redactions(draft, &event).await?;
+        Ok(event)
+    }
+
+    async fn build_local(&self, draft: &Draft<'_>, new: &NewEvent) -> Result<Verified> {
+        let room = draft.room;
+        let pairs =
+            auth_rules::auth_types(room.rules, new.sender.as_str(), &new.kind, new.state_key.as_deref(), &new.content);
+        let state = self.state_map(room, Some(&draft.overlay), draft.head.state, &pairs).await?;
+        let auth_events = state.0.values().map(|event| event.id().clone()).collect();
+        let prev = newest(&draft.head.extremities);
+        let template = Template {
+            room_id: Some(room_id(&room.id)?),
+            sender: new.sender.to_string(),
+            kind: new.kind.clone(),
+            state_key: new.state_key.clone(),
+            content: new.content.clone(),
+            redacts: new.redacts.clone(),
+            prev_events: prev.iter().map(|extremity| extremity.id.clone()).collect(),
+            auth_events,
+            depth: Template::next_depth(prev.iter().map(|extremity| extremity.depth)),
+            origin_server_ts: new.ts.unwrap_or_else(|| self.clock.now_ms()),
+            opaque_id: (!room.rules.event_id_is_hash()).then(|| self.opaque_id()),
+            ..Template::default()
+        };
+        // The rules first: what they refuse need not be signed.
+        auth_rules::check(room.rules, &template, &state, &room.create)
+            .map_err(|denied| Error::Forbidden(denied.to_string()))?;
+        self.build(room.rules, template)
+    }
+
+    /// Signs a template; the only caller of the signing function.
+    pub(crate) fn build(&self, rules: &event::Rules, template: Template) -> Result<Verified> {
+        event::build(rules, template, &self.key, self.server_name()).map_err(|error| match error {
+            BuildError::TooLarge => Error::TooLarge(error.to_string()),
+            BuildError::Format(event::FormatError::TooLong(_)) => Error::TooLarge(error.to_string()),
+            other => Error::BadContent(other.to_string()),
+        })
+    }
+
+    pub(crate) fn opaque_id(&self) -> String {
+        store::clock::random_text(self.entropy.as_ref(), 18)
+    }
+}
+
+/// The forward extremities that a new event names: all, or the newest if there are too many.
+fn newest(extremities: &[Extremity]) -> Vec<&Extremity> {
+    let mut newest: Vec<&Extremity> = extremities.iter().collect();
+    newest.sort_by_key(|extremity| std::cmp::Reverse(extremity.depth));
+    newest.truncate(PREV_EVENTS_MAX);
+    newest
+}
+
+pub(crate) fn room_id(text: &str) -> Result<OwnedRoomId> {
+    OwnedRoomId::try_from(text.to_owned()).map_err(|_| Error::NotInRoom)
+}
+
+fn transaction_key(sender: &UserId, transaction: &Transaction) -> Vec<store::Value> {
+    vec![
+        sender.into(),
+        (&transaction.device).into(),
+        transaction.path.as_str().into(),
+        transaction.txn_id.as_str().into(),
+    ]
+}
+
+fn transaction_row(new: &NewEvent, transaction: &Transaction, answer: &OwnedEventId, at_ms: i64) -> TransactionRow {
+    TransactionRow {
+        user_id: new.sender.clone(),
+        device_id: transaction.device.clone(),
+        path: transaction.path.clone(),
+        txn_id: transaction.txn_id.clone(),
+        answer: answer.to_string(),
+        at_ms,
+    }
+}
