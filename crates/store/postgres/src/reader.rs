@@ -1,0 +1,156 @@
+//! Reads: a pool of connections; each list of reads is one snapshot and one round trip.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use store::{Error, Read, Rows};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_postgres::{Config, Row};
+
+use crate::connection::{Backoff, Connection, Fault};
+use crate::params::decode_row;
+use crate::sql;
+
+/// How long one answer may take.
+const ANSWER_WAIT: Duration = Duration::from_secs(60);
+
+/// The most reads that are merged into one statement.
+const MERGE_MAX: usize = 10_000;
+
+const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+/// The reading connections, opened when needed.
+pub struct Pool {
+    config: Config,
+    idle: Mutex<Vec<Connection>>,
+    permits: Semaphore,
+    patience: Duration,
+}
+
+/// A statement that answers one or several reads.
+struct Answering {
+    /// Places of the reads.
+    places: Vec<usize>,
+    /// Whether the first column of the answer says which of them a row belongs to.
+    merged: bool,
+}
+
+impl Pool {
+    /// A pool of `size` connections. Reads are tried again for as long as `patience` when PostgreSQL is away.
+    pub fn new(config: Config, size: usize, patience: Duration) -> Self {
+        Self { config, idle: Mutex::default(), permits: Semaphore::new(size.max(1)), patience }
+    }
+
+    /// Answers all reads from one snapshot.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] if PostgreSQL stays away; [`Error::Closed`] after [`Pool::close`].
+    pub async fn read(&self, reads: &[Read]) -> Result<Vec<Rows>, Error> {
+        let deadline = Instant::now() + self.patience;
+        let permit = self.permits.acquire();
+        let _permit = match tokio::time::timeout_at(deadline.max(Instant::now() + ANSWER_WAIT), permit).await {
+            Ok(permit) => permit.map_err(|_| Error::Closed)?,
+            Err(_) => return Err(Error::Engine("all reading connections have been busy for too long".to_owned())),
+        };
+        if reads.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut backoff = Backoff::new();
+        loop {
+            match self.read_once(reads).await {
+                Ok(rows) => return Ok(rows),
+                Err(Fault::Lost(reason) | Fault::Busy(reason)) if Instant::now() < deadline => {
+                    tracing::debug!(reason, "a read is tried again");
+                    backoff.pause().await;
+                }
+                Err(fault) => return Err(fault.into_error()),
+            }
+        }
+    }
+
+    /// Ends the pool: later reads fail.
+    pub fn close(&self) {
+        self.permits.close();
+        self.idle.lock().clear();
+    }
+
+    async fn read_once(&self, reads: &[Read]) -> Result<Vec<Rows>, Fault> {
+        let mut connection = self.take().await?;
+        let answer = answer(&mut connection, reads).await;
+        let usable = matches!(&answer, Ok(_) | Err(Fault::Refused(_) | Fault::Busy(_) | Fault::Unique(_)));
+        if usable && !connection.is_closed() && !self.permits.is_closed() {
+            self.idle.lock().push(connection);
+        }
+        answer
+    }
+
+    async fn take(&self) -> Result<Connection, Fault> {
+        loop {
+            let idle = self.idle.lock().pop();
+            match idle {
+                Some(connection) if connection.is_closed() => {}
+                Some(connection) => return Ok(connection),
+                None => return Connection::open(&self.config, None).await,
+            }
+        }
+    }
+}
+
+async fn answer(connection: &mut Connection, reads: &[Read]) -> Result<Vec<Rows>, Fault> {
+    let mut calls = Vec::new();
+    let mut answering = Vec::new();
+    for places in alike(reads) {
+        let merged = places.len() > 1;
+        let wanted: Vec<&Read> = places.iter().filter_map(|place| reads.get(*place)).collect();
+        let (text, params) = match wanted.as_slice() {
+            [read] => sql::select(read),
+            wanted => sql::select_merged(wanted),
+        };
+        calls.push(connection.call(&text, params).await?);
+        answering.push(Answering { places, merged });
+    }
+    // One statement is a snapshot by itself.
+    let transaction = calls.len() > 1;
+    if transaction {
+        calls.insert(0, connection.call(BEGIN, Vec::new()).await?);
+        calls.push(connection.call("COMMIT", Vec::new()).await?);
+    }
+    let answers = connection.run(&calls, ANSWER_WAIT).await?;
+    let mut found = vec![Rows::default(); reads.len()];
+    for (answering, rows) in answering.iter().zip(answers.into_iter().skip(usize::from(transaction))) {
+        distribute(answering, &rows, reads, &mut found)?;
+    }
+    Ok(found)
+}
+
+/// Places of reads that differ in nothing but values, together.
+fn alike(reads: &[Read]) -> Vec<Vec<usize>> {
+    let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    if reads.len() == 1 {
+        return vec![vec![0]];
+    }
+    for (place, read) in reads.iter().enumerate() {
+        groups.entry(sql::select(read).0).or_default().push(place);
+    }
+    groups
+        .into_values()
+        .flat_map(|places| places.chunks(MERGE_MAX).map(<[usize]>::to_vec).collect::<Vec<_>>())
+        .collect()
+}
+
+fn distribute(answering: &Answering, rows: &[Row], reads: &[Read], found: &mut [Rows]) -> Result<(), Fault> {
+    for row in rows {
+        let among = if answering.merged { row.try_get::<_, i64>(0).unwrap_or(0) } else { 1 };
+        let place = usize::try_from(among - 1).ok().and_then(|among| answering.places.get(among)).copied();
+        let Some((place, read)) = place.and_then(|place| Some((place, reads.get(place)?))) else {
+            return Err(Fault::Refused(Error::Engine("PostgreSQL answered a read that was not asked".to_owned())));
+        };
+        let values = decode_row(read.table, row, usize::from(answering.merged)).map_err(Fault::Refused)?;
+        if let Some(rows) = found.get_mut(place) {
+            rows.0.push(values);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,9 @@
+//! The PostgreSQL engine against the contract, with several nodes on one database, and against cut connections.
+//!
+//! Runs where `HEARTH_TEST_POSTGRES` names a server (`postgres://user@host:port/database`) whose user may create
+//! databases; each test makes its own and drops it. Without it, every test prints that it is skipped.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod contract;
+
+mod database;
