@@ -5,6 +5,7 @@
 
 pub mod capabilities;
 pub mod discovery;
+pub mod media;
 pub mod routes;
 pub mod state;
 pub mod versions;
@@ -16,6 +17,6 @@ use axum::Router;
 
 /// Every route of the client-server API.
 pub fn router(state: State) -> Router {
-    let all = [versions::routes(), capabilities::routes(), discovery::routes()];
+    let all = [versions::routes(), capabilities::routes(), discovery::routes(), media::routes()];
     all.into_iter().fold(Router::new(), Router::merge).with_state(state)
 }

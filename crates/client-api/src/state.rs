@@ -11,6 +11,8 @@ use store::Store;
 pub struct State {
     /// The store.
     pub store: Store,
+    /// The media store.
+    pub media: media::Media,
     /// Who asks, and may they.
     pub door: Arc<Door>,
     /// The options.
@@ -54,6 +56,12 @@ impl FromRef<State> for Arc<Door> {
 impl FromRef<State> for Store {
     fn from_ref(state: &State) -> Self {
         state.store.clone()
+    }
+}
+
+impl FromRef<State> for media::Media {
+    fn from_ref(state: &State) -> Self {
+        state.media.clone()
     }
 }
 
