@@ -1,34 +1,140 @@
 //! `cargo xtask bench`: CPU time per operation of the whole server process tree, beside Synapse in
 //! the same run. Ratios, not milliseconds, carry over to another machine.
+//!
+//! Each operation is measured on every server in turn, several times over, and the median counts:
+//! so a disturbance of the machine meets all of them. The load comes from this process, through
+//! plain HTTP/1.1 connections; what it costs is not counted. Servers that are not being measured
+//! idle, and what they cost is not counted either.
+
+mod http;
+mod operations;
+mod process;
+mod server;
+mod table;
+mod world;
 
 use std::path::Path;
 
+use crate::postgres::{Durability, Postgres};
 use crate::{Error, run, setup};
+use operations::{OPERATIONS, Sample};
+use server::Server;
+use world::World;
 
 /// What to measure.
-#[derive(Debug, Clone, Default, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Options {
     /// Only the operations whose name contains this.
     #[arg(long)]
     pub only: Option<String>,
+    /// How often each operation is measured; the median counts.
+    #[arg(long, default_value_t = 3)]
+    pub rounds: usize,
+    /// Measure Hearth alone.
+    #[arg(long)]
+    pub no_synapse: bool,
+    /// Leave out PostgreSQL.
+    #[arg(long)]
+    pub no_postgres: bool,
+    /// Multiply the sizes of rooms and lists.
+    #[arg(long, default_value_t = 1)]
+    pub scale: usize,
+    /// A server that is built already, instead of building one.
+    #[arg(long)]
+    pub hearth: Option<std::path::PathBuf>,
 }
 
-/// Builds the server, measures, and prints the table.
+/// Builds the server, measures, prints the table, and writes it to `target/bench.md`.
 ///
 /// # Errors
-/// The server cannot be built, or a run fails.
+/// The server cannot be built or started.
 pub fn bench(root: &Path, options: &Options) -> Result<(), Error> {
     let tools = setup::setup(root)?;
-    run::shown("cargo", &["build", "--release", "--package", "server"], root, &[])?;
-    let hearth = root.join("target/release/hearth");
-    let hearth = hearth.to_string_lossy();
-    let mut args = vec!["bench.mjs", "--hearth", &hearth];
-    let synapse = tools.synapse.map(|folder| folder.to_string_lossy().into_owned());
-    if let Some(folder) = &synapse {
-        args.extend(["--synapse", folder]);
+    let hearth = match &options.hearth {
+        Some(path) => path.clone(),
+        None => {
+            run::shown("cargo", &["build", "--release", "--package", "server"], root, &[])?;
+            root.join("target/release/hearth")
+        }
+    };
+    let folder = root.join("target/bench");
+    let postgres = match options.no_postgres {
+        true => None,
+        false => Some(Postgres::start(&root.join("target"), Durability::Durable)?),
+    };
+    let mut servers = vec![Server::hearth(&hearth, &folder.join("hearth-sqlite"), None)?];
+    if let Some(postgres) = &postgres {
+        servers.push(Server::hearth(&hearth, &folder.join("hearth-postgres"), Some(postgres))?);
     }
-    if let Some(only) = &options.only {
-        args.extend(["--only", only]);
+    match tools.synapse.filter(|_| !options.no_synapse) {
+        Some(synapse) => servers.push(Server::synapse(&synapse, &folder.join("synapse"))?),
+        None => println!("bench: without Synapse, so there are no ratios"),
     }
-    run::shown(&tools.node.to_string_lossy(), &args, &root.join("tests/bench"), &[])
+    let worlds = settle(servers, options.scale);
+    let columns = measure(worlds, options);
+    let text = table::markdown(&columns);
+    println!("{text}");
+    let path = root.join("target/bench.md");
+    std::fs::write(&path, &text).map_err(|source| Error::File { path, source })
+}
+
+/// What one server showed.
+#[derive(Debug)]
+pub struct Column {
+    /// The server's name.
+    pub name: String,
+    /// For each operation that was measured its median, or why there is none.
+    pub rows: Vec<(&'static operations::Operation, Result<Sample, String>)>,
+    /// Proportional set size in MiB after the start, and after everything.
+    pub memory_mib: [f64; 2],
+    /// Milliseconds from the start on the database as it is in the end to the first answer.
+    pub restart_ms: Option<f64>,
+}
+
+/// Makes the users and rooms on each server; one on which that fails is left out, and said so.
+fn settle(servers: Vec<Server>, scale: usize) -> Vec<World> {
+    let mut worlds = Vec::new();
+    for server in servers {
+        let name = server.name.clone();
+        println!("bench: making users and rooms on {name}");
+        match World::settle(server, scale) {
+            Ok(world) => worlds.push(world),
+            Err(error) => println!("bench: {name} is left out: {error}"),
+        }
+    }
+    worlds
+}
+
+fn measure(mut worlds: Vec<World>, options: &Options) -> Vec<Column> {
+    let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
+    let mut columns: Vec<Column> = worlds
+        .iter()
+        .map(|world| Column {
+            name: world.server.name.clone(),
+            rows: Vec::new(),
+            memory_mib: [world.memory_at_start_mib, 0.0],
+            restart_ms: None,
+        })
+        .collect();
+    for operation in OPERATIONS.iter().filter(|o| wanted(o.name)) {
+        println!("bench: {}", operation.name);
+        let mut samples: Vec<Result<Vec<Sample>, String>> = worlds.iter().map(|_| Ok(Vec::new())).collect();
+        for _ in 0..options.rounds.max(1) {
+            for (world, samples) in worlds.iter_mut().zip(&mut samples) {
+                let Ok(list) = samples else { continue };
+                match operation.sample(world) {
+                    Ok(sample) => list.push(sample),
+                    Err(error) => *samples = Err(error),
+                }
+            }
+        }
+        for (column, samples) in columns.iter_mut().zip(samples) {
+            column.rows.push((operation, samples.map(|list| Sample::median(&list))));
+        }
+    }
+    for (column, world) in columns.iter_mut().zip(&mut worlds) {
+        column.memory_mib[1] = world.server.memory_mib();
+        column.restart_ms = world.server.restart().ok();
+    }
+    columns
 }

@@ -105,6 +105,12 @@ impl Postgres {
         Ok(self.url(name))
     }
 
+    /// The server's first process, above all others of it.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     fn wait_until_ready(&mut self, log: &Path) -> Result<(), Error> {
         let program = bin_folder().unwrap_or_default().join("pg_isready");
         let (program, port) = (program.to_string_lossy().into_owned(), self.port.to_string());
@@ -155,7 +161,7 @@ pub fn bin_folder() -> Option<PathBuf> {
 }
 
 /// A port on loopback that nobody listens on now.
-fn free_port() -> Result<u16, Error> {
+pub(crate) fn free_port() -> Result<u16, Error> {
     let none = |source| Error::Start { program: "a listener on loopback".to_owned(), source };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map_err(none)?;
     Ok(listener.local_addr().map_err(none)?.port())

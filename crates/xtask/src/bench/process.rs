@@ -1,0 +1,83 @@
+//! What a process and all that it started cost: CPU time and memory, as Linux counts them.
+
+use std::collections::BTreeMap;
+
+/// CPU time is counted in hundredths of a second, whatever the machine.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// The part of `/proc/PID/stat` that is used.
+struct Stat {
+    parent: u32,
+    /// Ticks in user and kernel mode, of the process and of its children that have ended.
+    ticks: u64,
+}
+
+/// CPU seconds that the processes `roots` and all below them have used so far.
+pub fn cpu_seconds(roots: &[u32]) -> f64 {
+    let all = stats();
+    let ticks: u64 = tree(&all, roots).iter().filter_map(|pid| all.get(pid)).map(|s| s.ticks).sum();
+    ticks as f64 / TICKS_PER_SECOND
+}
+
+/// Proportional set size in MiB of the processes `roots` and all below them.
+pub fn memory_mib(roots: &[u32]) -> f64 {
+    let all = stats();
+    let kib: u64 = tree(&all, roots).iter().filter_map(|pid| pss_kib(*pid)).sum();
+    kib as f64 / 1024.0
+}
+
+fn stats() -> BTreeMap<u32, Stat> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return BTreeMap::new() };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter_map(|pid| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        Some((pid, parse(&text)?))
+    })
+    .collect()
+}
+
+/// Reads a line of `stat`: the name in parentheses may hold anything, so that fields count from its end.
+fn parse(text: &str) -> Option<Stat> {
+    let fields: Vec<&str> = text.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = fields.get(11..15)?.iter().filter_map(|f| f.parse::<u64>().ok()).sum();
+    Some(Stat { parent: fields.get(1)?.parse().ok()?, ticks })
+}
+
+/// The processes `roots` and all below them.
+fn tree(all: &BTreeMap<u32, Stat>, roots: &[u32]) -> Vec<u32> {
+    let mut found = roots.to_vec();
+    let mut at = 0;
+    while let Some(&parent) = found.get(at) {
+        let children: Vec<u32> = all.iter().filter(|(_, s)| s.parent == parent).map(|(pid, _)| *pid).collect();
+        found.extend(children);
+        at += 1;
+    }
+    found
+}
+
+fn pss_kib(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let line = text.lines().find(|line| line.starts_with("Pss:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_lines_are_read() {
+        let line = "17 (a (b) c) S 4 17 17 0 -1 4194304 126 0 1 0 10 20 3 4 20 0 1 0 247565";
+        let stat = parse(line).expect("a line");
+        assert_eq!((stat.parent, stat.ticks), (4, 37));
+    }
+
+    #[test]
+    fn trees_hold_grandchildren() {
+        let process = |parent| Stat { parent, ticks: 1 };
+        let all = BTreeMap::from([(1, process(0)), (2, process(1)), (3, process(2)), (4, process(1)), (5, process(0))]);
+        let mut found = tree(&all, &[2, 4]);
+        found.sort_unstable();
+        assert_eq!(found, [2, 3, 4]);
+    }
+}

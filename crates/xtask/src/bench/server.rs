@@ -1,0 +1,200 @@
+//! The servers that are measured: started on loopback with a new folder, without rate limits.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::http::Connection;
+use super::process;
+use crate::postgres::Postgres;
+use crate::{Error, run};
+
+/// How long a start may take.
+const START_MAX: Duration = Duration::from_secs(60);
+
+/// How long a stop may take.
+const STOP_MAX: Duration = Duration::from_secs(20);
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    /// How the table names it.
+    pub name: String,
+    /// Its port on loopback.
+    pub port: u16,
+    program: PathBuf,
+    args: Vec<String>,
+    folder: PathBuf,
+    child: Child,
+    /// The database server's process, which is part of the cost.
+    database: Option<u32>,
+}
+
+impl Server {
+    /// Starts Hearth on SQLite, or on a new database of `postgres`.
+    pub fn hearth(program: &Path, folder: &Path, postgres: Option<&Postgres>) -> Result<Self, Error> {
+        let port = new_folder(folder)?;
+        let mut settings = vec![
+            "server_name=bench.test".to_owned(),
+            format!("data_dir={}", folder.join("data").display()),
+            format!("listeners=[{{ address = \"127.0.0.1:{port}\" }}]"),
+            "registration.mode=open".to_owned(),
+            "rate_limits.enabled=false".to_owned(),
+            "log.filter=warn".to_owned(),
+        ];
+        if let Some(postgres) = postgres {
+            settings.push(format!("database.url={}", postgres.create_database("bench")?));
+        }
+        let mut args = vec!["serve".to_owned()];
+        args.extend(settings.into_iter().flat_map(|setting| ["--set".to_owned(), setting]));
+        let name = if postgres.is_some() { "Hearth, PostgreSQL" } else { "Hearth, SQLite" };
+        Self::start(name, program, args, folder, port, postgres.map(Postgres::pid))
+    }
+
+    /// Starts Synapse from the environment at `environment`, on SQLite.
+    pub fn synapse(environment: &Path, folder: &Path) -> Result<Self, Error> {
+        let port = new_folder(folder)?;
+        let config = folder.join("homeserver.yaml");
+        let text = synapse_config(folder, port);
+        std::fs::write(&config, text).map_err(|source| Error::File { path: config.clone(), source })?;
+        let python = environment.join("bin/python");
+        let config = config.to_string_lossy().into_owned();
+        let args = ["-m", "synapse.app.homeserver", "-c", &config];
+        run::output(&python.to_string_lossy(), &[&args[..], &["--generate-keys"]].concat(), folder)?;
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        Self::start("Synapse, SQLite", &python, args, folder, port, None)
+    }
+
+    fn start(
+        name: &str,
+        program: &Path,
+        args: Vec<String>,
+        folder: &Path,
+        port: u16,
+        database: Option<u32>,
+    ) -> Result<Self, Error> {
+        let child = spawn(program, &args, folder)?;
+        let (program, folder) = (program.to_path_buf(), folder.to_path_buf());
+        let mut server = Self { name: name.to_owned(), port, program, args, folder, child, database };
+        server.wait()?;
+        Ok(server)
+    }
+
+    /// Waits until the server answers.
+    fn wait(&mut self) -> Result<(), Error> {
+        let started = Instant::now();
+        while started.elapsed() < START_MAX && !self.child.try_wait().is_ok_and(|status| status.is_some()) {
+            let answer = Connection::new(self.port).request("GET", "/_matrix/client/versions", "", "");
+            if answer.is_ok_and(|answer| answer.status == 200) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let log = std::fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        Err(Error::Failed { program: self.name.clone(), message: log })
+    }
+
+    /// Stops the server and starts it on the same folder; answers the milliseconds until it served.
+    pub fn restart(&mut self) -> Result<f64, Error> {
+        self.stop();
+        let started = Instant::now();
+        self.child = spawn(&self.program, &self.args, &self.folder)?;
+        self.wait()?;
+        Ok(started.elapsed().as_secs_f64() * 1e3)
+    }
+
+    /// CPU seconds so far, the database's included.
+    pub fn cpu_seconds(&self) -> f64 {
+        process::cpu_seconds(&self.roots())
+    }
+
+    /// Proportional set size in MiB, the database's included.
+    pub fn memory_mib(&self) -> f64 {
+        process::memory_mib(&self.roots())
+    }
+
+    fn roots(&self) -> Vec<u32> {
+        std::iter::once(self.child.id()).chain(self.database).collect()
+    }
+
+    fn stop(&mut self) {
+        let asked = run::output("kill", &["-TERM", &self.child.id().to_string()], Path::new("/"));
+        let started = Instant::now();
+        while asked.is_ok() && started.elapsed() < STOP_MAX {
+            if self.child.try_wait().is_ok_and(|status| status.is_some()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        if self.child.kill().and_then(|()| self.child.wait().map(|_| ())).is_err() {
+            println!("bench: {} does not stop", self.name);
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+        if let Err(source) = std::fs::remove_dir_all(&self.folder) {
+            println!("bench: {} stays: {source}", self.folder.display());
+        }
+    }
+}
+
+fn spawn(program: &Path, args: &[String], folder: &Path) -> Result<Child, Error> {
+    let path = folder.join("log");
+    let log = File::create(&path).map_err(|source| Error::File { path, source })?;
+    Command::new(program)
+        .args(args)
+        .current_dir(folder)
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .map_err(|source| Error::Start { program: program.display().to_string(), source })
+}
+
+/// Makes an empty folder, and finds a port for its server.
+fn new_folder(folder: &Path) -> Result<u16, Error> {
+    let wrong = |source| Error::File { path: folder.to_path_buf(), source };
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).map_err(wrong)?;
+    }
+    std::fs::create_dir_all(folder).map_err(wrong)?;
+    crate::postgres::free_port()
+}
+
+/// Synapse as it is set up for one machine, but for rate limits, and with a cheap password hash: no
+/// password is part of what is measured.
+fn synapse_config(folder: &Path, port: u16) -> String {
+    let folder = folder.display();
+    let free = "{per_second: 100000, burst_count: 100000}";
+    format!(
+        r#"server_name: "bench.test"
+public_baseurl: "http://127.0.0.1:{port}/"
+pid_file: {folder}/pid
+signing_key_path: {folder}/signing.key
+media_store_path: {folder}/media
+report_stats: false
+listeners:
+  - {{port: {port}, bind_addresses: ['127.0.0.1'], type: http, tls: false, resources: [{{names: [client], compress: false}}]}}
+database: {{name: sqlite3, args: {{database: {folder}/hs.db}}}}
+enable_registration: true
+enable_registration_without_verification: true
+macaroon_secret_key: bench
+form_secret: bench
+bcrypt_rounds: 4
+trusted_key_servers: []
+suppress_key_server_warning: true
+max_upload_size: 50M
+rc_message: {free}
+rc_registration: {free}
+rc_login: {{address: {free}, account: {free}, failed_attempts: {free}}}
+rc_joins: {{local: {free}, remote: {free}}}
+rc_joins_per_room: {free}
+rc_invites: {{per_room: {free}, per_user: {free}, per_issuer: {free}}}
+rc_room_creation: {free}
+rc_key_requests: {free}
+"#
+    )
+}
