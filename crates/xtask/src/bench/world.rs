@@ -8,9 +8,11 @@ use super::server::Server;
 /// Users, each with a token.
 const USERS: usize = 101;
 
-/// Rooms of the person with many rooms, their members, and the messages in each.
+/// Rooms of the people with many rooms.
 const LIST_ROOMS: usize = 40;
-const LIST_MEMBERS: usize = 30;
+/// Members of each of those rooms.
+pub const LIST_MEMBERS: usize = 30;
+/// Messages in each of those rooms.
 const LIST_MESSAGES: usize = 20;
 
 /// Rooms that the senders write to at once.
