@@ -26,12 +26,17 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// How long a browser may remember the answer to a preflight, in seconds.
 const PREFLIGHT_AGE_S: &str = "86400";
 
-/// Wraps a router: call it once, after all routes are there.
-pub fn wrap(router: Router) -> Router {
-    let requests = Arc::new(AtomicU64::new(1));
+/// Adds the answers to unknown paths and methods: call it once, after all routes are there.
+pub fn with_fallbacks(router: Router) -> Router {
     router
         .fallback(|| async { Error::unrecognized() })
         .method_not_allowed_fallback(|| async { Error::method_not_allowed() })
+}
+
+/// Wraps a router: the outermost layer, around all others.
+pub fn wrap(router: Router) -> Router {
+    let requests = Arc::new(AtomicU64::new(1));
+    router
         // The extractors of this crate have limits of their own, from the options.
         .layer(DefaultBodyLimit::disable())
         .layer(from_fn_with_state(requests, serve))

@@ -88,7 +88,7 @@ fn router() -> Router {
         .route("/_matrix/panic", get(|| async { panics() }))
         .route("/_matrix/elsewhere", get(|| async { Redirect::temporary("https://example.org/") }))
         .with_state(world);
-    layers::wrap(routes)
+    layers::wrap(layers::with_fallbacks(routes))
 }
 
 fn panics() -> Json<Value> {

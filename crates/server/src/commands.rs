@@ -1,0 +1,114 @@
+//! The command line.
+
+pub mod config;
+pub mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::sources::Given;
+use crate::{boot, listeners};
+
+/// What the exit codes mean, for `--help`.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  the command line is wrong
+  3  the configuration is wrong
+  4  the database cannot be opened or used
+  5  a listener cannot listen
+  6  the database can no longer be written while the server runs";
+
+/// Hearth, a Matrix homeserver. Without a command it serves.
+#[derive(Parser)]
+#[command(name = "hearth", version, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    sources: Sources,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Args)]
+struct Sources {
+    /// The configuration file [default: hearth.toml in the working directory, if there is one].
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Sets a key of the configuration, over the file and the environment.
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the server (also without any command).
+    Serve,
+    /// Looks at the configuration.
+    #[command(subcommand)]
+    Config(config::Command),
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The configuration.
+    #[error("configuration: {0}")]
+    Config(#[from] crate::config::Error),
+    /// The start.
+    #[error("{0}")]
+    Boot(#[from] boot::Error),
+    /// A listener.
+    #[error("{0}")]
+    Listener(#[from] listeners::Error),
+    /// The database failed while the server ran.
+    #[error("the database can no longer be written: the server has stopped so that nothing is lost")]
+    StoreLost,
+    /// Anything else, in words for the administrator.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) => 3,
+            Self::Boot(boot::Error::OtherName { .. }) => 3,
+            Self::Boot(boot::Error::Store(_) | boot::Error::Commit(_)) => 4,
+            Self::Listener(_) => 5,
+            Self::StoreLost => 6,
+            Self::Boot(_) | Self::Other(_) => 1,
+        }
+    }
+}
+
+impl From<store::Error> for Failure {
+    fn from(error: store::Error) -> Self {
+        Self::Boot(error.into())
+    }
+}
+
+/// Runs the program.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let given = Given::with_environment(cli.sources.config, cli.sources.set);
+    let done = match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => on_runtime(serve::run(&given)),
+        Command::Config(command) => config::run(&command, &given),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("hearth: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::Other(format!("no threads can be started: {error}")))?;
+    runtime.block_on(work)
+}

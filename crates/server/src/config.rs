@@ -1,0 +1,349 @@
+//! Configuration: the only place that knows TOML and the environment.
+//!
+//! [`keys`] declares every key once; from it come the parser, the check for unknown keys, `hearth config reference` and
+//! `hearth config show`. A value comes from, in rising order: the default, the file, the environment
+//! (`HEARTH_SECTION__KEY`), the command line (`--set section.key=value`). A secret can also stand in a file of its own,
+//! named by the same key with `_file` behind it.
+
+pub mod keys;
+pub mod sources;
+pub mod values;
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use endpoint::rate_limit::Rate;
+use endpoint::{Network, RateClass, RateLimits};
+
+use keys::{Key, Kind};
+use sources::{Given, Settings};
+
+/// What can be wrong with the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A key that does not exist.
+    #[error("{from}: there is no key `{key}`{}", nearest.as_ref().map_or(String::new(), |n| format!("; did you mean `{n}`?")))]
+    Unknown {
+        /// The key.
+        key: String,
+        /// Where it stands.
+        from: String,
+        /// The known key that looks most like it.
+        nearest: Option<String>,
+    },
+    /// A key with a value that it cannot have.
+    #[error("{from}: `{key}` {wrong}")]
+    Wrong {
+        /// The key.
+        key: String,
+        /// Where the value stands.
+        from: String,
+        /// What is wrong.
+        wrong: String,
+    },
+    /// A file that cannot be read, or is no TOML.
+    #[error("{path}: {wrong}")]
+    File {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        wrong: String,
+    },
+    /// A `--set` without `=`.
+    #[error("`--set {0}` must have the form key=value")]
+    Set(String),
+}
+
+/// Which database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Database {
+    /// A file.
+    Sqlite(PathBuf),
+    /// A `postgres://` address.
+    Postgres(String),
+}
+
+/// What is served on a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resource {
+    /// The client-server API without media.
+    Client,
+    /// The server-server API.
+    Federation,
+    /// Upload and download.
+    Media,
+    /// `/metrics`.
+    Metrics,
+    /// The admin API and the page for the first account.
+    Admin,
+    /// The identity service.
+    Identity,
+}
+
+impl Resource {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Client, Self::Federation, Self::Media, Self::Metrics, Self::Admin, Self::Identity];
+}
+
+/// Where a listener listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A TCP socket.
+    Tcp(std::net::SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// Files with a certificate chain and its key, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// The chain, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// A listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Where.
+    pub address: Address,
+    /// TLS, or plain.
+    pub tls: Option<Tls>,
+    /// What it serves.
+    pub resources: Vec<Resource>,
+}
+
+/// Who may make an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegistrationMode {
+    /// Nobody but administrators.
+    Closed,
+    /// Whoever has a token.
+    Token,
+    /// Everybody.
+    Open,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object per line.
+    Json,
+}
+
+/// The whole configuration, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The server's name, if it is given.
+    pub server_name: Option<String>,
+    /// Where database, keys and media lie.
+    pub data_dir: PathBuf,
+    /// The database.
+    pub database: Database,
+    /// Memory for the database's page cache, in bytes.
+    pub database_cache_bytes: usize,
+    /// The listeners.
+    pub listeners: Vec<Listener>,
+    /// Proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
+    /// The address under which clients reach the server.
+    pub public_base_url: Option<String>,
+    /// E-mail address of the administrator.
+    pub support_email: Option<String>,
+    /// Matrix id of the administrator.
+    pub support_matrix_id: Option<String>,
+    /// Page for users who need help.
+    pub support_page: Option<String>,
+    /// Who may make an account.
+    pub registration_mode: RegistrationMode,
+    /// The secret of `/_synapse/admin/v1/register`.
+    pub registration_shared_secret: Option<String>,
+    /// The rate limits.
+    pub rate_limits: RateLimits,
+    /// The room version of new rooms.
+    pub default_room_version: String,
+    /// Bytes that an uploaded file may have.
+    pub media_max_upload_bytes: u64,
+    /// The folder of media.
+    pub media_dir: PathBuf,
+    /// What is logged.
+    pub log_filter: String,
+    /// How it is logged.
+    pub log_format: LogFormat,
+}
+
+impl Config {
+    /// Reads and checks the configuration. Also answers warnings, which are to be logged.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn load(given: &Given) -> Result<(Self, Vec<String>), Error> {
+        let settings = Settings::gather(given)?;
+        let config = Self::from_settings(&settings)?;
+        Ok((config, settings.warnings))
+    }
+
+    /// The configuration of a test: defaults, and `key=value` pairs.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn of(pairs: &[&str]) -> Result<Self, Error> {
+        let given = Given { set: pairs.iter().map(|pair| (*pair).to_owned()).collect(), ..Given::default() };
+        Self::load(&given).map(|(config, _)| config)
+    }
+
+    fn from_settings(settings: &Settings) -> Result<Self, Error> {
+        let data_dir = PathBuf::from(settings.text("data_dir")?);
+        let registration_mode = match settings.text("registration.mode")?.as_str() {
+            "closed" => RegistrationMode::Closed,
+            "token" => RegistrationMode::Token,
+            "open" => RegistrationMode::Open,
+            _ => return Err(settings.wrong("registration.mode", "must be `closed`, `token` or `open`")),
+        };
+        let log_format = match settings.text("log.format")?.as_str() {
+            "pretty" => LogFormat::Pretty,
+            "json" => LogFormat::Json,
+            _ => return Err(settings.wrong("log.format", "must be `pretty` or `json`")),
+        };
+        not_there_yet(settings)?;
+        Ok(Self {
+            server_name: server_name(settings)?,
+            database: database(settings, &data_dir)?,
+            database_cache_bytes: settings.size("database.cache_bytes")?,
+            listeners: settings.listeners()?,
+            trusted_proxies: settings.networks("trusted_proxies")?,
+            public_base_url: settings.url("public_base_url")?,
+            support_email: settings.optional_text("support.email")?,
+            support_matrix_id: settings.optional_text("support.matrix_id")?,
+            support_page: settings.url("support.page")?,
+            registration_mode,
+            registration_shared_secret: settings.optional_text("registration.shared_secret")?,
+            rate_limits: rate_limits(settings)?,
+            default_room_version: room_version(settings)?,
+            media_max_upload_bytes: settings.size("media.max_upload_bytes")? as u64,
+            media_dir: media_dir(settings, &data_dir)?,
+            log_filter: settings.text("log.filter")?,
+            log_format,
+            data_dir,
+        })
+    }
+}
+
+fn server_name(settings: &Settings) -> Result<Option<String>, Error> {
+    let name = settings.optional_text("server_name")?;
+    match &name {
+        Some(name) if !event::ids::is_server_name(name) => Err(settings.wrong(
+            "server_name",
+            "must be a host name or address with or without a port, such as `example.org` or `localhost:8448`",
+        )),
+        _ => Ok(name),
+    }
+}
+
+fn database(settings: &Settings, data_dir: &std::path::Path) -> Result<Database, Error> {
+    let url = settings.text("database.url")?;
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        let file = if path.is_empty() { data_dir.join("hearth.db") } else { PathBuf::from(path) };
+        return Ok(Database::Sqlite(file));
+    }
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Ok(Database::Postgres(url));
+    }
+    Err(settings.wrong("database.url", "must start with `sqlite:` or `postgres://`"))
+}
+
+fn room_version(settings: &Settings) -> Result<String, Error> {
+    let version = settings.text("rooms.default_version")?;
+    if event::SUPPORTED_VERSIONS.contains(&version.as_str()) {
+        return Ok(version);
+    }
+    let known = event::SUPPORTED_VERSIONS.join(", ");
+    Err(settings.wrong("rooms.default_version", &format!("must be one of {known}")))
+}
+
+fn media_dir(settings: &Settings, data_dir: &std::path::Path) -> Result<PathBuf, Error> {
+    let place = settings.text("media.store")?;
+    match place.strip_prefix("file:") {
+        Some("") => Ok(data_dir.join("media")),
+        Some(path) => Ok(PathBuf::from(path)),
+        None => Err(settings.wrong("media.store", "must be `file:` or `file:PATH`; other stores are not there yet")),
+    }
+}
+
+fn rate_limits(settings: &Settings) -> Result<RateLimits, Error> {
+    let mut limits = RateLimits { enabled: settings.boolean("rate_limits.enabled")?, ..RateLimits::default() };
+    for class in RateClass::ALL {
+        let number = |member: &str| settings.positive(&format!("rate_limits.{}.{member}", class.name()));
+        limits.rates.insert(class, Rate { per_second: number("per_second")?, burst: number("burst")? });
+    }
+    Ok(limits)
+}
+
+/// Refuses what would silently not happen.
+fn not_there_yet(settings: &Settings) -> Result<(), Error> {
+    if !settings.texts("appservices.files")?.is_empty() {
+        return Err(settings.wrong("appservices.files", "must be empty: application services are not there yet"));
+    }
+    Ok(())
+}
+
+/// The reference: every key with its meaning and default, as a file that can be edited.
+pub fn reference() -> String {
+    let mut text = String::from(
+        "# Every key, with its default. A key can also be given as environment variable (HEARTH_SECTION__KEY)\n\
+         # or on the command line (--set section.key=value); a secret also as KEY_file, which names a file.\n",
+    );
+    let mut section = String::new();
+    for key in keys::all() {
+        let (found, name) = key.name.rsplit_once('.').unwrap_or(("", &key.name));
+        if found != section {
+            section = found.to_owned();
+            let _ = write!(text, "\n[{section}]\n");
+        }
+        let _ = write!(text, "\n{}", key.comment());
+        let _ = match key.default.as_str() {
+            "" => writeln!(text, "# {name} = {}", key.example()),
+            default => writeln!(text, "{name} = {default}"),
+        };
+    }
+    text
+}
+
+/// Every key with its value and where that comes from. Secrets are not shown.
+///
+/// # Errors
+/// As [`Config::load`].
+pub fn show(given: &Given) -> Result<String, Error> {
+    let settings = Settings::gather(given)?;
+    Config::from_settings(&settings)?;
+    let mut text = String::new();
+    for key in keys::all() {
+        let (value, from) = settings.shown(&key);
+        let _ = writeln!(text, "{} = {value}  # {from}", key.name);
+    }
+    Ok(text)
+}
+
+impl Key {
+    /// Meaning and kind, as lines of comment.
+    fn comment(&self) -> String {
+        self.meaning.lines().map(|line| format!("# {line}\n")).collect()
+    }
+
+    /// A value for a key that has no default.
+    fn example(&self) -> &'static str {
+        match self.kind {
+            Kind::Text | Kind::Secret => "\"…\"",
+            Kind::Boolean => "true",
+            Kind::Size | Kind::Number => "1",
+            Kind::Texts | Kind::Listeners => "[]",
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Every key of the configuration, declared once.
+
+use endpoint::RateClass;
+
+/// What a key holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A text.
+    Text,
+    /// A text that is not to be seen; also as `…_file`.
+    Secret,
+    /// `true` or `false`.
+    Boolean,
+    /// A number of bytes, or a text such as `"50 MiB"`.
+    Size,
+    /// A number.
+    Number,
+    /// A list of texts.
+    Texts,
+    /// The list of listeners.
+    Listeners,
+}
+
+/// A key.
+#[derive(Clone, Debug)]
+pub struct Key {
+    /// Its full name, with dots.
+    pub name: String,
+    /// What it holds.
+    pub kind: Kind,
+    /// Its default in TOML, or empty if it is unset.
+    pub default: String,
+    /// What it means.
+    pub meaning: String,
+}
+
+type Declared = (&'static str, Kind, &'static str, &'static str);
+
+const KEYS: &[Declared] = &[
+    (
+        "server_name",
+        Kind::Text,
+        "",
+        "The name in user ids, with or without a port. Fixed once a user exists. Unset: `localhost` until the page for\n\
+         the first account sets it.",
+    ),
+    ("data_dir", Kind::Text, "\"./hearth-data\"", "Where database, keys and media lie."),
+    (
+        "listeners",
+        Kind::Listeners,
+        "[{ address = \"127.0.0.1:8008\" }]",
+        "Where to listen: a list of { address, tls, resources }. `address` is host:port or unix:PATH; `tls` is\n\
+         { certificate = PATH, key = PATH } (PEM); `resources` are some of client, federation, media, metrics, admin,\n\
+         identity (unset: all).",
+    ),
+    (
+        "trusted_proxies",
+        Kind::Texts,
+        "[]",
+        "Addresses and ranges of proxies whose X-Forwarded-For is believed. Unix sockets are believed always.",
+    ),
+    (
+        "public_base_url",
+        Kind::Text,
+        "",
+        "The address under which clients reach the server, for /.well-known/matrix/client.",
+    ),
+    (
+        "database.url",
+        Kind::Secret,
+        "\"sqlite:\"",
+        "`sqlite:` (a file in data_dir), `sqlite:PATH`, or `postgres://user:password@host/name`.",
+    ),
+    ("database.cache_bytes", Kind::Size, "\"32 MiB\"", "Memory for the pages of a SQLite database."),
+    ("registration.mode", Kind::Text, "\"token\"", "Who may make an account: `closed`, `token` or `open`."),
+    (
+        "registration.shared_secret",
+        Kind::Secret,
+        "",
+        "Enables /_synapse/admin/v1/register for whoever knows this secret.",
+    ),
+    (
+        "federation.enabled",
+        Kind::Boolean,
+        "true",
+        "Whether to speak with other servers. This version does not yet: the keys of this section have no effect.",
+    ),
+    ("federation.allow", Kind::Texts, "[]", "The only servers to speak with; empty: all."),
+    ("federation.deny", Kind::Texts, "[]", "Servers not to speak with."),
+    ("federation.trusted_ca_files", Kind::Texts, "[]", "Further certificate authorities, PEM."),
+    ("federation.allowed_private_ranges", Kind::Texts, "[]", "Private address ranges that may be connected to."),
+    ("federation.verify_certificates", Kind::Boolean, "true", "Whether certificates of other servers are checked."),
+    (
+        "appservices.files",
+        Kind::Texts,
+        "[]",
+        "Registration files of application services. This version has none: the list must be empty.",
+    ),
+    ("rooms.default_version", Kind::Text, "\"12\"", "The room version of new rooms."),
+    ("media.max_upload_bytes", Kind::Size, "\"50 MiB\"", "How large an uploaded file may be."),
+    ("media.store", Kind::Text, "\"file:\"", "Where media lies: `file:` (in data_dir) or `file:PATH`."),
+    ("support.email", Kind::Text, "", "E-mail address of the administrator, for /.well-known/matrix/support."),
+    ("support.matrix_id", Kind::Text, "", "Matrix id of the administrator, for /.well-known/matrix/support."),
+    ("support.page", Kind::Text, "", "A page for users who need help, for /.well-known/matrix/support."),
+    ("log.filter", Kind::Text, "\"info\"", "What is logged: a level, or `level,crate=level,…`."),
+    ("log.format", Kind::Text, "\"pretty\"", "How lines look: `pretty` or `json`."),
+    ("rate_limits.enabled", Kind::Boolean, "true", "Whether requests are limited at all."),
+];
+
+/// All keys, in the order of the reference.
+pub fn all() -> Vec<Key> {
+    let declared = KEYS.iter().map(|(name, kind, default, meaning)| Key {
+        name: (*name).to_owned(),
+        kind: *kind,
+        default: (*default).to_owned(),
+        meaning: (*meaning).to_owned(),
+    });
+    declared.chain(RateClass::ALL.into_iter().flat_map(of_class)).collect()
+}
+
+fn of_class(class: RateClass) -> [Key; 2] {
+    let rate = class.default_rate();
+    let key = |member: &str, default: f64, meaning: &str| Key {
+        name: format!("rate_limits.{}.{member}", class.name()),
+        kind: Kind::Number,
+        default: format!("{default:?}"),
+        meaning: meaning.to_owned(),
+    };
+    [
+        key("per_second", rate.per_second, "Requests that are allowed per second in the long run."),
+        key("burst", rate.burst, "Requests that are allowed at once."),
+    ]
+}
+
+/// The known key that looks most like `name`, if any does.
+pub fn nearest(name: &str) -> Option<String> {
+    let far = name.len() / 2 + 1;
+    let distances = all().into_iter().map(|key| {
+        // A key that lacks its section is near to the one that has it.
+        let bare = key.name.rsplit('.').next().unwrap_or(&key.name);
+        (distance(name, &key.name).min(distance(name, bare) + 1), key.name)
+    });
+    distances.min().filter(|(distance, _)| *distance <= far).map(|(_, name)| name)
+}
+
+/// How many letters have to be added, dropped or changed to make one of the other.
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (line, a) in one.chars().enumerate() {
+        let mut before = line;
+        if let Some(first) = row.first_mut() {
+            *first = line + 1;
+        }
+        for (column, b) in other.iter().enumerate() {
+            let above = row.get(column + 1).copied().unwrap_or(0);
+            let left = row.get(column).copied().unwrap_or(0);
+            let cost = (before + usize::from(a != *b)).min(above + 1).min(left + 1);
+            before = above;
+            if let Some(cell) = row.get_mut(column + 1) {
+                *cell = cost;
+            }
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_are_edits() {
+        assert_eq!(distance("", "abc"), 3);
+        assert_eq!(distance("kitten", "sitting"), 3);
+        assert_eq!(distance("same", "same"), 0);
+    }
+
+    #[test]
+    fn every_key_stands_once() {
+        let mut names: Vec<String> = all().into_iter().map(|key| key.name).collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}

@@ -1,0 +1,241 @@
+//! Values of keys: from text to TOML, and from TOML to what the program uses.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+use endpoint::Network;
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::keys::{self, Kind};
+use super::sources::{Setting, Settings};
+use super::{Address, Error, Listener, Resource, Tls};
+
+/// Reads a value of the environment or the command line.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn from_text(kind: Kind, text: &str) -> Result<Value, String> {
+    match kind {
+        Kind::Text | Kind::Secret => return Ok(Value::String(text.to_owned())),
+        // `50 MiB` and `a, b` without quotes are welcome.
+        Kind::Size if toml_value(text).is_none() => return Ok(Value::String(text.to_owned())),
+        Kind::Texts if !text.trim_start().starts_with('[') => {
+            let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+            return Ok(Value::Array(texts.map(|text| Value::String(text.to_owned())).collect()));
+        }
+        _ => {}
+    }
+    toml_value(text).ok_or_else(|| format!("is no TOML value: {text}"))
+}
+
+fn toml_value(text: &str) -> Option<Value> {
+    let mut table: Table = format!("value = {text}").parse().ok()?;
+    table.remove("value").filter(|_| table.is_empty())
+}
+
+/// A listener as the file has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListenerTable {
+    address: String,
+    tls: Option<TlsValue>,
+    resources: Option<Vec<Resource>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TlsValue {
+    Acme(String),
+    Files(Tls),
+}
+
+impl Settings {
+    /// The error for a key's value.
+    pub fn wrong(&self, key: &str, wrong: &str) -> Error {
+        let from = self.values.get(key).map_or("default", |setting| &setting.from).to_owned();
+        Error::Wrong { key: key.to_owned(), from, wrong: wrong.to_owned() }
+    }
+
+    fn value(&self, key: &str) -> Option<Value> {
+        let given = self.values.get(key).map(|Setting { value, .. }| value.clone());
+        given.or_else(|| {
+            let key = keys::all().into_iter().find(|declared| declared.name == key)?;
+            toml_value(&key.default)
+        })
+    }
+
+    /// A text that may be unset. An empty one counts as unset.
+    ///
+    /// # Errors
+    /// If it is no text.
+    pub fn optional_text(&self, key: &str) -> Result<Option<String>, Error> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text).filter(|text| !text.is_empty())),
+            Some(_) => Err(self.wrong(key, "must be a text in quotes")),
+        }
+    }
+
+    /// A text.
+    ///
+    /// # Errors
+    /// If it is no text, or empty.
+    pub fn text(&self, key: &str) -> Result<String, Error> {
+        self.optional_text(key)?.ok_or_else(|| self.wrong(key, "must not be empty"))
+    }
+
+    /// An address that starts with `http://` or `https://`, without a slash at its end.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn url(&self, key: &str) -> Result<Option<String>, Error> {
+        match self.optional_text(key)? {
+            Some(url) if url.starts_with("https://") || url.starts_with("http://") => {
+                Ok(Some(url.trim_end_matches('/').to_owned()))
+            }
+            Some(_) => Err(self.wrong(key, "must start with `https://` or `http://`")),
+            None => Ok(None),
+        }
+    }
+
+    /// A boolean.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn boolean(&self, key: &str) -> Result<bool, Error> {
+        match self.value(key) {
+            Some(Value::Boolean(value)) => Ok(value),
+            _ => Err(self.wrong(key, "must be true or false")),
+        }
+    }
+
+    /// A positive number.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn positive(&self, key: &str) -> Result<f64, Error> {
+        let number = match self.value(key) {
+            Some(Value::Integer(number)) => number as f64,
+            Some(Value::Float(number)) => number,
+            _ => return Err(self.wrong(key, "must be a number")),
+        };
+        if number > 0.0 && number.is_finite() { Ok(number) } else { Err(self.wrong(key, "must be above 0")) }
+    }
+
+    /// A number of bytes.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn size(&self, key: &str) -> Result<usize, Error> {
+        let bytes = match self.value(key) {
+            Some(Value::Integer(bytes)) => usize::try_from(bytes).ok(),
+            Some(Value::String(text)) => parse_size(&text),
+            _ => None,
+        };
+        bytes.ok_or_else(|| self.wrong(key, "must be a number of bytes, or a text such as \"50 MiB\""))
+    }
+
+    /// A list of texts.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn texts(&self, key: &str) -> Result<Vec<String>, Error> {
+        let list = match self.value(key) {
+            Some(value) => value.try_into::<Vec<String>>().ok(),
+            None => None,
+        };
+        list.ok_or_else(|| self.wrong(key, "must be a list of texts"))
+    }
+
+    /// A list of addresses and ranges.
+    ///
+    /// # Errors
+    /// If one is neither.
+    pub fn networks(&self, key: &str) -> Result<Vec<Network>, Error> {
+        let texts = self.texts(key)?;
+        let parsed =
+            texts.iter().map(|text| text.parse::<Network>().map_err(|error| self.wrong(key, &error.to_string())));
+        parsed.collect()
+    }
+
+    /// The listeners.
+    ///
+    /// # Errors
+    /// Says which one is wrong.
+    pub fn listeners(&self) -> Result<Vec<Listener>, Error> {
+        const KEY: &str = "listeners";
+        let wrong = |wrong: String| self.wrong(KEY, &wrong);
+        let tables: Vec<ListenerTable> = self
+            .value(KEY)
+            .ok_or_else(|| wrong("must be a list".to_owned()))?
+            .try_into()
+            .map_err(|error: toml::de::Error| wrong(format!("is wrong: {}", error.message())))?;
+        if tables.is_empty() {
+            return Err(wrong("must not be empty".to_owned()));
+        }
+        tables.into_iter().map(|table| listener(table).map_err(wrong)).collect()
+    }
+}
+
+fn listener(table: ListenerTable) -> Result<Listener, String> {
+    let address = match table.address.strip_prefix("unix:") {
+        Some(path) => Address::Unix(PathBuf::from(path)),
+        None => Address::Tcp(socket_address(&table.address)?),
+    };
+    let tls = match table.tls {
+        None => None,
+        Some(TlsValue::Files(tls)) => Some(tls),
+        Some(TlsValue::Acme(text)) => {
+            return Err(format!("have tls = \"{text}\": give {{ certificate, key }}; ACME is not there yet"));
+        }
+    };
+    if tls.is_some() && matches!(address, Address::Unix(_)) {
+        return Err("have a Unix socket with TLS, which makes no sense".to_owned());
+    }
+    Ok(Listener { address, tls, resources: table.resources.unwrap_or(Resource::ALL.to_vec()) })
+}
+
+/// An address with a port. A name such as `localhost` is looked up.
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    let wrong = || format!("have the address `{text}`, which is no host:port and no unix:PATH");
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    text.to_socket_addrs().map_err(|_| wrong())?.next().ok_or_else(wrong)
+}
+
+/// `1048576`, `50 MiB`, `2GB`.
+fn parse_size(text: &str) -> Option<usize> {
+    let text = text.trim();
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(split)?;
+    let factor: usize = match unit.trim() {
+        "" | "B" => 1,
+        "KiB" | "K" => 1 << 10,
+        "MiB" | "M" => 1 << 20,
+        "GiB" | "G" => 1 << 30,
+        "kB" | "KB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        _ => return None,
+    };
+    number.parse::<usize>().ok()?.checked_mul(factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        let check = |text: &str, expect: Option<usize>| assert_eq!(parse_size(text), expect, "{text}");
+        check("50 MiB", Some(50 << 20));
+        check("2GB", Some(2_000_000_000));
+        check("17", Some(17));
+        check("", None);
+        check("-1", None);
+        check("1 elephant", None);
+        check("99999999999999999999 GiB", None);
+    }
+}

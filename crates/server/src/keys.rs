@@ -1,0 +1,86 @@
+//! The key with which the server signs: a file in the data folder, made at the first start and never sent anywhere.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use event::SigningKey;
+use store::Entropy;
+
+/// The file's name.
+const FILE: &str = "signing.key";
+
+/// Why there is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read or written.
+    #[error("{path}: {error}")]
+    File {
+        /// The file.
+        path: String,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The file holds something else.
+    #[error("{path} holds no signing key in the form `ed25519 VERSION SEED`")]
+    Format {
+        /// The file.
+        path: String,
+    },
+}
+
+/// Reads the key of `data_dir`, or makes it.
+///
+/// The form is `ed25519 VERSION SEED`, the seed in unpadded Base64: the one that other servers use too.
+///
+/// # Errors
+/// If the file cannot be read, written or understood. An unreadable key is never replaced: peers would distrust us.
+pub fn load(data_dir: &Path, entropy: &dyn Entropy) -> Result<SigningKey, Error> {
+    let path = data_dir.join(FILE);
+    let failed = |error| Error::File { path: path.display().to_string(), error };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => {
+            warn_if_readable(&path);
+            parse(&text).ok_or_else(|| Error::Format { path: path.display().to_string() })
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let key = generate(entropy);
+            write(data_dir, &path, &key).map_err(failed)?;
+            Ok(key)
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// A new key, which no file holds.
+pub fn generate(entropy: &dyn Entropy) -> SigningKey {
+    let mut seed = [0_u8; 32];
+    entropy.fill(&mut seed);
+    SigningKey::generate(&seed)
+}
+
+fn parse(text: &str) -> Option<SigningKey> {
+    let line = text.lines().find(|line| !line.trim().is_empty())?;
+    let mut words = line.split_whitespace();
+    let (algorithm, version, seed) = (words.next()?, words.next()?, words.next()?);
+    if algorithm != "ed25519" || words.next().is_some() {
+        return None;
+    }
+    SigningKey::from_seed_b64(&format!("ed25519:{version}"), seed).ok()
+}
+
+fn write(data_dir: &Path, path: &Path, key: &SigningKey) -> std::io::Result<()> {
+    let version = key.key_id().trim_start_matches("ed25519:");
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    writeln!(file, "ed25519 {version} {}", key.seed_b64())?;
+    file.sync_all()?;
+    File::open(data_dir)?.sync_all()
+}
+
+fn warn_if_readable(path: &Path) {
+    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+    if mode & 0o077 != 0 {
+        tracing::warn!(path = %path.display(), "others than the owner can read the signing key: `chmod 600` it");
+    }
+}

@@ -1,0 +1,248 @@
+//! Listeners: plain, TLS and Unix sockets, HTTP/1.1 and 2, bounded in number and time, drained at the end.
+
+pub mod tls;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use endpoint::PeerAddress;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use parking_lot::RwLock;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt;
+
+use crate::config::{Address, Listener, Resource};
+use crate::resources::Served;
+
+/// Connections that a listener has at a time; further ones wait in the system's queue.
+const CONNECTIONS_MAX: usize = 20_000;
+/// Seconds that the head of a request, and a TLS handshake, may take.
+const HEAD_S_MAX: u64 = 30;
+const HANDSHAKE_S_MAX: u64 = 10;
+/// Streams of an HTTP/2 connection.
+const STREAMS_MAX: u32 = 250;
+/// Seconds between signs of life on a silent HTTP/2 connection.
+const KEEP_ALIVE_S: u64 = 60;
+/// Bytes of the headers of an HTTP/2 request.
+const HEADER_BYTES_MAX: u32 = 32 * 1024;
+/// Seconds that requests in progress get when the server stops.
+const DRAIN_S_MAX: u64 = 9;
+/// How long to wait when no connection can be taken, mostly for want of file descriptors.
+const ACCEPT_PAUSE_MS: u64 = 100;
+
+/// Why a listener cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Bind {
+        /// The address.
+        address: String,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Certificate or key cannot be used.
+    #[error("{0}")]
+    Tls(#[from] tls::Error),
+}
+
+/// The router that serves now. It is replaced when the first-account page names the server.
+pub struct Switch(RwLock<Router>);
+
+impl Switch {
+    /// A switch that leads to this router.
+    pub fn new(router: Router) -> Self {
+        Self(RwLock::new(router))
+    }
+
+    /// The router for the next request.
+    pub fn current(&self) -> Router {
+        self.0.read().clone()
+    }
+
+    /// Leads all further requests to another router.
+    pub fn turn(&self, router: Router) {
+        *self.0.write() = router;
+    }
+}
+
+enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener, PathBuf),
+}
+
+/// A listener that holds its address and does not serve yet.
+pub struct Bound {
+    socket: Socket,
+    tls: Option<TlsAcceptor>,
+    served: Served,
+}
+
+impl Bound {
+    /// Takes the address of a listener.
+    ///
+    /// # Errors
+    /// If it is taken, or the certificate cannot be used.
+    pub async fn new(listener: &Listener) -> Result<Self, Error> {
+        let failed = |address: String| move |error| Error::Bind { address, error };
+        let tls = listener.tls.as_ref().map(tls::acceptor).transpose()?;
+        let socket = match &listener.address {
+            Address::Tcp(address) => {
+                Socket::Tcp(TcpListener::bind(address).await.map_err(failed(address.to_string()))?)
+            }
+            Address::Unix(path) => {
+                let shown = path.display().to_string();
+                remove_stale(path).await.map_err(failed(shown.clone()))?;
+                Socket::Unix(UnixListener::bind(path).map_err(failed(shown))?, path.clone())
+            }
+        };
+        Ok(Self { socket, tls, served: Served(listener.resources.clone().into()) })
+    }
+
+    /// The address, with the port that was really taken where 0 was asked for. `None` for a Unix socket.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.local_addr().ok(),
+            Socket::Unix(..) => None,
+        }
+    }
+
+    /// The address as a person would type it.
+    pub fn url(&self) -> Option<String> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        self.address().map(|address| format!("{scheme}://{address}"))
+    }
+
+    /// Whether a part of the server is served here.
+    pub fn serves(&self, resource: Resource) -> bool {
+        self.served.0.contains(&resource)
+    }
+
+    /// Serves until `stop` becomes true; then ends idle connections at once, and the others as soon as they have their
+    /// answer, or after some seconds.
+    pub async fn serve(self, switch: Arc<Switch>, mut stop: watch::Receiver<bool>) {
+        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let graceful = GracefulShutdown::new();
+        loop {
+            let permit = tokio::select! {
+                permit = Arc::clone(&connections).acquire_owned() => permit,
+                _ = stop.wait_for(|stop| *stop) => break,
+            };
+            let accepted = tokio::select! {
+                accepted = self.accept() => accepted,
+                _ = stop.wait_for(|stop| *stop) => break,
+            };
+            let Some((stream, peer)) = accepted else { continue };
+            let connection = Connection {
+                switch: Arc::clone(&switch),
+                served: self.served.clone(),
+                peer: PeerAddress(peer),
+                tls: self.tls.clone(),
+            };
+            let watcher = graceful.watcher();
+            tokio::spawn(async move {
+                connection.run(stream, watcher).await;
+                drop(permit);
+            });
+        }
+        let path = match self.socket {
+            Socket::Unix(_, path) => Some(path),
+            Socket::Tcp(_) => None,
+        };
+        if let Some(path) = path {
+            // Gone already, or not ours to delete: either way nothing is to be done.
+            drop(std::fs::remove_file(path));
+        }
+        if tokio::time::timeout(Duration::from_secs(DRAIN_S_MAX), graceful.shutdown()).await.is_err() {
+            tracing::warn!("some requests were still in progress when the server stopped");
+        }
+    }
+
+    async fn accept(&self) -> Option<(Box<dyn Stream>, Option<SocketAddr>)> {
+        let accepted = match &self.socket {
+            Socket::Tcp(listener) => listener.accept().await.map(|(stream, peer)| {
+                // Without it, small answers wait for the peer's acknowledgement. A failure costs speed alone.
+                drop(stream.set_nodelay(true));
+                (Box::new(stream) as Box<dyn Stream>, Some(peer))
+            }),
+            Socket::Unix(listener, _) => {
+                listener.accept().await.map(|(stream, _)| (Box::new(stream) as Box<dyn Stream>, None))
+            }
+        };
+        match accepted {
+            Ok(accepted) => Some(accepted),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
+                None
+            }
+        }
+    }
+}
+
+/// A socket file that a killed process left behind would forbid the address for ever; a living one is left alone.
+async fn remove_stale(path: &std::path::Path) -> io::Result<()> {
+    match tokio::net::UnixStream::connect(path).await {
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there")),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Bytes in both directions.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// What a connection's requests are given.
+struct Connection {
+    switch: Arc<Switch>,
+    served: Served,
+    peer: PeerAddress,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Connection {
+    async fn run(self, stream: Box<dyn Stream>, watcher: Watcher) {
+        let Some(tls) = self.tls.clone() else { return self.speak(stream, watcher).await };
+        let handshake = tokio::time::timeout(Duration::from_secs(HANDSHAKE_S_MAX), tls.accept(stream));
+        match handshake.await {
+            Ok(Ok(stream)) => self.speak(stream, watcher).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!("a TLS handshake took too long"),
+        }
+    }
+
+    async fn speak(self, stream: impl Stream + 'static, watcher: Watcher) {
+        let service = service_fn(|mut request: Request<Incoming>| {
+            request.extensions_mut().insert(self.peer);
+            request.extensions_mut().insert(self.served.clone());
+            self.switch.current().oneshot(request.map(Body::new))
+        });
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(HEAD_S_MAX));
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(HEADER_BYTES_MAX)
+            .keep_alive_interval(Duration::from_secs(KEEP_ALIVE_S));
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        if let Err(error) = watcher.watch(connection).await {
+            tracing::debug!(error, "a connection broke");
+        }
+    }
+}
