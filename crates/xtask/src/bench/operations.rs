@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::world::{MANY_ROOMS, SENDERS, STATE_EVENTS, User, World, create, join, segment, send, sync, text};
+use super::world::{
+    LIST_MEMBERS, MANY_ROOMS, SENDERS, STATE_EVENTS, User, World, create, join, segment, send, sync, text,
+};
 
 /// A sample is repeated until it used this much CPU time, so that the clock's grain does not matter.
 const CPU_SECONDS_MIN: f64 = 0.5;
