@@ -64,7 +64,7 @@ struct Inner {
     /// Uploads of one user, thumbnails of one kind and fetches of one address go one at a time.
     locks: Locks,
     /// Memory that all decoders share, in [`PERMIT_BYTES`].
-    decoding: Semaphore,
+    decoding: Arc<Semaphore>,
     decoding_permits: u32,
     /// Wakes those who wait for the content of a created media id.
     arrived: Notify,
@@ -96,7 +96,7 @@ impl Media {
             blocking,
             remote,
             locks: Locks::default(),
-            decoding: Semaphore::new(usize::try_from(decoding_permits).unwrap_or(1)),
+            decoding: Arc::new(Semaphore::new(usize::try_from(decoding_permits).unwrap_or(1))),
             decoding_permits,
             arrived: Notify::new(),
         };

@@ -31,7 +31,16 @@ const JPEG_QUALITY: u8 = 85;
 const GIF_SPEED: i32 = 20;
 
 /// Most frames of an animated thumbnail; what has more gets a static one.
-const FRAMES_MAX: usize = 250;
+const FRAMES_MAX: u64 = 250;
+
+/// Most pixels of all frames of an animated thumbnail's original together; what has more gets a static one.
+const ANIMATION_PIXELS_MAX: u64 = 200_000_000;
+
+/// Most scans of a JPEG file. Photographs have one or about ten; thousands would each be decoded over the whole image.
+const SCANS_MAX: usize = 200;
+
+/// Memory for what stands in a file before its pixels, such as compressed color profiles.
+const HEADER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Bytes per pixel that decoding is assumed to need: 16 bits for each of four channels, twice.
 pub(crate) const DECODE_BYTES_PER_PIXEL: u64 = 16;
@@ -70,9 +79,12 @@ impl<I: BufRead + Seek> Input for I {}
 /// [`Error::NotThumbnailable`] if it is none; [`Error::ImageTooLarge`] if it has more than `pixels_max` pixels.
 pub(crate) fn header(mut input: impl Input, pixels_max: u64) -> Result<Header, Error> {
     let format = format(&mut input)?;
+    if format == ImageFormat::Jpeg {
+        check_scans(&mut input)?;
+    }
     let limits_bytes = pixels_max.saturating_mul(DECODE_BYTES_PER_PIXEL);
     let mut reader = ImageReader::with_format(input, format);
-    reader.limits(limits(limits_bytes));
+    reader.limits(limits(HEADER_BYTES_MAX));
     let mut decoder = reader.into_decoder().map_err(refused)?;
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
@@ -131,6 +143,26 @@ fn format(input: &mut impl Input) -> Result<ImageFormat, Error> {
         ) => Ok(format),
         _ => Err(Error::NotThumbnailable),
     }
+}
+
+/// Refuses a JPEG file with too many scans. Their marker stands nowhere in compressed data; a preview inside of the
+/// metadata may add some, which is why the limit is generous.
+fn check_scans(input: &mut impl Input) -> Result<(), Error> {
+    let (mut scans, mut after_ff) = (0, false);
+    loop {
+        let buffer = input.fill_buf()?;
+        if buffer.is_empty() {
+            break;
+        }
+        for byte in buffer {
+            scans += usize::from(after_ff && *byte == 0xDA);
+            after_ff = *byte == 0xFF;
+        }
+        let length = buffer.len();
+        input.consume(length);
+    }
+    input.seek(SeekFrom::Start(0))?;
+    if scans > SCANS_MAX { Err(Error::NotThumbnailable) } else { Ok(()) }
 }
 
 /// The type under which an original of this format may be served as a thumbnail.
@@ -259,9 +291,10 @@ fn animate(input: &mut impl Input, header: &Header, target: Option<&Target>) -> 
     let mut gif = Vec::new();
     let mut encoder = GifEncoder::new_with_speed(&mut gif, GIF_SPEED);
     encoder.set_repeat(loops).map_err(refused)?;
-    for (place, frame) in frames.enumerate() {
+    let frames_max = FRAMES_MAX.min(ANIMATION_PIXELS_MAX / (u64::from(header.width) * u64::from(header.height)));
+    for (place, frame) in (0..).zip(frames) {
         let Ok(frame) = frame else { return Ok(None) };
-        if place == FRAMES_MAX {
+        if place >= frames_max {
             return Ok(None);
         }
         let delay = frame.delay();

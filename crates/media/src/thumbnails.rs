@@ -1,6 +1,7 @@
 //! Thumbnails on request: made once for each size, kept beside the original, within one budget of memory.
 
 use std::io::BufReader;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use store::tables::media::{MediaRow, ThumbnailRow};
@@ -70,11 +71,15 @@ impl Media {
         let (file, header) = opened.await.map_err(damaged)??;
         let permits = header.cost_bytes().div_ceil(PERMIT_BYTES);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX).min(self.inner.decoding_permits);
-        let _share = self.inner.decoding.acquire_many(permits).await.map_err(|_| Error::JobDropped)?;
+        let share =
+            Arc::clone(&self.inner.decoding).acquire_many_owned(permits).await.map_err(|_| Error::JobDropped)?;
         let asked = *asked;
-        blocking::run(&self.inner.blocking, move || thumbnail::make(BufReader::new(file), &header, &asked))
-            .await
-            .map_err(damaged)?
+        let made = blocking::run(&self.inner.blocking, move || {
+            // The job keeps its share until it ends: whoever asked may have gone long before.
+            let _share = share;
+            thumbnail::make(BufReader::new(file), &header, &asked)
+        });
+        made.await.map_err(damaged)?
     }
 
     /// Keeps a thumbnail, unless many of this media are kept already or the media has been deleted meanwhile.

@@ -39,6 +39,73 @@ fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     bytes.into_inner()
 }
 
+/// A PNG chunk with its checksum.
+fn chunk(kind: &[u8], contents: &[u8]) -> Vec<u8> {
+    let body = [kind, contents].concat();
+    let mut crc = u32::MAX;
+    for byte in &body {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0xEDB8_8320 & 0_u32.wrapping_sub(crc & 1));
+        }
+    }
+    [&u32::try_from(contents.len()).unwrap().to_be_bytes()[..], &body, &(!crc).to_be_bytes()].concat()
+}
+
+/// The contents of a PNG file's only chunk of pixels.
+fn pixels_of(png: &[u8]) -> Vec<u8> {
+    let at = png.windows(4).position(|window| window == b"IDAT").unwrap();
+    let length = u32::from_be_bytes(png[at - 4..at].try_into().unwrap());
+    png[at + 4..at + 4 + usize::try_from(length).unwrap()].to_vec()
+}
+
+/// An animated PNG of frames of equal size.
+fn animated_png(frames: &[DynamicImage]) -> Vec<u8> {
+    let (width, height) = (frames[0].width().to_be_bytes(), frames[0].height().to_be_bytes());
+    let files: Vec<Vec<u8>> = frames.iter().map(|frame| encoded(frame, ImageFormat::Png)).collect();
+    // Signature and header.
+    let mut bytes = files[0][..33].to_vec();
+    let count = u32::try_from(frames.len()).unwrap().to_be_bytes();
+    bytes.extend(chunk(b"acTL", &[&count[..], &[0; 4]].concat()));
+    let mut sequence = 0_u32;
+    let mut next = || {
+        sequence += 1;
+        (sequence - 1).to_be_bytes()
+    };
+    for (place, file) in files.iter().enumerate() {
+        let control = [&next()[..], &width, &height, &[0; 8], &[0, 1, 0, 10, 0, 0]].concat();
+        bytes.extend(chunk(b"fcTL", &control));
+        if place == 0 {
+            bytes.extend(chunk(b"IDAT", &pixels_of(file)));
+        } else {
+            bytes.extend(chunk(b"fdAT", &[&next()[..], &pixels_of(file)].concat()));
+        }
+    }
+    bytes.extend(chunk(b"IEND", &[]));
+    bytes
+}
+
+/// A RIFF chunk.
+fn riff(kind: &[u8], contents: &[u8]) -> Vec<u8> {
+    let padding: &[u8] = if contents.len() % 2 == 1 { &[0] } else { &[] };
+    [kind, &u32::try_from(contents.len()).unwrap().to_le_bytes(), contents, padding].concat()
+}
+
+/// An animated WebP of frames of equal size.
+fn animated_webp(frames: &[DynamicImage]) -> Vec<u8> {
+    let three = |number: u32| number.to_le_bytes()[..3].to_vec();
+    let size = [three(frames[0].width() - 1), three(frames[0].height() - 1)].concat();
+    let mut body = b"WEBP".to_vec();
+    body.extend(riff(b"VP8X", &[&[0b10, 0, 0, 0][..], &size].concat()));
+    body.extend(riff(b"ANIM", &[0; 6]));
+    for frame in frames {
+        // After the headers of file and container, the image's own chunk follows.
+        let image = encoded(frame, ImageFormat::WebP)[12..].to_vec();
+        body.extend(riff(b"ANMF", &[&[0; 6][..], &size, &three(100), &[0], &image].concat()));
+    }
+    riff(b"RIFF", &body)
+}
+
 /// Red on the left, blue on the right.
 fn two_halves(width: u32, height: u32) -> DynamicImage {
     RgbImage::from_fn(width, height, |x, _| if x < width / 2 { Rgb([255, 0, 0]) } else { Rgb([0, 0, 255]) }).into()
@@ -210,6 +277,77 @@ fn cm9_animated_where_the_source_is() {
     assert!(matches!(outcome, Outcome::Original("image/gif")));
     let photograph = encoded(&two_halves(64, 64), ImageFormat::Jpeg);
     made(&photograph, &asked(32, 32, Method::Crop, true), "image/jpeg");
+}
+
+#[test]
+fn cm9_every_animated_format() {
+    let blue = RgbImage::from_pixel(40, 20, Rgb([0, 0, 255]));
+    let frames = [two_halves(40, 20), blue.into()];
+    for (file, original) in [(animated_png(&frames), "image/png"), (animated_webp(&frames), "image/webp")] {
+        let Outcome::Made(small, "image/gif") = thumbnail(&file, &asked(20, 10, Method::Scale, true)).unwrap() else {
+            panic!("{original}: no GIF");
+        };
+        let small: Vec<DynamicImage> = frames_of(&small).into_iter().map(|frame| frame.into_buffer().into()).collect();
+        assert_eq!(small.len(), 2, "{original}");
+        assert!(is_red(&small[0], 3, 5) && !is_red(&small[0], 17, 5), "{original}");
+        assert!(!is_red(&small[1], 3, 5), "{original}");
+        for size in [(20, 10), (40, 20), (80, 80)] {
+            let Outcome::Made(still, _) = thumbnail(&file, &scale(size.0, size.1)).unwrap() else {
+                panic!("{original}: moves");
+            };
+            assert!(frames_are_one(&still), "{original} {size:?}");
+            assert!(is_red(&image::load_from_memory(&still).unwrap(), 3, 5), "{original} {size:?}");
+        }
+        let outcome = thumbnail(&file, &asked(40, 20, Method::Scale, true)).unwrap();
+        assert!(matches!(outcome, Outcome::Original(found) if found == original));
+    }
+}
+
+/// Whether a file of a thumbnail is of a format that does not move.
+fn frames_are_one(file: &[u8]) -> bool {
+    match image::guess_format(file).unwrap() {
+        ImageFormat::Jpeg => true,
+        ImageFormat::Png => !PngDecoder::new(Cursor::new(file)).unwrap().is_apng().unwrap(),
+        _ => false,
+    }
+}
+
+#[test]
+fn cm8_damaged_images_do_no_harm() {
+    let image = two_halves(24, 16);
+    let formats = [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Gif];
+    let mut files: Vec<Vec<u8>> = formats.iter().map(|format| encoded(&image, *format)).collect();
+    files.push(animated_png(&[image.clone(), image.clone()]));
+    files.push(animated_webp(&[image.clone(), image]));
+    let mut seed = 1_u64;
+    let mut next = |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(seed >> 33).unwrap() % below
+    };
+    for round in 0..400 {
+        for file in &files {
+            let mut damaged = file.clone();
+            for _ in 0..=next(4) {
+                let place = next(damaged.len());
+                damaged[place] = next(256).to_le_bytes()[0];
+            }
+            damaged.truncate(damaged.len() - if round % 4 == 0 { next(damaged.len()) } else { 0 });
+            // Whatever comes of it, it comes to an end without a panic and within the limits.
+            let asked = asked(8, 8, Method::Crop, round % 2 == 0);
+            if let Ok(Outcome::Made(bytes, _)) = thumbnail(&damaged, &asked) {
+                assert!(image::load_from_memory(&bytes).is_ok());
+            }
+        }
+    }
+}
+
+#[test]
+fn cm8_a_jpeg_of_thousands_of_scans_is_refused() {
+    let mut file = encoded(&two_halves(24, 16), ImageFormat::Jpeg);
+    file.extend([0xFF, 0xDA].repeat(SCANS_MAX - 1));
+    assert!(header(Cursor::new(&file), PIXELS_MAX).is_ok());
+    file.extend([0xFF, 0xDA]);
+    assert!(matches!(header(Cursor::new(&file), PIXELS_MAX), Err(Error::NotThumbnailable)));
 }
 
 #[test]

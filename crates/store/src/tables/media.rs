@@ -32,7 +32,6 @@ table! {
         unauthenticated: bool,
     }
     index BY_UPLOADER(uploader, created_ms);
-    index BY_SHA256(sha256);
     unique BY_FILE(file);
 }
 
