@@ -35,6 +35,7 @@ pub fn nightly(root: &Path, options: &Options) -> Result<(), Error> {
     for database in ["sqlite".to_owned(), postgres.create_database("kills")?] {
         play(root, &tools, &hearth, "kill.mjs", &args, &database, &mut tally);
     }
+    control(root, &tools, &mut tally);
     let victim = [&args[..4], &["--victim", "postgres"]].concat();
     play(root, &tools, &hearth, "kill.mjs", &victim, "sqlite", &mut tally);
     let mut command = Command::new("cargo");
@@ -42,4 +43,14 @@ pub fn nightly(root: &Path, options: &Options) -> Result<(), Error> {
     command.env("HEARTH_TEST_POSTGRES", postgres.url("postgres")).env("HEARTH_NIGHTLY", "1");
     tally.counted("cargo test, long", &mut command);
     tally.close()
+}
+
+/// The chat against Synapse: a story that it does not pass is wrong itself.
+fn control(root: &Path, tools: &setup::Tools, tally: &mut Tally) {
+    let Some(synapse) = &tools.synapse else {
+        return println!("nightly: without Synapse, the stories are not checked themselves");
+    };
+    let mut command = Command::new(&tools.node);
+    command.arg("chat.mjs").arg("--synapse").arg(synapse).current_dir(root.join("tests/e2e"));
+    tally.counted("chat.mjs on Synapse", &mut command);
 }
