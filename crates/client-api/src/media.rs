@@ -43,6 +43,9 @@ const DISCARD_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// What a user with too many pending uploads is told to wait.
 const PENDING_RETRY_MS: u64 = 60_000;
 
+/// What a user with too many uploads under way is told to wait.
+const AT_ONCE_RETRY_MS: u64 = 2_000;
+
 /// The routes of this file.
 pub fn routes<S>() -> Router<S>
 where
@@ -325,6 +328,7 @@ fn refused(error: media::Error) -> Error {
         Media::TooLarge { max } => Error::too_large(format!("A file may have {max} bytes.")),
         Media::BadLabel(what) => Error::invalid_param(format!("Something is wrong with {what}.")),
         Media::QuotaReached => Error::forbidden("Your quota for uploads is used up."),
+        Media::TooManyAtOnce => Error::limit_exceeded(AT_ONCE_RETRY_MS),
         Media::TooManyPending => Error::limit_exceeded(PENDING_RETRY_MS),
         Media::NotCreator => Error::forbidden("This media id was created by another user."),
         Media::AlreadyUploaded => Error::cannot_overwrite_media(),

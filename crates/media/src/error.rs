@@ -23,6 +23,9 @@ pub enum Error {
     /// The user's uploads have reached their quota.
     #[error("the quota for uploads is used up")]
     QuotaReached,
+    /// The user has too many uploads under way.
+    #[error("too many uploads are under way: wait until some are done")]
+    TooManyAtOnce,
     /// The user has too many media ids without content.
     #[error("too many uploads are pending: finish some of them first")]
     TooManyPending,

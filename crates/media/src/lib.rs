@@ -42,7 +42,7 @@ pub use thumbnail::{Asked, Method};
 pub use upload::{Created, Label, Upload};
 
 use directory::{Directory, FileName};
-use locks::Locks;
+use locks::{Locks, Places};
 
 /// Bytes that one permit of the decoding budget stands for.
 const PERMIT_BYTES: u64 = 1024 * 1024;
@@ -63,6 +63,8 @@ struct Inner {
     remote: Option<Arc<dyn Remote>>,
     /// Uploads of one user, thumbnails of one kind and fetches of one address go one at a time.
     locks: Locks,
+    /// Uploads that each user has under way.
+    uploading: Places,
     /// Memory that all decoders share, in [`PERMIT_BYTES`].
     decoding: Arc<Semaphore>,
     decoding_permits: u32,
@@ -96,6 +98,7 @@ impl Media {
             blocking,
             remote,
             locks: Locks::default(),
+            uploading: Places::default(),
             decoding: Arc::new(Semaphore::new(usize::try_from(decoding_permits).unwrap_or(1))),
             decoding_permits,
             arrived: Notify::new(),

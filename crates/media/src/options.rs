@@ -14,6 +14,8 @@ pub struct Options {
     pub directory: PathBuf,
     /// Most bytes of an upload.
     pub upload_bytes_max: u64,
+    /// Most uploads that one user may have under way at once: what bounds the files that no quota counts yet.
+    pub uploads_at_once_max: u32,
     /// Most bytes of all of one user's uploads; none is no limit.
     pub user_bytes_max: Option<u64>,
     /// Most files of one user; none is no limit.
@@ -40,6 +42,7 @@ impl Options {
             server_name: server_name.into(),
             directory: directory.into(),
             upload_bytes_max: 50 * MEBIBYTE,
+            uploads_at_once_max: 32,
             user_bytes_max: None,
             user_files_max: None,
             pending_max: 5,

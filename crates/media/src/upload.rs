@@ -6,6 +6,7 @@ use store::tables::media::{MediaPendingRow, MediaRow, MediaUsageRow};
 use store::{CommitBatch, CommitError, Read, UserId, Value};
 
 use crate::incoming::Received;
+use crate::locks::Place;
 use crate::{Error, Incoming, Media, Mxc};
 
 /// Characters of a media id: about 143 bits of randomness, not to be guessed.
@@ -43,6 +44,7 @@ pub struct Upload {
     label: Label,
     created: bool,
     incoming: Incoming,
+    place: Place,
 }
 
 /// A media id without content yet.
@@ -80,7 +82,8 @@ impl Media {
     /// Begins an upload under a new address. `size` is the number of bytes, if it is known beforehand.
     ///
     /// # Errors
-    /// [`Error::TooLarge`] and [`Error::QuotaReached`] as far as they are known already; [`Error::BadLabel`].
+    /// [`Error::TooLarge`] and [`Error::QuotaReached`] as far as they are known already; [`Error::BadLabel`];
+    /// [`Error::TooManyAtOnce`].
     pub async fn begin_upload(&self, uploader: &UserId, label: Label, size: Option<u64>) -> Result<Upload, Error> {
         let mxc = self.new_mxc()?;
         self.begin(uploader, mxc, false, label, size).await
@@ -152,6 +155,8 @@ impl Media {
             return Err(Error::TooLarge { max });
         }
         self.check_quota(&self.usage(uploader).await?, size)?;
+        let at_once = self.inner.options.uploads_at_once_max;
+        let place = self.inner.uploading.take(uploader.as_str(), at_once).ok_or(Error::TooManyAtOnce)?;
         Ok(Upload {
             media: self.clone(),
             mxc,
@@ -159,6 +164,7 @@ impl Media {
             label,
             created,
             incoming: self.incoming(max),
+            place,
         })
     }
 
@@ -213,7 +219,7 @@ impl Upload {
     /// [`Error::QuotaReached`]; [`Error::AlreadyUploaded`] or [`Error::NotFound`] if the address was filled or lapsed
     /// meanwhile; [`Error::Io`]; [`Error::Store`].
     pub async fn finish(self) -> Result<Mxc, Error> {
-        let Self { media, mxc, uploader, label, created, incoming } = self;
+        let Self { media, mxc, uploader, label, created, incoming, place: _place } = self;
         let mut received = incoming.finish().await?;
         let row = media.row(&mxc, Some(uploader.clone()), label, &received);
         // Once the batch is submitted it may be committed even if nobody waits for the answer.

@@ -107,6 +107,23 @@ async fn cm1_concurrent_uploads_do_not_pass_the_quota() {
 }
 
 #[tokio::test]
+async fn cm1_uploads_under_way_are_bounded() {
+    let bench = Bench::with(|options| options.uploads_at_once_max = 2, None).await;
+    let begin = |user: &str| {
+        let (media, user) = (bench.media.clone(), user.into());
+        async move { media.begin_upload(&user, Label::default(), None).await }
+    };
+    let first = begin("@alice:example.org").await.unwrap();
+    let second = begin("@alice:example.org").await.unwrap();
+    assert!(matches!(begin("@alice:example.org").await, Err(Error::TooManyAtOnce)));
+    begin(BOB).await.unwrap();
+    first.finish().await.unwrap();
+    begin("@alice:example.org").await.unwrap();
+    drop(second);
+    begin("@alice:example.org").await.unwrap();
+}
+
+#[tokio::test]
 async fn cm1_labels_fit_into_headers() {
     let bench = Bench::new().await;
     let long = "a".repeat(1025);
