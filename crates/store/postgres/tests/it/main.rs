@@ -5,5 +5,10 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod contract;
-
+mod cut;
 mod database;
+mod nodes;
+mod opening;
+mod proxy;
+mod speed;
+mod work;
