@@ -21,6 +21,64 @@ const EDGE: &[&str] = &["server", "testkit", "sqlite", "postgres", "xtask"];
 
 const BANS: &[Ban] = &[
     Ban {
+        // One decision, one transaction: who decides, commits. Edges and readers ask a room.
+        law: "law-2",
+        patterns: &["CommitBatch"],
+        home: &[
+            "store",
+            "sqlite",
+            "postgres",
+            "rooms",
+            "users",
+            "media",
+            "push",
+            "appservice",
+            "federation",
+            "identity",
+            "server",
+            "testkit",
+        ],
+        instead: "let the room that decides commit the decision",
+    },
+    Ban {
+        // The stream row commits with the fact; nothing is told beside it.
+        law: "law-2",
+        patterns: &["notifier().publish", "notifier.publish", "broadcast::channel"],
+        home: &["store", "sqlite", "postgres", "testkit"],
+        instead: "put a stream entry into the batch",
+    },
+    Ban {
+        // Readers own their position, in the store or in the client's token: not in memory, which a
+        // restart forgets and a second node does not share.
+        law: "law-3",
+        patterns: &["AtomicI64", "AtomicU64", "Mutex<StreamPosition", "RwLock<StreamPosition", "Cell<StreamPosition"],
+        home: &[
+            "event",
+            "store",
+            "sqlite",
+            "postgres",
+            "rooms",
+            "users",
+            "media",
+            "endpoint",
+            "client-api",
+            "admin",
+            "identity",
+            "relay",
+            "server",
+            "testkit",
+            "xtask",
+        ],
+        instead: "keep the position in the store's reader row or in the token",
+    },
+    Ban {
+        // Internal numbers never leave: the edges speak of ids.
+        law: "numbers",
+        patterns: &["EventNum", "RoomNum"],
+        home: &["store", "sqlite", "postgres", "rooms", "users", "sync", "push", "appservice", "federation", "testkit"],
+        instead: "name the room or the event by its id",
+    },
+    Ban {
         law: "clock",
         patterns: &["SystemTime::now", "Instant::now", "Timestamp::now", "Zoned::now"],
         home: EDGE,
@@ -248,6 +306,25 @@ mod tests {
         let read = "fn f() { let v: T = toml::from_str(s); }";
         assert_eq!(laws("server", "crates/server/src/boot.rs", read), ["law-5"]);
         assert_eq!(laws("server", "crates/server/src/config.rs", read), [""; 0]);
+    }
+
+    #[test]
+    fn edges_do_not_commit_and_nobody_tells_beside_the_commit() {
+        let commit = "fn f() { store.commit(CommitBatch::new()); }";
+        assert_eq!(in_rooms(commit), [""; 0]);
+        assert_eq!(laws("client-api", "crates/client-api/src/room/send.rs", commit), ["law-2"]);
+        assert_eq!(laws("sync", "crates/sync/src/v3.rs", commit), ["law-2"]);
+        assert_eq!(in_rooms("fn f() { store.notifier().publish(n, &[]); }"), ["law-2"]);
+    }
+
+    #[test]
+    fn readers_keep_no_position_in_memory_and_numbers_do_not_leave() {
+        let position = "struct Sync { at: Mutex<StreamPosition> }";
+        assert_eq!(laws("sync", "crates/sync/src/v3.rs", position), ["law-3"]);
+        assert_eq!(laws("store", "crates/store/src/notifier.rs", position), [""; 0]);
+        let number = "fn f(n: EventNum) {}";
+        assert_eq!(laws("client-api", "crates/client-api/src/room/send.rs", number), ["numbers"]);
+        assert_eq!(in_rooms(number), [""; 0]);
     }
 
     #[test]

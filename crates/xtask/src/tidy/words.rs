@@ -3,7 +3,7 @@
 use super::{Source, Tree, Violation};
 
 /// Leftovers, looked for in code alone.
-const CODE_WORDS: &[&str] = &["todo!(", "dbg!(", "unimplemented!(", "#[allow(", "#![allow(", "#[ignore"];
+const CODE_WORDS: &[&str] = &["todo!(", "dbg!(", "unimplemented!(", "#[allow(", "#![allow(", "#[ignore]"];
 
 /// Checks names, headers and words.
 pub fn check(tree: &Tree, found: &mut Vec<Violation>) {
