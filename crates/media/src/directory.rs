@@ -59,19 +59,21 @@ impl Directory {
     /// Creates an empty file and its marker.
     pub(crate) fn create(&self, name: &FileName) -> io::Result<File> {
         self.mark(name)?;
-        let folder = self.folder(name);
-        match fs::create_dir(&folder) {
-            Ok(()) => sync_directory(&self.files)?,
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(error),
+        match fs::create_dir(self.folder(name)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
         }
         OpenOptions::new().write(true).create_new(true).open(self.path(name))
     }
 
-    /// Returns once the file's bytes and its directory entry would survive a power failure.
+    /// Returns once the file's bytes, its marker and its place would survive a power failure.
     pub(crate) fn make_durable(&self, name: &FileName, file: &File) -> io::Result<()> {
         file.sync_all()?;
-        sync_directory(&self.folder(name))
+        // The marker first: a file without one would stay for ever if its row never came. Where one journal serves the
+        // whole file system, the first of these calls has written them all.
+        sync_directory(&self.unfinished)?;
+        sync_directory(&self.folder(name))?;
+        sync_directory(&self.files)
     }
 
     /// Opens a finished file for reading.
@@ -79,8 +81,14 @@ impl Directory {
         File::open(self.path(name))
     }
 
+    /// Marks files before the rows that name them are deleted; returns once the markers are durable.
+    pub(crate) fn doom(&self, names: &[FileName]) -> io::Result<()> {
+        names.iter().try_for_each(|name| self.mark(name))?;
+        sync_directory(&self.unfinished)
+    }
+
     /// Marks a file as one to delete unless a row names it.
-    pub(crate) fn mark(&self, name: &FileName) -> io::Result<()> {
+    fn mark(&self, name: &FileName) -> io::Result<()> {
         File::create(self.unfinished.join(name.as_str())).map(drop)
     }
 

@@ -59,9 +59,7 @@ impl Media {
     /// Marks files before the rows that name them are deleted.
     async fn mark(&self, files: Vec<FileName>) -> Result<(), Error> {
         let directory = self.inner.directory.clone();
-        let marked: io::Result<()> =
-            blocking::run(&self.inner.blocking, move || files.iter().try_for_each(|file| directory.mark(file))).await?;
-        Ok(marked?)
+        Ok(blocking::run(&self.inner.blocking, move || directory.doom(&files)).await??)
     }
 
     async fn discard(&self, files: Vec<FileName>) -> Result<(), Error> {

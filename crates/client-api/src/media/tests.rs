@@ -192,6 +192,37 @@ async fn cm1_too_much_is_refused() {
     assert_eq!((over.status, over.errcode().as_str()), (403, "M_FORBIDDEN"));
 }
 
+#[tokio::test]
+async fn cm1_large_files_come_and_go_in_chunks() {
+    let bench = bench(|_| {}).await;
+    let bytes: Vec<u8> = (0..900_000_u32).map(|n| (n % 251).to_le_bytes()[0]).collect();
+    let chunks: Vec<Result<Bytes, std::io::Error>> =
+        bytes.chunks(70_000).map(|c| Ok(Bytes::copy_from_slice(c))).collect();
+    let address = bench.upload("text/plain", "", Body::from_stream(futures_util::stream::iter(chunks))).await;
+    let answer = bench.get(&at("download", &address), &[]).await;
+    assert_eq!(answer.header("content-length"), "900000");
+    assert!(answer.body == bytes);
+}
+
+#[tokio::test]
+async fn cm1_a_client_that_asks_first_need_not_send() {
+    let bench = bench(|options| options.upload_bytes_max = 10).await;
+    let headers = [("authorization", "Bearer alice"), ("content-length", "11"), ("expect", "100-continue")];
+    let body = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+    let answer = bench.ask(Method::POST, UPLOAD, &headers, body).await;
+    assert_eq!((answer.status, answer.errcode().as_str()), (413, "M_TOO_LARGE"));
+}
+
+#[tokio::test]
+async fn cm1_an_upload_that_breaks_off_is_none() {
+    let bench = bench(|options| options.user_files_max = Some(1)).await;
+    let chunks = [Ok("some"), Err(std::io::Error::other("gone"))];
+    let body = Body::from_stream(futures_util::stream::iter(chunks));
+    let broken = bench.ask(Method::POST, UPLOAD, &[("authorization", "Bearer alice")], body).await;
+    assert_eq!((broken.status, broken.errcode().as_str()), (400, "M_UNKNOWN"));
+    bench.upload("text/plain", "", "the quota is untouched").await;
+}
+
 fn stream_of(chunks: &[&'static str]) -> Body {
     let chunks: Vec<Result<&'static str, std::io::Error>> = chunks.iter().map(|chunk| Ok(*chunk)).collect();
     Body::from_stream(futures_util::stream::iter(chunks))

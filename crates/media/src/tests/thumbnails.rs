@@ -83,3 +83,23 @@ async fn cm8_limits() {
         assert!(matches!(thumbnail(&bench, &good, width, height).await, Err(Error::BadSize)));
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn cm8_the_same_thumbnail_is_made_once_for_all_who_ask() {
+    let bench = Bench::new().await;
+    let mxc = bench.upload("@alice:example.org", png(200, 200)).await.unwrap();
+    let asked = Asked { width: 50, height: 50, method: Method::Crop, animated: false };
+    let asking: Vec<_> = (0..8)
+        .map(|_| {
+            let (media, mxc) = (bench.media.clone(), mxc.clone());
+            tokio::spawn(async move { media.thumbnail(&mxc, &asked, Door::Authenticated).await })
+        })
+        .collect();
+    let mut fresh = 0;
+    for answer in asking {
+        let content = answer.await.unwrap().unwrap();
+        fresh += usize::from(matches!(content.source, crate::content::Source::Memory(_)));
+        assert_eq!(image::load_from_memory(&read(content).await.unwrap()).unwrap().width(), 50);
+    }
+    assert_eq!((fresh, kept(&bench, &mxc).await, bench.files().len()), (1, 1, 2));
+}
