@@ -131,8 +131,8 @@ pub(crate) fn quick_check(connection: &Connection) -> rusqlite::Result<String> {
 /// # Errors
 /// [`Error::Unusable`] if the file is no database of ours or in use, else as the engine says.
 pub fn prepare_restored(path: &Path) -> Result<Restored, Error> {
-    open::require_ours(path)?;
     let _held = Lock::take(path)?;
+    open::require_ours(path)?;
     let connection = open::connect(path, None)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(errors::engine)?;
     let mut restored = Restored { counter: 0, token_epoch: 0 };

@@ -13,6 +13,8 @@ mod lock;
 mod open;
 mod reader;
 pub mod schema;
+#[cfg(unix)]
+pub mod shim;
 mod sql;
 mod writer;
 
@@ -20,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -57,6 +60,8 @@ pub struct Options {
     pub on_fatal: Option<OnFatal>,
     /// A hook for tests.
     pub on_group: Option<OnGroup>,
+    /// When the write-ahead log is moved into the database file.
+    pub log: LogPolicy,
     /// The tables and how older databases become this version.
     pub schema: schema::Schema,
 }
@@ -69,8 +74,28 @@ impl Default for Options {
             vfs: None,
             on_fatal: None,
             on_group: None,
+            log: LogPolicy::default(),
             schema: schema::Schema::current(),
         }
+    }
+}
+
+/// When the writer moves the write-ahead log into the database file.
+#[derive(Clone, Copy, Debug)]
+pub struct LogPolicy {
+    /// So long without work, and what is worth it is moved.
+    pub idle: Duration,
+    /// Bytes of log that are worth moving when idle.
+    pub idle_bytes: i64,
+    /// Bytes of log at which it is moved and cut even under load.
+    pub max_bytes: i64,
+    /// Commits between two looks at the log's size.
+    pub commits_per_look: u32,
+}
+
+impl Default for LogPolicy {
+    fn default() -> Self {
+        Self { idle: Duration::from_millis(20), idle_bytes: 1 << 20, max_bytes: 64 << 20, commits_per_look: 32 }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::errors;
 /// file that is left behind never blocks.
 pub(crate) struct Lock {
     _file: File,
+    name: PathBuf,
 }
 
 impl Lock {
@@ -24,13 +25,20 @@ impl Lock {
             .open(&name)
             .map_err(|error| errors::io(&format!("open the lock file {}", name.display()), &error))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => Ok(Self { _file: file, name }),
             Err(TryLockError::WouldBlock) => Err(Error::Unusable(format!(
                 "another process is using the database {}: stop it first (two servers on one database need PostgreSQL)",
                 path.display()
             ))),
             Err(TryLockError::Error(error)) => Err(errors::io(&format!("lock {}", name.display()), &error)),
         }
+    }
+}
+
+impl Lock {
+    /// Leaves no trace beside a file that is not ours.
+    pub(crate) fn withdraw(self) {
+        drop(std::fs::remove_file(&self.name));
     }
 }
 

@@ -16,8 +16,8 @@ use store::{Error, Notifier, Row, StreamPosition};
 use crate::lock::{self, Lock};
 use crate::writer::{self, BUSY_PATIENCE, Fatal, Writer};
 use crate::{
-    Job, OnFatal, OnGroup, Options, QUEUE_BATCHES_MAX, QUEUE_READS_MAX, SQLITE_VERSION_MIN, Shared, Sqlite, errors,
-    reader, schema,
+    Job, LogPolicy, OnFatal, OnGroup, Options, QUEUE_BATCHES_MAX, QUEUE_READS_MAX, SQLITE_VERSION_MIN, Shared, Sqlite,
+    errors, reader, schema,
 };
 
 /// Bytes of a database file's header.
@@ -39,17 +39,19 @@ pub(crate) fn open(path: &Path, options: Options) -> Result<Sqlite, Error> {
     }
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     lock::refuse_network(directory)?;
-    let held = match identify(path)? {
-        Found::Ours => Lock::take(path)?,
-        Found::Nothing => {
-            let held = Lock::take(path)?;
-            // Another process may have made it in between.
-            if matches!(identify(path)?, Found::Nothing) {
-                create(path, directory, &options)?;
-            }
-            held
+    if !directory.is_dir() {
+        return Err(Error::Unusable(format!("the directory {} does not exist: create it", directory.display())));
+    }
+    // Before the file is looked at: to close it again would drop what locks SQLite has on it elsewhere in this process.
+    let held = Lock::take(path)?;
+    match identify(path) {
+        Ok(Found::Ours) => {}
+        Ok(Found::Nothing) => create(path, directory, &options)?,
+        Err(error) => {
+            held.withdraw();
+            return Err(error);
         }
-    };
+    }
     let vfs = options.vfs.as_deref();
     let connection = connect(path, vfs)?;
     prepare_writer(&connection, options.cache_bytes / 2).map_err(|error| unusable(path, &error))?;
@@ -71,7 +73,7 @@ pub(crate) fn open(path: &Path, options: Options) -> Result<Sqlite, Error> {
         threads.push(spawn_reader(connection, read_queue.clone(), shared.clone())?);
     }
     let life = Life { connection, queue, shared: shared.clone(), held };
-    threads.push(spawn_writer(life, options.on_group, options.on_fatal)?);
+    threads.push(spawn_writer(life, options.on_group, options.log, options.on_fatal)?);
     let vfs = options.vfs;
     Ok(Sqlite { path: path.to_owned(), vfs, shared, jobs, reads, threads: Mutex::new(threads) })
 }
@@ -139,9 +141,6 @@ fn nothing(path: &Path) -> Result<Found, Error> {
 
 /// Makes the database beside its place and renames it there, so that no crash leaves half of one.
 fn create(path: &Path, directory: &Path, options: &Options) -> Result<(), Error> {
-    if !directory.is_dir() {
-        return Err(Error::Unusable(format!("the directory {} does not exist: create it", directory.display())));
-    }
     let draft = lock::beside(path, ".new");
     for leftover in [draft.clone(), lock::beside(&draft, "-journal")] {
         match std::fs::remove_file(&leftover) {
@@ -239,17 +238,22 @@ struct Life {
     held: Lock,
 }
 
-fn spawn_writer(life: Life, on_group: Option<OnGroup>, on_fatal: Option<OnFatal>) -> Result<JoinHandle<()>, Error> {
+fn spawn_writer(
+    life: Life,
+    on_group: Option<OnGroup>,
+    log: LogPolicy,
+    on_fatal: Option<OnFatal>,
+) -> Result<JoinHandle<()>, Error> {
     std::thread::Builder::new()
         .name("store-writer".to_owned())
-        .spawn(move || write_until_end(life, on_group, on_fatal))
+        .spawn(move || write_until_end(life, on_group, log, on_fatal))
         .map_err(|error| errors::io("start the writer thread", &error))
 }
 
-fn write_until_end(life: Life, on_group: Option<OnGroup>, on_fatal: Option<OnFatal>) {
+fn write_until_end(life: Life, on_group: Option<OnGroup>, log: LogPolicy, on_fatal: Option<OnFatal>) {
     let Life { connection, queue, shared, held } = life;
     let ended = catch_unwind(AssertUnwindSafe(|| {
-        Writer::new(&connection, &queue, &shared, on_group).map_err(|error| Fatal(error.to_string()))?.run()
+        Writer::new(&connection, &queue, &shared, on_group, log).map_err(|error| Fatal(error.to_string()))?.run()
     }));
     let fatal = match ended {
         Ok(Ok(())) => None,

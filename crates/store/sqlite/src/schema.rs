@@ -4,10 +4,11 @@
 //! program's schema that can still use them. Tables and indexes that are declared and missing are made at each start; a
 //! table whose columns differ from the declaration needs a migration.
 
+use std::collections::Bound;
 use std::path::Path;
 
 use rusqlite::Connection;
-use store::{Error, Table};
+use store::{Error, Index, Read, Table, Value};
 
 use crate::{backup, errors, lock, sql};
 
@@ -155,6 +156,20 @@ fn columns(connection: &Connection, table: &str) -> rusqlite::Result<Vec<(String
     let mut columns: Vec<_> = rows.collect::<Result<_, _>>()?;
     columns.sort();
     Ok(columns)
+}
+
+/// The SQL of a read: along `index` or the key, with `length` values of the prefix, bounded below or not. For looking at
+/// query plans.
+pub fn read_text(
+    table: &'static Table,
+    index: Option<&'static Index>,
+    length: usize,
+    bounded: bool,
+    reverse: bool,
+) -> String {
+    let lower = if bounded { Bound::Excluded(Value::Int(0)) } else { Bound::Unbounded };
+    let prefix = vec![Value::Int(0); length];
+    sql::text_of(&Read { table, index, prefix, lower, upper: Bound::Unbounded, reverse, limit: 1 })
 }
 
 /// Runs `work` in one transaction.

@@ -168,6 +168,11 @@ impl Select {
     }
 }
 
+/// The SQL of a read.
+pub(crate) fn text_of(read: &Read) -> String {
+    Select::of(read).text(read)
+}
+
 fn edges(column: &str, lower: Edge, upper: Edge) -> impl Iterator<Item = String> {
     let lower = match lower {
         Edge::Open => None,

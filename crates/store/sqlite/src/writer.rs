@@ -12,22 +12,14 @@ use store::{CommitBatch, CommitError, Committed, Error, Outcome, Row, StreamEntr
 use tokio::sync::oneshot;
 
 use crate::sql::Statements;
-use crate::{Job, OnGroup, Shared, errors};
+use crate::{Job, LogPolicy, OnGroup, Shared, errors};
 
 /// Batches that one transaction takes.
 const GROUP_BATCHES_MAX: usize = 256;
 /// Bytes of values that one transaction takes, unless one batch alone is larger.
 const GROUP_BYTES_MAX: usize = 4 << 20;
-/// So long without work, and the log is moved into the database file.
-const IDLE: Duration = Duration::from_millis(20);
-/// Bytes of log that are worth moving when idle.
-const LOG_BYTES_IDLE: i64 = 1 << 20;
-/// Bytes of log at which it is moved and cut even under load.
-const LOG_BYTES_MAX: i64 = 64 << 20;
 /// Further bytes of log before cutting is tried again after readers were in the way.
 const LOG_BYTES_RETRY: i64 = 16 << 20;
-/// Commits between two looks at the log's size.
-const COMMITS_PER_LOOK: u32 = 32;
 /// Bytes of values between two looks at the log's size.
 const BYTES_PER_LOOK: usize = 1 << 20;
 /// How long cutting the log waits for readers.
@@ -61,6 +53,7 @@ pub(crate) struct Writer<'c> {
     jobs: &'c flume::Receiver<Job>,
     shared: &'c Shared,
     on_group: Option<OnGroup>,
+    log: LogPolicy,
     page_bytes: i64,
     /// Log size at which cutting it is tried.
     cut_at: i64,
@@ -74,6 +67,7 @@ impl<'c> Writer<'c> {
         jobs: &'c flume::Receiver<Job>,
         shared: &'c Shared,
         on_group: Option<OnGroup>,
+        log: LogPolicy,
     ) -> rusqlite::Result<Self> {
         Ok(Self {
             connection,
@@ -81,8 +75,9 @@ impl<'c> Writer<'c> {
             jobs,
             shared,
             on_group,
+            log,
             page_bytes: connection.pragma_query_value(None, "page_size", |row| row.get(0))?,
-            cut_at: LOG_BYTES_MAX,
+            cut_at: log.max_bytes,
             commits_since_look: 0,
             bytes_since_look: 0,
         })
@@ -105,7 +100,7 @@ impl<'c> Writer<'c> {
     }
 
     fn next(&mut self) -> Option<Job> {
-        match self.jobs.recv_timeout(IDLE) {
+        match self.jobs.recv_timeout(self.log.idle) {
             Ok(job) => Some(job),
             Err(flume::RecvTimeoutError::Timeout) => {
                 self.checkpoint_idle();
@@ -311,7 +306,7 @@ impl<'c> Writer<'c> {
     }
 
     fn checkpoint_idle(&mut self) {
-        if self.log_bytes().is_some_and(|(_, unmoved)| unmoved > LOG_BYTES_IDLE) {
+        if self.log_bytes().is_some_and(|(_, unmoved)| unmoved > self.log.idle_bytes) {
             self.checkpoint(CheckpointMode::PASSIVE);
         }
     }
@@ -319,7 +314,7 @@ impl<'c> Writer<'c> {
     fn look_at_log(&mut self, bytes: usize) {
         self.commits_since_look += 1;
         self.bytes_since_look += bytes;
-        if self.commits_since_look < COMMITS_PER_LOOK && self.bytes_since_look < BYTES_PER_LOOK {
+        if self.commits_since_look < self.log.commits_per_look && self.bytes_since_look < BYTES_PER_LOOK {
             return;
         }
         (self.commits_since_look, self.bytes_since_look) = (0, 0);
@@ -333,7 +328,8 @@ impl<'c> Writer<'c> {
         self.checkpoint(CheckpointMode::TRUNCATE);
         drop(self.connection.busy_timeout(BUSY_PATIENCE));
         let left = self.log_bytes().map_or(0, |(all, _)| all);
-        self.cut_at = LOG_BYTES_MAX.max(left + LOG_BYTES_RETRY);
+        let retry = if left > 0 { left + LOG_BYTES_RETRY } else { 0 };
+        self.cut_at = self.log.max_bytes.max(retry);
     }
 
     /// A checkpoint that fails loses nothing: the log keeps what was not moved, and the next one goes on.

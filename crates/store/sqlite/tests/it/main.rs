@@ -2,3 +2,8 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod contract;
+mod disk;
+mod files;
+mod operation;
+mod plans;
+mod support;

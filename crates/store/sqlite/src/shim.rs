@@ -1,0 +1,379 @@
+//! A disk for tests and simulations, under the real SQLite: it keeps what was not synced in memory, and when the power is
+//! cut each sector of that reaches the file, does not, does in part, or turns to garbage. It also runs full and fails on
+//! demand. Seeded: the same operations meet the same fate.
+//!
+//! A [`Disk`] registers itself as a SQLite VFS; open a database on it with [`crate::Options::vfs`]. The files on the real
+//! disk are what is durable. Locks and the shared memory of the log's index pass through to the system; that a file was
+//! created, renamed or deleted counts as durable at once.
+
+mod vfs;
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use store::Error;
+
+/// What a disk writes as one.
+const SECTOR: usize = 512;
+const SECTOR_U64: u64 = SECTOR as u64;
+
+/// A disk that can lose power. Its VFS stays registered until the process ends.
+pub struct Disk {
+    name: String,
+    state: Arc<Mutex<State>>,
+}
+
+impl Disk {
+    /// A disk of its own, with power.
+    ///
+    /// # Errors
+    /// [`Error::Engine`] if SQLite takes no further VFS.
+    pub fn new(seed: u64) -> Result<Self, Error> {
+        let state = Arc::new(Mutex::new(State::new(seed)));
+        let name = vfs::register(&state).map_err(|code| Error::Engine(format!("no VFS: SQLite error {code}")))?;
+        Ok(Self { name, state })
+    }
+
+    /// The name of its VFS, for [`crate::Options::vfs`].
+    pub fn vfs(&self) -> &str {
+        &self.name
+    }
+
+    /// Cuts the power now. Every open file is dead from here on, also after [`Disk::restore_power`].
+    pub fn cut_power(&self) {
+        self.state.lock().cut();
+    }
+
+    /// Cuts the power at the write or sync that comes after `operations` further ones.
+    pub fn cut_power_after(&self, operations: u64) {
+        self.state.lock().cut_after = Some(operations);
+    }
+
+    /// Lets files be opened again. Close what was open before the cut first.
+    pub fn restore_power(&self) {
+        let mut state = self.state.lock();
+        state.dead = false;
+        state.cut_after = None;
+    }
+
+    /// From now on files may grow by `bytes` in all; `None`: without limit.
+    pub fn limit_growth(&self, bytes: Option<u64>) {
+        self.state.lock().room = bytes;
+    }
+
+    /// Whether writes fail from now on.
+    pub fn fail_writes(&self, fail: bool) {
+        self.state.lock().fail_writes = fail;
+    }
+
+    /// Whether syncs fail from now on; what they should have made durable is not.
+    pub fn fail_syncs(&self, fail: bool) {
+        self.state.lock().fail_syncs = fail;
+    }
+
+    /// How many syncs there were.
+    pub fn syncs(&self) -> u64 {
+        self.state.lock().syncs
+    }
+
+    /// Whether the power is cut.
+    pub fn is_dead(&self) -> bool {
+        self.state.lock().dead
+    }
+}
+
+/// Why an operation did not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// There is no power, or the file was open when it was cut.
+    Dead,
+    /// No room is left.
+    Full,
+    /// The disk says so.
+    Failed,
+}
+
+/// The durable bytes of an open file.
+pub(crate) trait Durable {
+    /// Fills `bytes` from `offset`; zeros beyond the end.
+    fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), Fault>;
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Fault>;
+    fn truncate(&mut self, size: u64) -> Result<(), Fault>;
+    fn size(&mut self) -> Result<u64, Fault>;
+}
+
+pub(crate) struct State {
+    /// Counts power cuts: a file that was opened before the last one is dead.
+    pub(crate) generation: u64,
+    dead: bool,
+    random: u64,
+    cut_after: Option<u64>,
+    room: Option<u64>,
+    fail_writes: bool,
+    fail_syncs: bool,
+    syncs: u64,
+    files: BTreeMap<PathBuf, Cached>,
+}
+
+/// What is known of a file beyond its durable bytes.
+struct Cached {
+    size: u64,
+    /// Durable bytes from here on were truncated away.
+    valid: u64,
+    /// Sectors that were written and not synced.
+    sectors: BTreeMap<u64, [u8; SECTOR]>,
+}
+
+impl State {
+    fn new(seed: u64) -> Self {
+        Self {
+            generation: 0,
+            dead: false,
+            random: seed,
+            cut_after: None,
+            room: None,
+            fail_writes: false,
+            fail_syncs: false,
+            syncs: 0,
+            files: BTreeMap::new(),
+        }
+    }
+
+    /// Whether a file opened in this generation still works.
+    pub(crate) fn alive(&self, generation: u64) -> Result<(), Fault> {
+        if self.dead || generation != self.generation { Err(Fault::Dead) } else { Ok(()) }
+    }
+
+    /// Counts an operation: the power may go with it.
+    fn tick(&mut self) -> Result<(), Fault> {
+        match self.cut_after {
+            Some(0) => {
+                self.cut();
+                Err(Fault::Dead)
+            }
+            Some(left) => {
+                self.cut_after = Some(left - 1);
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn opened(&mut self, path: &Path, durable: &mut dyn Durable) -> Result<(), Fault> {
+        if self.dead {
+            return Err(Fault::Dead);
+        }
+        if !self.files.contains_key(path) {
+            let size = durable.size()?;
+            self.files.insert(path.to_owned(), Cached { size, valid: size, sectors: BTreeMap::new() });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn deleted(&mut self, path: &Path) -> Result<(), Fault> {
+        if self.dead {
+            return Err(Fault::Dead);
+        }
+        self.files.remove(path);
+        Ok(())
+    }
+
+    pub(crate) fn size(&self, path: &Path) -> Result<u64, Fault> {
+        self.files.get(path).map(|file| file.size).ok_or(Fault::Dead)
+    }
+
+    /// Fills `bytes`; returns whether the file reaches so far.
+    pub(crate) fn read(
+        &self,
+        path: &Path,
+        offset: u64,
+        bytes: &mut [u8],
+        durable: &mut dyn Durable,
+    ) -> Result<bool, Fault> {
+        let file = self.files.get(path).ok_or(Fault::Dead)?;
+        let end = offset + bytes.len() as u64;
+        let mut at = offset;
+        while at < end {
+            let sector = at / SECTOR_U64;
+            let stop = end.min((sector + 1) * SECTOR_U64);
+            let target = part(bytes, at - offset, stop - offset);
+            match file.sectors.get(&sector) {
+                Some(cached) => {
+                    let from = at % SECTOR_U64;
+                    target.copy_from_slice(part(&mut cached.clone(), from, from + (stop - at)));
+                }
+                None => file.read_durable(at, target, durable)?,
+            }
+            at = stop;
+        }
+        let beyond = file.size.clamp(offset, end) - offset;
+        part(bytes, beyond, end - offset).fill(0);
+        Ok(end <= file.size)
+    }
+
+    pub(crate) fn write(
+        &mut self,
+        path: &Path,
+        offset: u64,
+        bytes: &[u8],
+        durable: &mut dyn Durable,
+    ) -> Result<(), Fault> {
+        if self.fail_writes {
+            return Err(Fault::Failed);
+        }
+        let file = self.files.get_mut(path).ok_or(Fault::Dead)?;
+        let end = offset + bytes.len() as u64;
+        let growth = end.saturating_sub(file.size);
+        if let Some(room) = &mut self.room {
+            *room = room.checked_sub(growth).ok_or(Fault::Full)?;
+        }
+        let mut at = offset;
+        while at < end {
+            let sector = at / SECTOR_U64;
+            let stop = end.min((sector + 1) * SECTOR_U64);
+            let from = at % SECTOR_U64;
+            let source = bytes.get(index(at - offset)..index(stop - offset)).unwrap_or_default();
+            let cached = file.sector(sector, durable)?;
+            part(cached, from, from + (stop - at)).copy_from_slice(source);
+            at = stop;
+        }
+        file.size = file.size.max(end);
+        // The write is on its way when the power goes.
+        self.tick()
+    }
+
+    pub(crate) fn truncate(&mut self, path: &Path, size: u64, durable: &mut dyn Durable) -> Result<(), Fault> {
+        let file = self.files.get_mut(path).ok_or(Fault::Dead)?;
+        if size < file.size {
+            if let Some(room) = &mut self.room {
+                *room += file.size - size;
+            }
+            drop(file.sectors.split_off(&size.div_ceil(SECTOR_U64)));
+            if !size.is_multiple_of(SECTOR_U64) {
+                let last = file.sector(size / SECTOR_U64, durable)?;
+                part(last, size % SECTOR_U64, SECTOR_U64).fill(0);
+            }
+            file.valid = file.valid.min(size);
+        }
+        file.size = size;
+        self.tick()
+    }
+
+    pub(crate) fn sync(&mut self, path: &Path, durable: &mut dyn Durable) -> Result<(), Fault> {
+        self.tick()?;
+        self.syncs += 1;
+        if self.fail_syncs {
+            return Err(Fault::Failed);
+        }
+        let file = self.files.get_mut(path).ok_or(Fault::Dead)?;
+        if file.valid < durable.size()? {
+            durable.truncate(file.valid)?;
+        }
+        for (sector, bytes) in std::mem::take(&mut file.sectors) {
+            let offset = sector * SECTOR_U64;
+            let length = index(file.size.saturating_sub(offset)).min(SECTOR);
+            durable.write(offset, bytes.get(..length).unwrap_or_default())?;
+        }
+        if durable.size()? != file.size {
+            durable.truncate(file.size)?;
+        }
+        file.valid = file.size;
+        Ok(())
+    }
+
+    /// The power goes: each sector that was not synced meets its fate.
+    fn cut(&mut self) {
+        if self.dead {
+            return;
+        }
+        self.dead = true;
+        self.generation += 1;
+        for (path, file) in std::mem::take(&mut self.files) {
+            // A file that is gone has nothing left to lose.
+            drop(self.settle(&path, file));
+        }
+    }
+
+    fn settle(&mut self, path: &Path, cached: Cached) -> std::io::Result<()> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        if cached.valid < file.metadata()?.len() && self.draw().is_multiple_of(2) {
+            file.set_len(cached.valid)?;
+        }
+        for (sector, new) in cached.sectors {
+            let offset = sector * SECTOR_U64;
+            let length = index(cached.size.saturating_sub(offset)).min(SECTOR);
+            let mut old = [0; SECTOR];
+            let there = file.metadata()?.len().saturating_sub(offset);
+            let there = index(there).min(SECTOR);
+            file.read_exact_at(part(&mut old, 0, there as u64), offset)?;
+            if let Some(bytes) = self.fate(&old, &new) {
+                file.write_all_at(bytes.get(..length).unwrap_or_default(), offset)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a sector holds after the cut; `None`: what it held before.
+    fn fate(&mut self, old: &[u8; SECTOR], new: &[u8; SECTOR]) -> Option<[u8; SECTOR]> {
+        let draw = self.draw();
+        let torn_at = index(draw >> 8) % SECTOR;
+        let mix = |pick: &dyn Fn(usize, u8, u8) -> u8| {
+            let mut mixed = *old;
+            for (place, byte) in mixed.iter_mut().enumerate() {
+                *byte = pick(place, *byte, new.get(place).copied().unwrap_or(0));
+            }
+            mixed
+        };
+        match draw % 8 {
+            0..=2 => None,
+            3..=5 => Some(*new),
+            6 => Some(mix(&|place, old, new| if place < torn_at { new } else { old })),
+            // Only where something was being written.
+            _ => Some(mix(&|place, old, new| if old == new { old } else { new ^ (torn_at ^ place).to_le_bytes()[0] })),
+        }
+    }
+
+    fn draw(&mut self) -> u64 {
+        // SplitMix64.
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+impl Cached {
+    fn sector(&mut self, number: u64, durable: &mut dyn Durable) -> Result<&mut [u8; SECTOR], Fault> {
+        if !self.sectors.contains_key(&number) {
+            let mut bytes = [0; SECTOR];
+            self.read_durable(number * SECTOR_U64, &mut bytes, durable)?;
+            self.sectors.insert(number, bytes);
+        }
+        self.sectors.get_mut(&number).ok_or(Fault::Failed)
+    }
+
+    fn read_durable(&self, offset: u64, bytes: &mut [u8], durable: &mut dyn Durable) -> Result<(), Fault> {
+        let there = self.valid.saturating_sub(offset).min(bytes.len() as u64);
+        if there > 0 {
+            durable.read(offset, part(bytes, 0, there))?;
+        }
+        part(bytes, there, u64::MAX).fill(0);
+        Ok(())
+    }
+}
+
+fn index(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// The bytes from `from` to `to`, as far as there are any.
+fn part(bytes: &mut [u8], from: u64, to: u64) -> &mut [u8] {
+    let to = index(to).min(bytes.len());
+    let from = index(from).min(to);
+    bytes.get_mut(from..to).unwrap_or_default()
+}
