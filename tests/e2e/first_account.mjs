@@ -1,8 +1,10 @@
 // The first account, as a person makes it: open the link that the server prints, fill in the form,
-// sign in with a client. And the link works once.
+// sign in with a client. And the link works once. The server has no configuration but its port: its
+// data lies below its working folder, and the page lets the person name it.
 //
 //   node first_account.mjs --hearth PROGRAM [--database sqlite|postgres://…]
 
+import { readdir } from "node:fs/promises";
 import { parseArguments } from "./lib/arguments.mjs";
 import { withPage } from "./lib/browser.mjs";
 import { assert, assertEqual, Checks, eventually } from "./lib/checks.mjs";
@@ -12,7 +14,10 @@ import { request } from "./lib/request.mjs";
 const options = parseArguments(process.argv.slice(2), { known: ["hearth", "database"] });
 const checks = new Checks();
 const [username, password] = ["keeper", "a long pass phrase by the fire"];
-const hearth = new Hearth({ program: options.hearth, database: options.database });
+/** The name that the person gives the server where the page asks for one. */
+const NAME = "hearth.test";
+let serverName = "localhost";
+const hearth = new Hearth({ program: options.hearth, database: options.database, plain: true });
 
 /** Opens the link, fills in the form, and answers the text of the page that follows. */
 function fillIn(link) {
@@ -24,6 +29,11 @@ function fillIn(link) {
         await page.fill('input[name="username"]', username);
         await page.fill('input[name="password"]', password);
         for (const again of await page.locator('input[type="password"]').all()) await again.fill(password);
+        const name = page.locator('input[name="server_name"]:visible');
+        if (await name.count() > 0) {
+            await name.fill(NAME);
+            serverName = NAME;
+        }
         await page.click('button[type="submit"], input[type="submit"], form button');
         await eventually("the account", () => signIn().then((answer) => answer.status === 200));
         await page.waitForFunction((name) => document.body.innerText.includes(name), username);
@@ -46,11 +56,14 @@ try {
     if (link) {
         const text = await checks.check("a person creates the account in a browser", () => fillIn(link));
         await checks.check("the page says what to type into a client", () =>
-            assert(text.includes(`@${username}:hearth.test`) || text.includes(hearth.baseUrl), `it says: ${text}`));
+            assert(text.includes(`@${username}:${serverName}`) || text.includes(hearth.baseUrl), `it says: ${text}`));
         const answer = await checks.check("the account signs in", async () => {
             const login = await signIn();
-            assertEqual([login.status, login.body.user_id], [200, `@${username}:hearth.test`], "login");
+            assertEqual([login.status, login.body.user_id], [200, `@${username}:${serverName}`], "login");
             return login.body;
+        });
+        await checks.check("the data lies below the working folder", async () => {
+            assert((await readdir(hearth.folder)).includes("hearth-data"), "there is no ./hearth-data");
         });
         await checks.check("the account can create a room", async () => {
             const room = await request(hearth.baseUrl, "POST", "/_matrix/client/v3/createRoom", {

@@ -25,12 +25,13 @@ const LOG_LINES_MAX = 15;
 export class Hearth {
     /**
      * `program` is the binary, `database` is `sqlite` or a `postgres://` URL, `settings` are further
-     * `key=value` settings.
+     * `key=value` settings. With `plain` the server gets no configuration but its port.
      */
-    constructor({ program, database = "sqlite", settings = [] }) {
+    constructor({ program, database = "sqlite", settings = [], plain = false }) {
         this.program = resolve(program);
         this.database = database;
         this.settings = settings;
+        this.plain = plain;
         this.log = "";
     }
 
@@ -58,12 +59,15 @@ export class Hearth {
     }
 
     arguments() {
-        const set = [
+        const usual = [
             "server_name=hearth.test",
             `data_dir=${this.folder}/data`,
-            `listeners=[{ address = "127.0.0.1:${this.port}" }]`,
             `registration.shared_secret=${SHARED_SECRET}`,
             "rate_limits.enabled=false",
+        ];
+        const set = [
+            `listeners=[{ address = "127.0.0.1:${this.port}" }]`,
+            ...(this.plain ? [] : usual),
             ...(this.database === "sqlite" ? [] : [`database.url=${this.database}`]),
             ...this.settings,
         ];

@@ -14,11 +14,18 @@ pub struct Exception {
 }
 
 /// The list. A line that covers nothing any more is itself a violation.
-pub const EXCEPTIONS: &[Exception] = &[Exception {
-    law: "spawn",
-    path: "crates/store/src/conformance/concurrent.rs",
-    reason: "the conformance suite is test code that the engines run: writers at once are its subject",
-}];
+pub const EXCEPTIONS: &[Exception] = &[
+    Exception {
+        law: "spawn",
+        path: "crates/store/src/conformance/concurrent.rs",
+        reason: "the conformance suite is test code that the engines run: writers at once are its subject",
+    },
+    Exception {
+        law: "clock",
+        path: "crates/sync/src/v3.rs",
+        reason: "a waiting sync ends by the runtime's timer, which tests pause and move",
+    },
+];
 
 /// Leaves out what the exceptions cover, and adds the exceptions that cover nothing.
 pub fn apply(found: Vec<Violation>, exceptions: &[Exception]) -> Vec<Violation> {
