@@ -115,6 +115,21 @@ impl Directory {
         Ok(marked)
     }
 
+    /// Names of the folders that files are spread over, as far as they exist.
+    pub(crate) fn folders(&self) -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(&self.files)?.map(|entry| entry.map(|entry| entry.path())).collect()
+    }
+
+    /// The files of a folder that are not marked: finished ones, as far as a row names them.
+    pub(crate) fn unmarked(&self, folder: &Path) -> io::Result<Vec<FileName>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let name = entry?.file_name().to_str().and_then(FileName::from_text);
+            names.extend(name.filter(|name| !self.unfinished.join(name.as_str()).exists()));
+        }
+        Ok(names)
+    }
+
     /// Files are spread over 256 folders, so that none of them grows unwieldy.
     fn folder(&self, name: &FileName) -> PathBuf {
         self.files.join(&name.as_str()[..2])

@@ -141,7 +141,7 @@ impl Media {
     }
 
     /// Whether any row names this file.
-    async fn is_named(&self, name: &FileName) -> Result<bool, Error> {
+    pub(crate) async fn is_named(&self, name: &FileName) -> Result<bool, Error> {
         let reads = vec![
             Read::along::<MediaRow>(MediaRow::BY_FILE, vec![name.as_str().into()]).limit(1),
             Read::along::<ThumbnailRow>(ThumbnailRow::BY_FILE, vec![name.as_str().into()]).limit(1),

@@ -56,6 +56,29 @@ impl Media {
         Err(Error::Store(store::Error::Engine(format!("{mxc} changes too fast to be deleted"))))
     }
 
+    /// Deletes the files that no row names and returns their number. Crashes leave none; but a backup copies the database
+    /// before the files, so that after restoring one, files are there that the database does not know. May run while
+    /// media is served; reads every file's row.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Store`].
+    pub async fn delete_unnamed(&self) -> Result<u64, Error> {
+        let directory = self.inner.directory.clone();
+        let folders = blocking::run(&self.inner.blocking, move || directory.folders()).await??;
+        let mut deleted = 0;
+        for folder in folders {
+            let directory = self.inner.directory.clone();
+            // Looked at before the rows: what is unmarked has its row already or never gets one.
+            for name in blocking::run(&self.inner.blocking, move || directory.unmarked(&folder)).await?? {
+                if !self.is_named(&name).await? {
+                    self.discard(vec![name]).await?;
+                    deleted += 1;
+                }
+            }
+        }
+        Ok(deleted)
+    }
+
     /// Marks files before the rows that name them are deleted.
     async fn mark(&self, files: Vec<FileName>) -> Result<(), Error> {
         let directory = self.inner.directory.clone();

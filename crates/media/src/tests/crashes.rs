@@ -149,3 +149,22 @@ async fn young_unfinished_files_may_belong_to_another_node() {
     bench.restarted(None).await;
     assert!(!upload_file.exists());
 }
+
+#[tokio::test]
+async fn files_that_a_restored_database_does_not_know_are_found() {
+    let bench = Bench::new().await;
+    let stored = bench.upload("@alice:example.org", "stored").await.unwrap();
+    let name = "0123456789abcdef0123456789abcdef";
+    let folder = bench.directory.path().join("files").join("01");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join(name), "unknown").unwrap();
+    std::fs::write(folder.join("README"), "not ours").unwrap();
+    let mut under_way = bench.media.begin_upload(&alice(), Label::default(), None).await.unwrap();
+    under_way.push(vec![1; 300_000].into()).await.unwrap();
+    assert_eq!(bench.media.delete_unnamed().await.unwrap(), 1);
+    assert_eq!(bench.media.delete_unnamed().await.unwrap(), 0);
+    assert!(!folder.join(name).exists() && folder.join("README").exists());
+    let finished = under_way.finish().await.unwrap();
+    assert_eq!(bench.download(&finished).await.unwrap().len(), 300_000);
+    assert_eq!(bench.download(&stored).await.unwrap(), b"stored");
+}
