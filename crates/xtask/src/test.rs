@@ -115,6 +115,12 @@ fn checks(root: &Path, tally: &mut Tally) {
     tally.step("formatting", cargo(&["fmt", "--all", "--check"]));
     let lints = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
     tally.step("lints", cargo(&lints));
+    if run::output("cargo", &["deny", "--version"], root).is_ok() {
+        // Advisories need a network, and change without us.
+        tally.step("licenses and sources", cargo(&["deny", "check", "licenses", "bans", "sources"]));
+    } else {
+        println!("without cargo-deny, licenses and sources are not checked");
+    }
     let options = spec::Options { short: true, strict: true };
     tally.step("coverage of the specification", spec::spec(root, &options));
 }
