@@ -11,6 +11,14 @@ use store::Store;
 pub struct State {
     /// The store.
     pub store: Store,
+    /// Accounts and all that belongs to a user.
+    pub users: Arc<users::Users>,
+    /// The room engine.
+    pub rooms: Arc<rooms::Rooms>,
+    /// What is new for whom.
+    pub sync: Arc<::sync::Sync>,
+    /// The time.
+    pub clock: Arc<dyn store::Clock>,
     /// The media store.
     pub media: media::Media,
     /// Who asks, and may they.

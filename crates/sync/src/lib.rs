@@ -1,1 +1,52 @@
-//! Placeholder.
+//! "What is new for this device since this token": the one engine behind `/sync`.
+
+pub mod error;
+pub mod filter;
+pub mod json;
+pub mod lazy_members;
+pub mod presence;
+pub mod room_section;
+pub mod state_delta;
+pub mod token;
+pub mod v3;
+pub mod wake;
+
+use std::sync::Arc;
+
+use rooms::Rooms;
+use store::Store;
+use users::Users;
+
+pub use error::Error;
+pub use filter::{EventFilter, Filter, RoomFilter};
+pub use token::Token;
+pub use v3::Request;
+
+use crate::lazy_members::LazyMembers;
+use crate::wake::{WakeFollower, Waker};
+
+/// The sync engine.
+pub struct Sync {
+    pub(crate) store: Store,
+    pub(crate) rooms: Arc<Rooms>,
+    pub(crate) users: Arc<Users>,
+    pub(crate) waker: Arc<Waker>,
+    pub(crate) lazy: LazyMembers,
+}
+
+impl Sync {
+    /// The engine on the rooms below it. Must be made after [`Rooms`], whose follower comes first: who is woken depends
+    /// on who is in a room after the commit.
+    pub fn new(store: Store, rooms: Arc<Rooms>, users: Arc<Users>) -> Arc<Self> {
+        let waker = Arc::new(Waker::default());
+        let follower = Arc::new(WakeFollower { waker: Arc::clone(&waker), rooms: Arc::downgrade(&rooms) });
+        store.notifier().add_follower(Arc::<WakeFollower>::clone(&follower));
+        users.volatile().add_follower(follower);
+        Arc::new(Self { store, rooms, users, waker, lazy: LazyMembers::default() })
+    }
+
+    /// The waiting syncs.
+    pub fn waker(&self) -> &Arc<Waker> {
+        &self.waker
+    }
+}

@@ -1,0 +1,443 @@
+//! One room of a sync answer: timeline, state, ephemeral events, account data, counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rooms::timeline::Place;
+use rooms::unread::{Counts, Mark, ReadMarks};
+use rooms::view::Rendering;
+use rooms::visibility::Viewer;
+use rooms::{Event, Room, Roots};
+use serde_json::{Map, Value, json};
+use store::tables::rooms::MembershipRow;
+use store::tables::users::ReceiptRow;
+use store::{DeviceId, StreamPosition, UserId};
+use users::account_data::AccountData;
+
+use crate::json::{Object, array, quote};
+use crate::v3::Window;
+use crate::{Error, Filter, Sync, state_delta};
+
+/// Events read at a time while a timeline is filled.
+const CHUNK: u32 = 64;
+/// Most events looked at for one room's timeline.
+const SCANNED_MAX: usize = 2_000;
+/// Heroes of a room without a name.
+const HEROES: usize = 5;
+/// Type of membership events.
+const MEMBER: &str = "m.room.member";
+
+/// For whom a room is rendered.
+pub(crate) struct Reader<'a> {
+    pub user: &'a UserId,
+    pub device: Option<&'a DeviceId>,
+    pub ignored: &'a BTreeSet<String>,
+    pub filter: &'a Filter,
+    pub use_state_after: bool,
+    pub full_state: bool,
+}
+
+/// The timeline part of a room.
+pub(crate) struct Timeline {
+    /// Oldest first.
+    pub events: Vec<Arc<Event>>,
+    /// Whether events were skipped between the token and the first of them.
+    pub limited: bool,
+    /// Position of the oldest event.
+    pub start: Option<StreamPosition>,
+}
+
+impl Sync {
+    /// The newest events in `(since, upto]` that the reader may see and wants.
+    pub(crate) async fn timeline(
+        &self,
+        room: &Room,
+        viewer: &mut Viewer<'_>,
+        reader: &Reader<'_>,
+        since: StreamPosition,
+        upto: StreamPosition,
+    ) -> Result<Timeline, Error> {
+        let filter = &reader.filter.room.timeline;
+        let limit = filter.timeline_limit();
+        let (mut events, mut at, mut scanned) = (Vec::new(), upto, 0);
+        let mut limited = false;
+        if !filter.accepts_room(&room.id) {
+            return Ok(Timeline { events, limited, start: None });
+        }
+        'fill: while scanned < SCANNED_MAX {
+            let chunk = self.rooms.newest(room, since, at, CHUNK).await?;
+            scanned += chunk.len();
+            let Some(oldest) = chunk.last() else { break };
+            at = StreamPosition(oldest.pos().0 - 1);
+            let exhausted = chunk.len() < CHUNK as usize;
+            for event in chunk {
+                if !self.wanted(&event, viewer, reader).await? {
+                    continue;
+                }
+                if events.len() == limit {
+                    limited = true;
+                    break 'fill;
+                }
+                events.push(event);
+            }
+            if exhausted {
+                break;
+            }
+        }
+        limited |= scanned >= SCANNED_MAX;
+        events.reverse();
+        let start = events.first().map(|event| event.pos());
+        Ok(Timeline { events, limited, start })
+    }
+
+    async fn wanted(&self, event: &Event, viewer: &mut Viewer<'_>, reader: &Reader<'_>) -> Result<bool, Error> {
+        let ignored = !event.pdu.is_state() && reader.ignored.contains(&event.pdu.sender);
+        Ok(!ignored && reader.filter.room.timeline.accepts_event(event) && viewer.sees(event).await?)
+    }
+
+    /// A room to which the user is joined; `None` if there is nothing new.
+    pub(crate) async fn joined_room(
+        &self,
+        room: &Arc<Room>,
+        row: &MembershipRow,
+        window: &Window,
+        reader: &Reader<'_>,
+        account_data: &[AccountData],
+    ) -> Result<Option<Object>, Error> {
+        let fresh = window.since.is_none_or(|since| row.joined_pos > since);
+        let since = if fresh { StreamPosition::ZERO } else { window.since.unwrap_or(StreamPosition::ZERO) };
+        let head = room.head();
+        let ephemeral = self.ephemeral(room, reader, window, fresh).await?;
+        let account_data = account_data_of(reader, account_data);
+        let moved = fresh || reader.full_state || head.row.last_pos > since;
+        if !moved && ephemeral.is_empty() && account_data.is_empty() {
+            return Ok(None);
+        }
+        let mut section = Object::new();
+        if moved {
+            let end = self.rooms.state_at(room, window.upto).await?;
+            self.add_events(&mut section, room, row, reader, since, window.upto, end, fresh).await?;
+        } else {
+            section.raw("timeline", &empty_timeline(&self.rooms.place_at(room, window.upto).await?));
+            if reader.use_state_after {
+                add_state_after(&mut section, &[]);
+            }
+        }
+        section.events("ephemeral", &ephemeral).events("account_data", &account_data);
+        self.add_unread(&mut section, room, row, reader).await?;
+        Ok(Some(section))
+    }
+
+    /// A room that the user has left; `None` if there is nothing to show.
+    pub(crate) async fn left_room(
+        &self,
+        room: &Arc<Room>,
+        row: &MembershipRow,
+        window: &Window,
+        reader: &Reader<'_>,
+    ) -> Result<Option<Object>, Error> {
+        let mut section = Object::new();
+        let never_joined = row.left_pos == StreamPosition::ZERO;
+        let since = match window.since {
+            // Of a room that was only an invite, nothing but the rejection is shown.
+            _ if never_joined => StreamPosition(row.pos.0 - 1),
+            Some(since) if row.joined_pos <= since => since,
+            _ => StreamPosition::ZERO,
+        };
+        let upto = row.pos.min(window.upto);
+        let end = match never_joined {
+            true => Roots::EMPTY,
+            false => self.rooms.state_at(room, upto).await?,
+        };
+        self.add_events(&mut section, room, row, reader, since, upto, end, since == StreamPosition::ZERO).await?;
+        Ok(Some(section))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one room's window, spelled out")]
+    async fn add_events(
+        &self,
+        section: &mut Object,
+        room: &Arc<Room>,
+        row: &MembershipRow,
+        reader: &Reader<'_>,
+        since: StreamPosition,
+        upto: StreamPosition,
+        end: Roots,
+        fresh: bool,
+    ) -> Result<(), Error> {
+        let mut viewer = Viewer::with_membership(&self.rooms, room, reader.user, Some(row.clone()));
+        let timeline = self.timeline(room, &mut viewer, reader, since, upto).await?;
+        let whole = fresh || reader.full_state;
+        let known = match whole {
+            true => Roots::EMPTY,
+            false => self.rooms.state_at(room, since).await?,
+        };
+        let start = match (timeline.start, end == Roots::EMPTY) {
+            (_, true) => Roots::EMPTY,
+            (Some(start), _) => self.rooms.state_at(room, StreamPosition(start.0 - 1)).await?,
+            (None, _) => end,
+        };
+        // Someone who never was in the room gets no state of it.
+        let known = if end == Roots::EMPTY { Roots::EMPTY } else { known };
+        let mut state = match reader.use_state_after {
+            true => state_delta::after_timeline(&self.rooms, room, known, end).await?,
+            false => state_delta::before_timeline(&self.rooms, room, known, start, end, &timeline.events).await?,
+        };
+        let at_start = if reader.use_state_after { end } else { start };
+        self.select_members(room, reader, &mut state, &timeline, at_start, whole).await?;
+        let filter = &reader.filter.room.state;
+        state.retain(|event| filter.accepts_event(event) && filter.accepts_room(&room.id));
+        let changed_members =
+            state.iter().chain(&timeline.events).any(|event| event.pdu.kind == MEMBER) || whole || timeline.limited;
+        if changed_members && row.membership == "join" {
+            self.add_summary(section, room, reader, end, &mut state).await?;
+        }
+        let rendering = Rendering {
+            user: reader.user,
+            device: reader.device,
+            ignored: reader.ignored,
+            with_room_id: false,
+            bundled: timeline.limited,
+        };
+        let prev_batch = match timeline.events.first().and_then(|event| Place::before(event)) {
+            Some(place) => place,
+            None => self.rooms.place_at(room, upto).await?,
+        };
+        let events = self.rooms.render(room, &timeline.events, &mut viewer, &rendering).await?;
+        let mut text = Object::new();
+        text.raw("events", &array(&events))
+            .boolean("limited", timeline.limited)
+            .text("prev_batch", &prev_batch.to_string());
+        section.raw("timeline", &text.finish());
+        let rendering = Rendering { bundled: false, ..rendering };
+        let state = self.rooms.render(room, &state, &mut viewer, &rendering).await?;
+        if reader.use_state_after {
+            add_state_after(section, &state);
+        } else {
+            section.raw("state", &format!("{{\"events\":{}}}", array(&state)));
+        }
+        Ok(())
+    }
+
+    /// With lazy loading, keeps of a whole state only the members that the timeline needs, and adds those that an
+    /// incremental answer needs besides.
+    async fn select_members(
+        &self,
+        room: &Arc<Room>,
+        reader: &Reader<'_>,
+        state: &mut Vec<Arc<Event>>,
+        timeline: &Timeline,
+        at: Roots,
+        whole: bool,
+    ) -> Result<(), Error> {
+        let filter = &reader.filter.room.state;
+        if !filter.lazy_load_members {
+            return Ok(());
+        }
+        let device = reader.device.cloned().unwrap_or_else(|| DeviceId::from(""));
+        let mut needed: BTreeSet<UserId> =
+            timeline.events.iter().map(|event| UserId::from(event.pdu.sender.as_str())).collect();
+        if whole {
+            self.lazy.forget(reader.user, &device, room.num);
+            needed.insert(reader.user.clone());
+            state.retain(|event| {
+                event.pdu.kind != MEMBER || event.pdu.state_key.as_deref().is_some_and(|user| needed.contains(user))
+            });
+        }
+        let told = |event: &Arc<Event>| event.pdu.state_key.as_deref().map(UserId::from);
+        let present: BTreeSet<UserId> =
+            state.iter().filter(|event| event.pdu.kind == MEMBER).filter_map(told).collect();
+        for member in &present {
+            self.lazy.tell(reader.user, &device, room.num, member);
+        }
+        let in_timeline: BTreeSet<UserId> =
+            timeline.events.iter().filter(|event| event.pdu.kind == MEMBER).filter_map(told).collect();
+        let missing: Vec<(String, String)> = needed
+            .into_iter()
+            .filter(|member| !present.contains(member))
+            .filter(|member| {
+                let first = self.lazy.tell(reader.user, &device, room.num, member);
+                (first && !(reader.use_state_after && in_timeline.contains(member))) || filter.include_redundant_members
+            })
+            .map(|member| (MEMBER.to_owned(), member.to_string()))
+            .collect();
+        if !missing.is_empty() && at != Roots::EMPTY {
+            let found = self.rooms.state_map(room, None, at, &missing).await?;
+            state.extend(found.0.into_values());
+        }
+        Ok(())
+    }
+
+    /// Counts and, where the room has no name of its own, heroes (with their member events under lazy loading).
+    async fn add_summary(
+        &self,
+        section: &mut Object,
+        room: &Arc<Room>,
+        reader: &Reader<'_>,
+        end: Roots,
+        state: &mut Vec<Arc<Event>>,
+    ) -> Result<(), Error> {
+        let head = room.head();
+        let mut summary = Map::new();
+        summary.insert("m.joined_member_count".to_owned(), json!(head.row.joined));
+        summary.insert("m.invited_member_count".to_owned(), json!(head.row.invited));
+        let pairs = ["m.room.name", "m.room.canonical_alias"].map(|kind| (kind.to_owned(), String::new()));
+        let named = self.rooms.state_map(room, None, end, &pairs).await?;
+        let has = |kind: &str, member: &str| named.text(kind, member).is_some_and(|text| !text.is_empty());
+        if !has("m.room.name", "name") && !has("m.room.canonical_alias", "alias") {
+            let heroes = self.heroes(room, reader.user, end).await?;
+            let names: Vec<&str> = heroes.iter().filter_map(|event| event.pdu.state_key.as_deref()).collect();
+            summary.insert("m.heroes".to_owned(), json!(names));
+            if reader.filter.room.state.lazy_load_members {
+                let device = reader.device.cloned().unwrap_or_else(|| DeviceId::from(""));
+                for hero in heroes {
+                    let user = UserId::from(hero.pdu.state_key.as_deref().unwrap_or_default());
+                    let first = self.lazy.tell(reader.user, &device, room.num, &user);
+                    if first && !state.iter().any(|event| event.num() == hero.num()) {
+                        state.push(hero);
+                    }
+                }
+            }
+        }
+        section.raw("summary", &Value::Object(summary).to_string());
+        Ok(())
+    }
+
+    /// The first five joined or invited others by order of their events; those who left only if there are none.
+    async fn heroes(&self, room: &Arc<Room>, user: &UserId, state: Roots) -> Result<Vec<Arc<Event>>, Error> {
+        let mut nums = self.rooms.tree_nums(room, state.members).await?;
+        nums.sort();
+        let (mut here, mut gone) = (Vec::new(), Vec::new());
+        for num in nums {
+            if here.len() == HEROES {
+                break;
+            }
+            let event = self.rooms.event(room, num).await?;
+            if event.pdu.state_key.as_deref() == Some(user.as_str()) {
+                continue;
+            }
+            match event.pdu.membership() {
+                Some("join" | "invite") => here.push(event),
+                _ if gone.len() < HEROES => gone.push(event),
+                _ => {}
+            }
+        }
+        Ok(if here.is_empty() { gone } else { here })
+    }
+
+    async fn ephemeral(
+        &self,
+        room: &Room,
+        reader: &Reader<'_>,
+        window: &Window,
+        fresh: bool,
+    ) -> Result<Vec<String>, Error> {
+        let filter = &reader.filter.room.ephemeral;
+        let mut events = Vec::new();
+        if !filter.accepts_room(&room.id) {
+            return Ok(events);
+        }
+        let since = if fresh { StreamPosition::ZERO } else { window.since.unwrap_or(StreamPosition::ZERO) };
+        let unmoved = since >= self.store.watermark_at_open()
+            && self.waker.last_receipt(room.num).is_none_or(|last| last <= since);
+        if !unmoved && filter.accepts("m.receipt", None) {
+            let rows = self.users.receipts_since(room.num, since, window.upto, reader.user).await?;
+            let rows: Vec<ReceiptRow> =
+                rows.into_iter().filter(|row| !reader.ignored.contains(row.user_id.as_str())).collect();
+            if !rows.is_empty() {
+                events.push(receipt_event(&rows));
+            }
+        }
+        if filter.accepts("m.typing", None) {
+            let typing = match (fresh, window.epoch_is_new) {
+                (true, _) => Some(self.users.typing_in(room.num)).filter(|users| !users.is_empty()),
+                (false, true) => Some(self.users.typing_in(room.num)),
+                (false, false) => self.users.typing_since(room.num, window.number),
+            };
+            if let Some(typing) = typing {
+                let users: Vec<&UserId> =
+                    typing.iter().filter(|user| !reader.ignored.contains(user.as_str())).collect();
+                events.push(json!({ "type": "m.typing", "content": { "user_ids": users } }).to_string());
+            }
+        }
+        Ok(events)
+    }
+
+    async fn add_unread(
+        &self,
+        section: &mut Object,
+        room: &Room,
+        row: &MembershipRow,
+        reader: &Reader<'_>,
+    ) -> Result<(), Error> {
+        let marks = read_marks(&self.users.receipts_of(room.num, reader.user).await?);
+        let unread = self.rooms.unread(room, row, &marks).await?;
+        if !reader.filter.room.timeline.unread_thread_notifications {
+            section.raw("unread_notifications", &counts(unread.total()));
+            return Ok(());
+        }
+        section.raw("unread_notifications", &counts(unread.main));
+        let mut threads = Object::new();
+        for (root, unread) in &unread.threads {
+            threads.raw(root, &counts(*unread));
+        }
+        section.object("unread_thread_notifications", threads);
+        Ok(())
+    }
+}
+
+fn empty_timeline(place: &Place) -> String {
+    let mut text = Object::new();
+    text.raw("events", "[]").boolean("limited", false).text("prev_batch", &place.to_string());
+    text.finish()
+}
+
+/// `state_after` under both its names: clients of before its acceptance know only the unstable one (MSC4222).
+fn add_state_after(section: &mut Object, state: &[String]) {
+    let text = format!("{{\"events\":{}}}", array(state));
+    section.raw("state_after", &text).raw("org.matrix.msc4222.state_after", &text);
+}
+
+fn account_data_of(reader: &Reader<'_>, account_data: &[AccountData]) -> Vec<String> {
+    let filter = &reader.filter.room.account_data;
+    account_data.iter().filter(|one| filter.accepts(&one.kind, None)).map(account_data_event).collect()
+}
+
+/// A piece of account data as an event.
+pub(crate) fn account_data_event(one: &AccountData) -> String {
+    format!("{{\"type\":{},\"content\":{}}}", quote(&one.kind), one.content)
+}
+
+fn counts(counts: Counts) -> String {
+    format!("{{\"notification_count\":{},\"highlight_count\":{}}}", counts.notifications, counts.highlights)
+}
+
+/// The content of `m.receipt`: event, type, user.
+fn receipt_event(rows: &[ReceiptRow]) -> String {
+    let mut content: BTreeMap<&str, BTreeMap<&str, BTreeMap<&str, Value>>> = BTreeMap::new();
+    for row in rows {
+        let mut receipt = json!({ "ts": row.ts });
+        if let (false, Some(receipt)) = (row.thread.is_empty(), receipt.as_object_mut()) {
+            receipt.insert("thread_id".to_owned(), json!(row.thread));
+        }
+        let of_type = content.entry(&row.event_id).or_default().entry(&row.receipt_type).or_default();
+        of_type.insert(row.user_id.as_str(), receipt);
+    }
+    json!({ "type": "m.receipt", "content": content }).to_string()
+}
+
+/// How far a user has read, from the user's receipts: public and private alike, the more advanced counts.
+pub fn read_marks(receipts: &[ReceiptRow]) -> ReadMarks {
+    let mut marks = ReadMarks::default();
+    for row in receipts.iter().filter(|row| row.receipt_type != "m.fully_read") {
+        let mark = match row.thread.as_str() {
+            "" => &mut marks.all,
+            "main" => &mut marks.main,
+            thread => marks.threads.entry(thread.to_owned()).or_default(),
+        };
+        if row.event_pos > mark.pos {
+            *mark = Mark { pos: row.event_pos, messages: row.messages };
+        }
+    }
+    marks
+}

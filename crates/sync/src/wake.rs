@@ -1,0 +1,134 @@
+//! Who waits for news, and how they are woken: a waiter first marks what it has seen, then reads, then waits for a
+//! later mark, so that no commit between reading and waiting is missed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+use rooms::Rooms;
+use store::{Follower, RoomNum, StreamEntry, StreamKind, StreamPosition, UserId};
+use tokio::sync::watch;
+use users::volatile::{VolatileChange, VolatileFollower};
+
+/// The waiting syncs, by user.
+#[derive(Default)]
+pub struct Waker {
+    users: Mutex<HashMap<UserId, watch::Sender<u64>>>,
+    /// Position of the last receipt of each room since the start of the process.
+    receipts: Mutex<HashMap<RoomNum, StreamPosition>>,
+}
+
+/// One waiting sync.
+pub struct Waiting {
+    waker: Arc<Waker>,
+    user: UserId,
+    marks: watch::Receiver<u64>,
+}
+
+impl Waker {
+    /// Begins to wait for news of a user.
+    pub fn register(self: &Arc<Self>, user: &UserId) -> Waiting {
+        let mut users = self.users.lock();
+        let marks = users.entry(user.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe();
+        Waiting { waker: Arc::clone(self), user: user.clone(), marks }
+    }
+
+    /// How many users have a waiting sync.
+    pub fn n_waiting(&self) -> usize {
+        self.users.lock().len()
+    }
+
+    /// The position of the last receipt in a room, if one came since the start of the process.
+    pub fn last_receipt(&self, room: RoomNum) -> Option<StreamPosition> {
+        self.receipts.lock().get(&room).copied()
+    }
+
+    fn wake<'a>(&self, woken: impl IntoIterator<Item = &'a UserId>) {
+        let users = self.users.lock();
+        if users.is_empty() {
+            return;
+        }
+        for user in woken {
+            if let Some(marks) = users.get(user) {
+                marks.send_modify(|mark| *mark += 1);
+            }
+        }
+    }
+
+    fn wake_all(&self) {
+        for marks in self.users.lock().values() {
+            marks.send_modify(|mark| *mark += 1);
+        }
+    }
+
+    fn wake_room(&self, rooms: &Rooms, room: RoomNum) {
+        match rooms.local_members(room) {
+            Some(members) => self.wake(members.iter()),
+            // Not in memory: whoever is concerned loads it.
+            None => self.wake_all(),
+        }
+    }
+}
+
+impl Waiting {
+    /// Marks everything that has happened so far as seen; what is read afterwards is at least as new.
+    pub fn mark_seen(&mut self) {
+        self.marks.borrow_and_update();
+    }
+
+    /// Waits until something has happened since the last mark.
+    pub async fn changed(&mut self) {
+        // The sender lives as long as this waiter is registered.
+        drop(self.marks.changed().await);
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let mut users = self.waker.users.lock();
+        // This receiver is still counted.
+        if users.get(&self.user).is_some_and(|marks| marks.receiver_count() <= 1) {
+            users.remove(&self.user);
+        }
+    }
+}
+
+/// Wakes the syncs that a commit or a volatile change concerns.
+pub struct WakeFollower {
+    /// The waiting syncs.
+    pub waker: Arc<Waker>,
+    /// Who is in which room.
+    pub rooms: Weak<Rooms>,
+}
+
+impl Follower for WakeFollower {
+    fn committed(&self, first: StreamPosition, entries: &[StreamEntry]) {
+        let Some(rooms) = self.rooms.upgrade() else { return };
+        for (pos, entry) in (first.0..).zip(entries) {
+            if let (StreamKind::Receipt, Some(room)) = (entry.kind, entry.room) {
+                self.waker.receipts.lock().insert(room, StreamPosition(pos));
+            }
+            if let Some(user) = &entry.user {
+                self.waker.wake([user]);
+            }
+            if entry.kind == StreamKind::DeviceList {
+                self.waker.wake_all();
+            } else if let Some(room) = entry.room {
+                self.waker.wake_room(&rooms, room);
+            }
+        }
+    }
+}
+
+impl VolatileFollower for WakeFollower {
+    fn changed(&self, _number: i64, change: VolatileChange<'_>) {
+        let Some(rooms) = self.rooms.upgrade() else { return };
+        match change {
+            VolatileChange::Typing(room) => self.waker.wake_room(&rooms, room),
+            VolatileChange::Presence(user) => {
+                let friends = rooms.local_friends(user);
+                self.waker.wake(friends.iter().chain([user]));
+            }
+        }
+    }
+}
