@@ -1,1 +1,88 @@
-//! Tests of the whole crate on the in-memory store.
+//! Tests of the whole crate on the in-memory store, with a clock and randomness that the tests decide.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod accounts;
+mod data;
+mod interactive;
+mod live;
+mod push;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use store::model::Model;
+use store::{Clock, Entropy, Store, UserId};
+
+use crate::login::{LoggedIn, NewDevice};
+use crate::registration::NewAccount;
+use crate::{Inline, Options, Users};
+
+/// A clock that stands until it is told to go on.
+pub(crate) struct FakeClock(AtomicI64);
+
+impl FakeClock {
+    pub(crate) fn advance(&self, ms: i64) {
+        self.0.fetch_add(ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for FakeClock {
+    fn now_ms(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Bytes that differ at each call and are the same in each run.
+struct FakeEntropy(AtomicU64);
+
+impl Entropy for FakeEntropy {
+    fn fill(&self, bytes: &mut [u8]) {
+        for byte in bytes {
+            let mut state = self.0.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::SeqCst);
+            state = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            *byte = (state >> 29).to_le_bytes()[0];
+        }
+    }
+}
+
+/// A server's users.
+pub(crate) struct Bench {
+    pub(crate) users: Arc<Users>,
+    pub(crate) clock: Arc<FakeClock>,
+    pub(crate) store: Store,
+}
+
+impl Bench {
+    pub(crate) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub(crate) async fn with(change: impl FnOnce(&mut Options)) -> Self {
+        let store = Store::new(Arc::new(Model::new())).await.unwrap();
+        let clock = Arc::new(FakeClock(AtomicI64::new(1_000_000)));
+        let mut options = Options::new("example.org");
+        change(&mut options);
+        let entropy = Arc::new(FakeEntropy(AtomicU64::new(1)));
+        let users = Users::new(store.clone(), Arc::clone(&clock) as Arc<dyn Clock>, entropy, Arc::new(Inline), options);
+        Self { users: users.await.unwrap(), clock, store }
+    }
+
+    /// A logged-in user with the password `secret`.
+    pub(crate) async fn join(&self, name: &str) -> LoggedIn {
+        let new = NewAccount {
+            localpart: Some(name.to_owned()),
+            password: Some("secret".to_owned()),
+            login: Some(NewDevice::default()),
+            ..NewAccount::default()
+        };
+        self.users.register(new).await.unwrap().login.unwrap()
+    }
+
+    pub(crate) async fn works(&self, token: &str) -> bool {
+        self.users.authenticate(token).await.is_ok()
+    }
+}
+
+pub(crate) fn user(name: &str) -> UserId {
+    UserId::from(format!("@{name}:example.org"))
+}

@@ -1,0 +1,349 @@
+//! Registration, login, tokens, devices, deactivation.
+
+use store::tables::users::OneTimeKeyRow;
+use store::{CommitBatch, DeviceId, Read, StreamPosition, Value};
+
+use super::{Bench, user};
+use crate::login::NewDevice;
+use crate::registration::{NewAccount, SharedSecretProof};
+use crate::{Error, TokenError, secret};
+
+fn new(name: &str) -> NewAccount {
+    NewAccount { localpart: Some(name.to_owned()), password: Some("secret".to_owned()), ..NewAccount::default() }
+}
+
+fn device(id: &str) -> NewDevice {
+    NewDevice { id: Some(DeviceId::from(id)), ..NewDevice::default() }
+}
+
+#[tokio::test]
+async fn ca3_names_are_lower_cased_and_checked() {
+    let bench = Bench::new().await;
+    assert_eq!(bench.users.register(new("Alice")).await.unwrap().user, user("alice"));
+    assert!(matches!(bench.users.register(new("aLICE")).await, Err(Error::UserInUse)));
+    assert!(matches!(bench.users.available("alice").await, Err(Error::UserInUse)));
+    assert_eq!(bench.users.available("b.o_b=-/+1").await.unwrap(), user("b.o_b=-/+1"));
+    for bad in ["", "al ice", "älice", "a:b", "@alice", "a!", &"x".repeat(250)] {
+        assert!(matches!(bench.users.available(bad).await, Err(Error::InvalidUsername(_))), "{bad}");
+    }
+    let longest = "x".repeat(255 - "@:example.org".len());
+    assert!(bench.users.available(&longest).await.is_ok());
+}
+
+#[tokio::test]
+async fn ca3_inhibit_login_makes_no_device() {
+    let bench = Bench::new().await;
+    let registered = bench.users.register(new("alice")).await.unwrap();
+    assert!(registered.login.is_none());
+    assert!(bench.users.devices(&user("alice")).await.unwrap().is_empty());
+    let with_device = NewAccount { login: Some(device("PHONE")), ..new("bob") };
+    assert_eq!(bench.users.register(with_device).await.unwrap().login.unwrap().device.as_str(), "PHONE");
+}
+
+#[tokio::test]
+async fn ca4_login_by_any_case_and_without_telling_who_exists() {
+    let bench = Bench::new().await;
+    bench.users.register(new("alice")).await.unwrap();
+    for name in ["alice", "ALICE", "@alice:example.org", "@Alice:Example.org"] {
+        let login = bench.users.login_by_password(name, "secret", NewDevice::default()).await.unwrap();
+        assert_eq!(login.user, user("alice"), "{name}");
+    }
+    for (name, password) in
+        [("alice", "wrong"), ("nobody", "secret"), ("@alice:elsewhere.org", "secret"), ("", ""), ("@", "x")]
+    {
+        let refused = bench.users.login_by_password(name, password, NewDevice::default()).await;
+        assert!(matches!(refused, Err(Error::WrongCredentials)), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn ca4_deactivated_and_locked_are_said_only_with_the_password() {
+    let bench = Bench::new().await;
+    bench.join("alice").await;
+    bench.join("root").await;
+    bench.users.set_locked(&user("root"), &user("alice"), true).await.unwrap();
+    let attempt = |password: &'static str| bench.users.login_by_password("alice", password, NewDevice::default());
+    assert!(matches!(attempt("secret").await, Err(Error::Locked)));
+    assert!(matches!(attempt("wrong").await, Err(Error::WrongCredentials)));
+    bench.users.deactivate(&user("alice"), false).await.unwrap();
+    assert!(matches!(attempt("secret").await, Err(Error::WrongCredentials)));
+    assert!(matches!(bench.users.available("alice").await, Err(Error::UserInUse)), "the id stays reserved (CA8)");
+}
+
+#[tokio::test]
+async fn cb3_tokens_are_known_or_not() {
+    let bench = Bench::new().await;
+    let login = bench.join("alice").await;
+    let session = bench.users.authenticate(&login.access_token).await.unwrap();
+    assert_eq!((session.user.clone(), session.device.clone()), (user("alice"), login.device));
+    assert!(!session.guest && !session.admin && !session.locked && !session.suspended);
+    for bad in ["", "x", &login.access_token[1..], &"x".repeat(5_000)] {
+        assert!(matches!(bench.users.authenticate(bad).await, Err(TokenError::Unknown)), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn ca5_an_existing_device_loses_its_tokens_and_keeps_its_keys() {
+    let bench = Bench::new().await;
+    bench.join("alice").await;
+    let login = |id: &'static str| bench.users.login_by_password("alice", "secret", device(id));
+    let first = login("PHONE").await.unwrap();
+    assert!(bench.works(&first.access_token).await);
+    put_key(&bench, "PHONE").await;
+    let second = login("PHONE").await.unwrap();
+    assert!(!bench.works(&first.access_token).await, "the cached session is dropped");
+    assert!(bench.works(&second.access_token).await);
+    assert_eq!(keys(&bench, "PHONE").await, 1);
+    assert_eq!(bench.users.devices(&user("alice")).await.unwrap().len(), 2);
+}
+
+async fn put_key(bench: &Bench, device: &str) {
+    let mut batch = CommitBatch::new();
+    batch.put(OneTimeKeyRow {
+        user_id: user("alice"),
+        device_id: device.into(),
+        algorithm: "signed_curve25519".to_owned(),
+        number: 1,
+        key_id: "AAAA".to_owned(),
+        key: "{}".to_owned(),
+    });
+    bench.store.commit(batch).await.unwrap();
+}
+
+async fn keys(bench: &Bench, device: &str) -> usize {
+    let key = vec![Value::from(&user("alice")), Value::from(device)];
+    bench.store.all::<OneTimeKeyRow>(Read::prefix::<OneTimeKeyRow>(key)).await.unwrap().len()
+}
+
+#[tokio::test]
+async fn ca6_logout_takes_the_device_along_and_says_so() {
+    let bench = Bench::new().await;
+    let other = bench.join("alice").await;
+    let login = bench.users.login_by_password("alice", "secret", device("PHONE")).await.unwrap();
+    put_key(&bench, "PHONE").await;
+    bench.users.put_pusher(&user("alice"), &login.device, "app", "key", "{}".to_owned(), false).await.unwrap();
+    bench.users.put_pusher(&user("alice"), &other.device, "app", "other", "{}".to_owned(), false).await.unwrap();
+    let before = bench.store.watermark();
+    let session = bench.users.authenticate(&login.access_token).await.unwrap();
+    bench.users.logout(&session).await.unwrap();
+    assert!(!bench.works(&login.access_token).await);
+    assert!(bench.works(&other.access_token).await);
+    assert_eq!(keys(&bench, "PHONE").await, 0);
+    assert!(bench.users.device(&user("alice"), &login.device).await.unwrap().is_none());
+    let pushers = bench.users.pushers(&user("alice")).await.unwrap();
+    assert_eq!(pushers.iter().map(|pusher| pusher.pushkey.as_str()).collect::<Vec<_>>(), ["other"]);
+    let changes = bench.users.device_changes(before, bench.store.watermark()).await.unwrap();
+    assert_eq!(changes.into_iter().map(|(user, _)| user).collect::<Vec<_>>(), [user("alice")]);
+    bench.users.logout_all(&user("alice")).await.unwrap();
+    assert!(!bench.works(&other.access_token).await);
+}
+
+#[tokio::test]
+async fn ca7_a_new_password_ends_the_other_sessions() {
+    let bench = Bench::new().await;
+    let other = bench.join("alice").await;
+    let own = bench.users.login_by_password("alice", "secret", device("PHONE")).await.unwrap();
+    bench.users.put_pusher(&user("alice"), &own.device, "app", "own", "{}".to_owned(), false).await.unwrap();
+    bench.users.put_pusher(&user("alice"), &other.device, "app", "other", "{}".to_owned(), false).await.unwrap();
+    bench.users.change_password(&user("alice"), "new", false, Some(&own.device)).await.unwrap();
+    assert!(bench.works(&other.access_token).await);
+    bench.users.change_password(&user("alice"), "newer", true, Some(&own.device)).await.unwrap();
+    assert!(!bench.works(&other.access_token).await);
+    assert!(bench.works(&own.access_token).await);
+    assert_eq!(bench.users.pushers(&user("alice")).await.unwrap().len(), 1);
+    assert!(bench.users.login_by_password("alice", "secret", NewDevice::default()).await.is_err());
+    assert!(bench.users.login_by_password("alice", "newer", NewDevice::default()).await.is_ok());
+}
+
+#[tokio::test]
+async fn ca8_deactivation_takes_everything() {
+    let bench = Bench::new().await;
+    let login = bench.join("alice").await;
+    bench.users.put_profile_field(&user("alice"), "displayname", "A".into()).await.unwrap();
+    bench.users.put_account_data(&user("alice"), "", "org.example", "{}".to_owned()).await.unwrap();
+    bench.users.deactivate(&user("alice"), true).await.unwrap();
+    assert!(!bench.works(&login.access_token).await);
+    assert_eq!(bench.users.profile(&user("alice")).await.unwrap(), None);
+    assert_eq!(bench.users.account_data(&user("alice"), "", "org.example").await.unwrap(), None);
+    let account = bench.users.account(&user("alice")).await.unwrap().unwrap();
+    assert!(account.deactivated && account.erased && account.password_hash.is_none());
+    assert!(matches!(bench.users.login(&user("alice"), NewDevice::default()).await, Err(Error::Deactivated)));
+}
+
+#[tokio::test]
+async fn ca9_the_old_refresh_token_lives_until_the_new_ones_are_used() {
+    let bench = Bench::new().await;
+    bench.join("alice").await;
+    let refreshing = NewDevice { refresh: true, ..NewDevice::default() };
+    let login = bench.users.login_by_password("alice", "secret", refreshing).await.unwrap();
+    let first = login.refresh_token.unwrap();
+    bench.clock.advance(login.expires_in_ms.unwrap());
+    assert!(matches!(bench.users.authenticate(&login.access_token).await, Err(TokenError::Expired)));
+
+    let lost = bench.users.refresh(&first).await.unwrap();
+    let kept = bench.users.refresh(&first).await.unwrap();
+    assert!(!bench.works(&lost.access_token).await, "an answer that was asked for again counts as lost");
+    assert!(matches!(bench.users.refresh(&lost.refresh_token).await, Err(Error::UnknownToken)));
+    assert!(bench.works(&kept.access_token).await);
+    assert!(matches!(bench.users.refresh(&first).await, Err(Error::UnknownToken)), "used: the old one is dead");
+
+    let third = bench.users.refresh(&kept.refresh_token).await.unwrap();
+    let fourth = bench.users.refresh(&third.refresh_token).await.unwrap();
+    assert!(matches!(bench.users.refresh(&kept.refresh_token).await, Err(Error::UnknownToken)));
+    assert!(!bench.works(&kept.access_token).await);
+    assert!(bench.works(&fourth.access_token).await);
+    let session = bench.users.authenticate(&fourth.access_token).await.unwrap();
+    assert_eq!(session.device, login.device, "tokens stay bound to the device");
+    bench.users.logout(&session).await.unwrap();
+    assert!(matches!(bench.users.refresh(&fourth.refresh_token).await, Err(Error::UnknownToken)));
+}
+
+#[tokio::test]
+async fn ca10_login_tokens_are_used_once_and_soon() {
+    let bench = Bench::new().await;
+    bench.join("alice").await;
+    let (token, lifetime) = bench.users.login_token(&user("alice")).await.unwrap();
+    let login = bench.users.login_by_token(&token, NewDevice::default()).await.unwrap();
+    assert_eq!(login.user, user("alice"));
+    let again = bench.users.login_by_token(&token, NewDevice::default()).await;
+    assert!(matches!(again, Err(Error::UnknownToken)));
+    let (token, _) = bench.users.login_token(&user("alice")).await.unwrap();
+    bench.clock.advance(lifetime);
+    let late = bench.users.login_by_token(&token, NewDevice::default()).await;
+    assert!(matches!(late, Err(Error::UnknownToken)));
+}
+
+#[tokio::test]
+async fn ca13_locked_sessions_live_on() {
+    let bench = Bench::new().await;
+    let login = bench.join("alice").await;
+    bench.join("root").await;
+    bench.users.set_admin(&user("root"), true).await.unwrap();
+    let (root, alice) = (user("root"), user("alice"));
+    assert!(bench.works(&login.access_token).await);
+    bench.users.set_locked(&root, &alice, true).await.unwrap();
+    assert!(bench.users.authenticate(&login.access_token).await.unwrap().locked);
+    bench.users.set_locked(&root, &alice, false).await.unwrap();
+    bench.users.set_suspended(&root, &alice, true).await.unwrap();
+    let session = bench.users.authenticate(&login.access_token).await.unwrap();
+    assert!(!session.locked && session.suspended);
+    for target in [&root, &user("nobody"), &"@x:elsewhere.org".into()] {
+        assert!(bench.users.set_locked(&root, target, true).await.is_err(), "{target}");
+    }
+}
+
+#[tokio::test]
+async fn ca17_registration_tokens_count_pending_and_completed_uses() {
+    let bench = Bench::new().await;
+    bench.join("first").await;
+    bench.users.set_registration_token(Some("abc".to_owned()), Some(1), None).await.unwrap();
+    assert!(bench.users.registration_token_is_valid("abc").await.unwrap());
+    assert!(!bench.users.registration_token_is_valid("abd").await.unwrap());
+    bench.users.set_registration_token(Some("old".to_owned()), None, Some(1)).await.unwrap();
+    assert!(!bench.users.registration_token_is_valid("old").await.unwrap());
+    assert!(bench.users.set_registration_token(Some("a b".to_owned()), None, None).await.is_err());
+    assert!(bench.users.delete_registration_token("abc").await.unwrap());
+    assert!(!bench.users.delete_registration_token("abc").await.unwrap());
+}
+
+#[tokio::test]
+async fn ca19_devices_are_named_made_and_deleted() {
+    let bench = Bench::new().await;
+    let login = bench.join("alice").await;
+    let (alice, phone) = (user("alice"), DeviceId::from("PHONE"));
+    let put = |create| bench.users.put_device(&alice, &phone, Some("Phone".to_owned()), create);
+    assert!(matches!(put(false).await, Err(Error::NotFound(_))));
+    assert!(put(true).await.unwrap());
+    assert!(!put(true).await.unwrap());
+    let found = bench.users.device(&alice, &phone).await.unwrap().unwrap();
+    assert_eq!(found.display_name.as_deref(), Some("Phone"));
+    bench.users.delete_devices(&alice, &[phone.clone(), "UNKNOWN".into()]).await.unwrap();
+    bench.users.delete_devices(&alice, &[phone]).await.unwrap();
+    let left: Vec<DeviceId> = bench.users.devices(&alice).await.unwrap().into_iter().map(|one| one.id).collect();
+    assert_eq!(left, [login.device]);
+}
+
+#[tokio::test]
+async fn last_seen_is_noted_coarsely() {
+    let bench = Bench::new().await;
+    let login = bench.join("alice").await;
+    let session = bench.users.authenticate(&login.access_token).await.unwrap();
+    bench.users.saw(&session, "192.0.2.1", "test");
+    bench.clock.advance(1_000);
+    bench.users.saw(&session, "192.0.2.2", "test");
+    let seen = bench.users.device(&user("alice"), &login.device).await.unwrap().unwrap().last_seen.unwrap();
+    assert_eq!((seen.ip.as_str(), seen.ts), ("192.0.2.1", 1_000_000));
+}
+
+#[tokio::test]
+async fn the_first_account_is_made_once_by_its_token() {
+    let bench = Bench::new().await;
+    let old = bench.users.first_account_token().await.unwrap().unwrap();
+    let token = bench.users.first_account_token().await.unwrap().unwrap();
+    assert!(matches!(bench.users.register_first(&old, new("root")).await, Err(Error::InvalidRegistrationToken)));
+    let root = bench.users.register_first(&token, new("root")).await.unwrap().user;
+    assert!(bench.users.account(&root).await.unwrap().unwrap().admin);
+    let again = bench.users.register_first(&token, new("other")).await;
+    assert!(matches!(again, Err(Error::InvalidRegistrationToken)));
+    assert_eq!(bench.users.first_account_token().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn shared_secret_registration_needs_a_fresh_nonce_and_the_mac() {
+    let bench = Bench::with(|options| options.shared_secret = Some("key".to_owned())).await;
+    // HMAC-SHA1 of RFC 2202, test case 2, checks the primitive; here it is computed over the protocol's text.
+    let mac = |nonce: &str| {
+        use hmac::{Hmac, KeyInit, Mac};
+        let mut mac = Hmac::<sha1::Sha1>::new_from_slice(b"key").unwrap();
+        mac.update(format!("{nonce}\0alice\0pw\0notadmin").as_bytes());
+        secret::hex(&mac.finalize().into_bytes())
+    };
+    let check = |nonce: &str, mac: &str, admin: bool| {
+        let (name, password) = ("alice", "pw");
+        bench.users.check_shared_secret(&SharedSecretProof { nonce, mac, name, password, admin, user_type: None })
+    };
+    let nonce = bench.users.registration_nonce().unwrap();
+    assert!(check(&nonce, &mac(&nonce), false).is_ok());
+    assert!(check(&nonce, &mac(&nonce), false).is_err(), "a nonce is used once");
+    let nonce = bench.users.registration_nonce().unwrap();
+    assert!(check(&nonce, &mac(&nonce), true).is_err(), "the MAC covers the admin flag");
+    let nonce = bench.users.registration_nonce().unwrap();
+    bench.clock.advance(60_000);
+    assert!(check(&nonce, &mac(&nonce), false).is_err(), "a nonce lives a minute");
+    assert!(Bench::new().await.users.registration_nonce().is_none());
+}
+
+#[tokio::test]
+async fn openid_tokens_name_their_user_for_an_hour() {
+    let bench = Bench::new().await;
+    bench.join("alice").await;
+    let (token, lifetime) = bench.users.openid_token(&user("alice")).await.unwrap();
+    assert_eq!(bench.users.openid_user(&token).await.unwrap(), Some(user("alice")));
+    assert_eq!(bench.users.openid_user("x").await.unwrap(), None);
+    bench.clock.advance(lifetime);
+    assert_eq!(bench.users.openid_user(&token).await.unwrap(), None);
+    bench.users.prune().await.unwrap();
+}
+
+#[tokio::test]
+async fn no_secret_is_stored_as_it_is() {
+    let bench = Bench::new().await;
+    let login = bench.join("alice").await;
+    let (login_token, _) = bench.users.login_token(&user("alice")).await.unwrap();
+    for table in store::tables::users::TABLES {
+        let read = Read {
+            table,
+            index: None,
+            prefix: vec![],
+            lower: std::collections::Bound::Unbounded,
+            upper: std::collections::Bound::Unbounded,
+            reverse: false,
+            limit: 1_000,
+        };
+        let rows = format!("{:?}", bench.store.read(vec![read]).await.unwrap());
+        for hidden in ["secret", &login.access_token, &login_token] {
+            assert!(!rows.contains(hidden), "{} holds a secret", table.name);
+        }
+    }
+    assert!(bench.store.watermark() > StreamPosition::ZERO);
+}

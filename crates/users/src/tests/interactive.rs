@@ -1,0 +1,147 @@
+//! User-interactive authentication.
+
+use serde_json::{Map, Value as Json, json};
+use store::UserId;
+
+use super::{Bench, user};
+use crate::Error;
+use crate::registration::NewAccount;
+use crate::uia::{Challenge, DUMMY, Failure, Flow, Operation, PASSWORD, Proof, REGISTRATION_TOKEN, Verdict};
+
+const BY_PASSWORD: &[Flow] = &[&[PASSWORD]];
+const BY_TOKEN: &[Flow] = &[&[REGISTRATION_TOKEN, DUMMY]];
+
+fn body(json: Json) -> Map<String, Json> {
+    json.as_object().unwrap().clone()
+}
+
+async fn ask(bench: &Bench, flows: &[Flow], path: &str, user: Option<&UserId>, json: Json) -> Result<Verdict, Error> {
+    bench.users.interactive(flows, Operation { method: "POST", path, body: &body(json), user }).await
+}
+
+fn challenge(verdict: Result<Verdict, Error>) -> Challenge {
+    match verdict.unwrap() {
+        Verdict::Challenge(challenge) => challenge,
+        Verdict::Proven(_) => panic!("proven without proof"),
+    }
+}
+
+fn proof(verdict: Result<Verdict, Error>) -> Proof {
+    match verdict.unwrap() {
+        Verdict::Proven(proof) => proof,
+        Verdict::Challenge(challenge) => panic!("not proven: {challenge:?}"),
+    }
+}
+
+#[tokio::test]
+async fn ca1_flows_first_then_a_wrong_and_a_right_password() {
+    let bench = Bench::new().await;
+    bench.join("alice").await;
+    let alice = user("alice");
+    let first = challenge(ask(&bench, BY_PASSWORD, "/d", Some(&alice), json!({ "devices": ["A"] })).await);
+    assert_eq!(first.failure, None);
+    let members = Json::Object(first.members());
+    assert_eq!(members["flows"], json!([{ "stages": ["m.login.password"] }]));
+    assert_eq!((&members["params"], &members["completed"]), (&json!({}), &json!([])));
+    let auth = |password: &str| {
+        let identifier = json!({ "type": "m.id.user", "user": "alice" });
+        json!({ "devices": ["A"], "auth": {
+            "type": PASSWORD, "session": first.session, "identifier": identifier, "password": password,
+        } })
+    };
+    let wrong = challenge(ask(&bench, BY_PASSWORD, "/d", Some(&alice), auth("wrong")).await);
+    assert_eq!((wrong.failure, wrong.session), (Some(Failure::WrongPassword), first.session.clone()));
+    proof(ask(&bench, BY_PASSWORD, "/d", Some(&alice), auth("secret")).await);
+    let replay = ask(&bench, BY_PASSWORD, "/d", Some(&alice), auth("secret")).await;
+    assert!(matches!(replay, Err(Error::UnknownToken)), "a session is good for one operation");
+}
+
+#[tokio::test]
+async fn ca1_a_session_is_bound_to_path_body_and_account() {
+    let bench = Bench::new().await;
+    bench.join("alice").await;
+    bench.join("bob").await;
+    let (alice, bob) = (user("alice"), user("bob"));
+    let first = challenge(ask(&bench, BY_PASSWORD, "/d", Some(&alice), json!({ "devices": ["A"] })).await);
+    let auth = json!({ "type": PASSWORD, "session": first.session, "password": "secret", "user": "alice" });
+    let changed = [
+        ("/other", Some(&alice), json!({ "devices": ["A"], "auth": auth })),
+        ("/d", Some(&alice), json!({ "devices": ["B"], "auth": auth })),
+        ("/d", Some(&bob), json!({ "devices": ["A"], "auth": auth })),
+        ("/d", None, json!({ "devices": ["A"], "auth": auth })),
+    ];
+    for (path, who, json) in changed {
+        let refused = ask(&bench, BY_PASSWORD, path, who, json.clone()).await;
+        assert!(matches!(refused, Err(Error::NotYourIdentity)), "{path} {json}");
+    }
+    proof(ask(&bench, BY_PASSWORD, "/d", Some(&alice), json!({ "devices": ["A"], "auth": auth })).await);
+}
+
+#[tokio::test]
+async fn ca1_a_session_expires() {
+    let bench = Bench::new().await;
+    bench.join("alice").await;
+    let alice = user("alice");
+    let first = challenge(ask(&bench, BY_PASSWORD, "/d", Some(&alice), json!({})).await);
+    bench.clock.advance(15 * 60_000);
+    let auth = json!({ "auth": { "type": PASSWORD, "session": first.session, "password": "secret" } });
+    assert!(matches!(ask(&bench, BY_PASSWORD, "/d", Some(&alice), auth).await, Err(Error::UnknownToken)));
+}
+
+#[tokio::test]
+async fn ca2_anothers_password_proves_nothing() {
+    let bench = Bench::new().await;
+    bench.join("alice").await;
+    bench.join("bob").await;
+    let auth = json!({ "auth": { "type": PASSWORD, "user": "bob", "password": "secret" } });
+    let refused = ask(&bench, BY_PASSWORD, "/d", Some(&user("alice")), auth).await;
+    assert!(matches!(refused, Err(Error::NotYourIdentity)));
+}
+
+#[tokio::test]
+async fn ca17_a_registration_counts_its_token_pending_and_then_completed() {
+    let bench = Bench::new().await;
+    bench.users.set_registration_token(Some("abc".to_owned()), Some(1), None).await.unwrap();
+    let first = challenge(ask(&bench, BY_TOKEN, "/register", None, json!({})).await);
+    let request = |auth: Json| json!({ "username": "alice", "auth": auth });
+    let session = first.session;
+    let step = |stage: &str| json!({ "type": stage, "session": session, "token": "abc" });
+    let early = challenge(ask(&bench, BY_TOKEN, "/register", None, request(step(DUMMY))).await);
+    assert_eq!(early.failure, Some(Failure::WrongStage), "stages come in order");
+    let bad = json!({ "type": REGISTRATION_TOKEN, "session": session, "token": "nope" });
+    assert_eq!(
+        challenge(ask(&bench, BY_TOKEN, "/register", None, request(bad)).await).failure,
+        Some(Failure::WrongToken)
+    );
+    let half = challenge(ask(&bench, BY_TOKEN, "/register", None, request(step(REGISTRATION_TOKEN))).await);
+    assert_eq!((half.completed, half.failure), (vec![REGISTRATION_TOKEN.to_owned()], None));
+    let row = bench.users.registration_token("abc").await.unwrap().unwrap();
+    assert_eq!((row.pending, row.completed), (1, 0));
+    assert!(!bench.users.registration_token_is_valid("abc").await.unwrap());
+    let proof = proof(ask(&bench, BY_TOKEN, "/register", None, request(step(DUMMY))).await);
+    let new = NewAccount { localpart: Some("alice".to_owned()), proof: Some(proof.clone()), ..NewAccount::default() };
+    bench.users.register(new).await.unwrap();
+    let row = bench.users.registration_token("abc").await.unwrap().unwrap();
+    assert_eq!((row.pending, row.completed), (0, 1));
+    let again = NewAccount { localpart: Some("bob".to_owned()), proof: Some(proof), ..NewAccount::default() };
+    assert!(bench.users.register(again).await.is_err(), "a proof is good for one account");
+}
+
+#[tokio::test]
+async fn ca17_an_abandoned_registration_gives_its_token_back() {
+    let bench = Bench::new().await;
+    bench.users.set_registration_token(Some("abc".to_owned()), Some(1), None).await.unwrap();
+    let auth = json!({ "auth": { "type": REGISTRATION_TOKEN, "token": "abc" } });
+    challenge(ask(&bench, BY_TOKEN, "/register", None, auth).await);
+    assert!(!bench.users.registration_token_is_valid("abc").await.unwrap());
+    bench.clock.advance(15 * 60_000);
+    bench.users.prune().await.unwrap();
+    assert!(bench.users.registration_token_is_valid("abc").await.unwrap());
+}
+
+#[tokio::test]
+async fn dummy_alone_needs_no_session() {
+    let bench = Bench::new().await;
+    let auth = json!({ "username": "alice", "auth": { "type": DUMMY } });
+    proof(ask(&bench, &[&[DUMMY]], "/register", None, auth).await);
+}

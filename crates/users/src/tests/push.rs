@@ -1,0 +1,292 @@
+//! Push rules: keeping them and judging by them.
+
+use bytes::Bytes;
+use event::{Pdu, Rules};
+use serde_json::{Value as Json, json};
+use store::UserId;
+
+use super::{Bench, user};
+use crate::Error;
+use crate::push_rules::evaluate::{Compiled, Context, Notified};
+use crate::push_rules::{NewRule, Place, Rule, RuleKind, Ruleset};
+
+fn message(content: Json) -> Json {
+    json!({ "type": "m.room.message", "content": content })
+}
+
+/// An event of Bob's; members that a test does not care about are filled in.
+fn pdu(event: Json) -> Pdu {
+    let mut whole = json!({
+        "room_id": "!room:example.org", "sender": "@bob:example.org", "origin_server_ts": 1, "depth": 1,
+        "prev_events": [], "auth_events": [], "hashes": { "sha256": "" }, "signatures": {}, "content": {},
+    });
+    for (member, value) in event.as_object().unwrap() {
+        whole[member] = value.clone();
+    }
+    let rules = Rules::of("11").unwrap();
+    Pdu::parse(rules, Bytes::from(whole.to_string())).unwrap()
+}
+
+fn context(joined: u64, sender_level: i64) -> Context<'static> {
+    Context {
+        room_id: "!room:example.org",
+        joined,
+        sender_level,
+        room_notification_level: 50,
+        display_name: &|user| (user.as_str() == "@alice:example.org").then(|| "Ali C.".to_owned()),
+    }
+}
+
+const NOTHING: Notified = Notified { notify: false, highlight: false };
+const NOTIFY: Notified = Notified { notify: true, highlight: false };
+const HIGHLIGHT: Notified = Notified { notify: true, highlight: true };
+
+fn by_default(event: Json, joined: u64, level: i64) -> Notified {
+    let alice = user("alice");
+    Compiled::new(&Ruleset::default().rules(&alice)).evaluate(&alice, &pdu(event), &context(joined, level))
+}
+
+#[test]
+fn cp3_the_default_rules() {
+    let mentions = |ids: Json| message(json!({ "body": "hi", "m.mentions": ids }));
+    let state = |kind: &str, key: &str, content: Json| json!({ "type": kind, "state_key": key, "content": content });
+    let cases = [
+        ("a message", message(json!({ "body": "hi", "msgtype": "m.text" })), 3, 0, NOTIFY),
+        ("a notice", message(json!({ "body": "hi", "msgtype": "m.notice" })), 3, 0, NOTHING),
+        ("encrypted", json!({ "type": "m.room.encrypted" }), 3, 0, NOTIFY),
+        ("a call", json!({ "type": "m.call.invite" }), 3, 0, NOTIFY),
+        ("anything else", json!({ "type": "org.example" }), 2, 0, NOTHING),
+        ("a mention", mentions(json!({ "user_ids": ["@alice:example.org"] })), 3, 0, HIGHLIGHT),
+        ("another's mention", mentions(json!({ "user_ids": ["@carol:example.org"] })), 3, 0, NOTIFY),
+        ("@room by an admin", mentions(json!({ "room": true })), 3, 50, HIGHLIGHT),
+        ("@room by the creator of a v12 room", mentions(json!({ "room": true })), 3, i64::MAX, HIGHLIGHT),
+        ("@room by anybody", mentions(json!({ "room": true })), 3, 49, NOTIFY),
+        ("@room that is no boolean", mentions(json!({ "room": "true" })), 3, 50, NOTIFY),
+        ("an invite", state("m.room.member", "@alice:example.org", json!({ "membership": "invite" })), 3, 0, NOTIFY),
+        ("another's", state("m.room.member", "@carol:example.org", json!({ "membership": "invite" })), 3, 0, NOTHING),
+        ("a tombstone", state("m.room.tombstone", "", json!({})), 3, 0, HIGHLIGHT),
+        ("a tombstone message", json!({ "type": "m.room.tombstone" }), 3, 0, NOTHING),
+        ("a reaction", json!({ "type": "m.reaction" }), 2, 0, NOTHING),
+        ("an ACL", state("m.room.server_acl", "", json!({})), 2, 0, NOTHING),
+        (
+            "an edit",
+            message(json!({ "body": "x", "m.relates_to": { "rel_type": "m.replace", "event_id": "$x" } })),
+            2,
+            0,
+            NOTHING,
+        ),
+    ];
+    for (name, event, joined, level, expected) in cases {
+        assert_eq!(by_default(event, joined, level), expected, "{name}");
+    }
+}
+
+#[test]
+fn cp3_rooms_of_two_make_a_sound() {
+    let alice = user("alice");
+    let rules = Compiled::new(&Ruleset::default().rules(&alice));
+    let event = pdu(message(json!({ "body": "hi" })));
+    assert_eq!(rules.actions(&alice, &event, &context(2, 0)).len(), 2);
+    assert_eq!(rules.actions(&alice, &event, &context(3, 0)).len(), 1);
+}
+
+fn holds(condition: Json, event: Json) -> bool {
+    let rule = Rule {
+        kind: RuleKind::Override,
+        rule_id: "x".to_owned(),
+        default: false,
+        enabled: true,
+        actions: vec![json!("notify")],
+        conditions: vec![condition],
+        pattern: None,
+    };
+    Compiled::new(&[rule]).evaluate(&user("alice"), &pdu(event), &context(10, 0)).notify
+}
+
+#[test]
+fn cp2_event_match() {
+    let cases = [
+        ("content.topic", "lunc?*", json!({ "topic": "Lunch plans" }), true),
+        ("content.topic", "lunc?*", json!({ "topic": "LUNCH" }), true),
+        ("content.topic", "lunc?*", json!({ "topic": " lunch" }), false),
+        ("content.topic", "lunc?*", json!({ "topic": "lunc" }), false),
+        ("content.topic", "*", json!({ "topic": null }), false),
+        ("content.topic", "*", json!({ "topic": 1 }), false),
+        ("content.topic", "*", json!({}), false),
+        ("content.topic", "", json!({ "topic": "" }), true),
+        ("content.body", "ex*ple", json!({ "body": "An example event." }), true),
+        ("content.body", "ex*ple", json!({ "body": "exple" }), true),
+        ("content.body", "ex*ple", json!({ "body": "An exciting triple-whammy" }), true),
+        ("content.body", "ex*ple", json!({ "body": "examples" }), false),
+        ("content.body", "cake", json!({ "body": "pancake" }), false),
+        ("content.body", "cake", json!({ "body": "CAKE!" }), true),
+        ("content.body", "straße", json!({ "body": "die Straße hier" }), true),
+        ("content.body", "*", json!({ "body": "" }), true),
+        ("content.body", "", json!({ "body": "x" }), false),
+        ("content.body", "*ake", json!({ "body": "a pancake" }), true),
+        ("content.m\\.x.y", "z", json!({ "m.x": { "y": "z" } }), true),
+        ("content.m.x.y", "z", json!({ "m.x": { "y": "z" } }), false),
+        ("content.a\\\\b", "z", json!({ "a\\b": "z" }), true),
+        ("type", "M.ROOM.MESSAGE", json!({}), true),
+        ("room_id", "!room:*", json!({}), true),
+        ("sender", "@bob:*", json!({}), true),
+        ("state_key", "*", json!({}), false),
+    ];
+    for (key, pattern, content, expected) in cases {
+        let condition = json!({ "kind": "event_match", "key": key, "pattern": pattern });
+        assert_eq!(holds(condition, message(content.clone())), expected, "{key} {pattern} {content}");
+    }
+}
+
+#[test]
+fn cp2_other_conditions() {
+    let event =
+        message(json!({ "n": 5, "b": true, "s": "Text", "z": null, "l": [1, "a", null], "body": "hey ali c.!" }));
+    let is = |key: &str, value: Json| json!({ "kind": "event_property_is", "key": key, "value": value });
+    let has = |key: &str, value: Json| json!({ "kind": "event_property_contains", "key": key, "value": value });
+    let count = |is: &str| json!({ "kind": "room_member_count", "is": is });
+    let cases = [
+        (is("content.n", json!(5)), true),
+        (is("content.n", json!("5")), false),
+        (is("content.b", json!(true)), true),
+        (is("content.b", json!(1)), false),
+        (is("content.s", json!("Text")), true),
+        (is("content.s", json!("text")), false),
+        (is("content.z", json!(null)), true),
+        (is("content.missing", json!(null)), false),
+        (is("content.l", json!([1, "a", null])), false),
+        (is("type", json!("m.room.message")), true),
+        (has("content.l", json!(1)), true),
+        (has("content.l", json!("a")), true),
+        (has("content.l", json!(null)), true),
+        (has("content.l", json!("A")), false),
+        (has("content.n", json!(5)), false),
+        (count("10"), true),
+        (count("==10"), true),
+        (count("<10"), false),
+        (count("<=10"), true),
+        (count(">9"), true),
+        (count(">=11"), false),
+        (count("ten"), false),
+        (json!({ "kind": "contains_display_name" }), true),
+        (json!({ "kind": "org.example.unknown" }), false),
+        (json!({}), false),
+        (json!("nonsense"), false),
+    ];
+    for (condition, expected) in cases {
+        assert_eq!(holds(condition.clone(), event.clone()), expected, "{condition}");
+    }
+}
+
+#[test]
+fn globs_with_many_stars_end_soon() {
+    let pattern = "*a".repeat(200);
+    let body = "a".repeat(20_000) + "b";
+    let condition = json!({ "kind": "event_match", "key": "content.topic", "pattern": pattern });
+    assert!(!holds(condition, message(json!({ "topic": body }))));
+}
+
+#[tokio::test]
+async fn cp1_own_rules_stand_between_master_and_the_defaults() {
+    let bench = Bench::new().await;
+    let alice = user("alice");
+    let rule = NewRule { actions: vec![json!("notify"), json!("dont_notify")], ..NewRule::default() };
+    let put = |id: &'static str, place: Place| {
+        bench.users.put_push_rule(&alice, RuleKind::Override, id, rule.clone(), Box::leak(Box::new(place)))
+    };
+    let after = |id: &str| Place { after: Some(id.to_owned()), before: None };
+    let before = |id: &str| Place { before: Some(id.to_owned()), after: None };
+    put("one", Place::default()).await.unwrap();
+    put("two", Place::default()).await.unwrap();
+    put("three", after("two")).await.unwrap();
+    put("four", before("one")).await.unwrap();
+    let ids = || async {
+        let content = bench.users.push_rules_for(&alice).await.unwrap().content(&alice);
+        let rules = content["global"]["override"].as_array().unwrap().clone();
+        rules.iter().map(|rule| rule["rule_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids().await[..6], [".m.rule.master", "two", "three", "four", "one", ".m.rule.suppress_notices"]);
+    put("two", after("one")).await.unwrap();
+    assert_eq!(ids().await[1..5], ["three", "four", "one", "two"]);
+    put("three", Place::default()).await.unwrap();
+    assert_eq!(ids().await[1..5], ["three", "four", "one", "two"], "an update stays where it is");
+    let kept = bench.users.push_rules_for(&alice).await.unwrap().get(&alice, RuleKind::Override, "one").unwrap();
+    assert_eq!((kept.actions, kept.enabled, kept.default), (vec![json!("notify")], true, false));
+    for place in [after("none"), before("none"), after(".m.rule.master")] {
+        assert!(matches!(put("five", place).await, Err(Error::RuleNotFound(_))));
+    }
+    for bad in [".own", "a/b", "a\\b", ""] {
+        assert!(matches!(put(bad, Place::default()).await, Err(Error::InvalidParam(_))), "{bad}");
+    }
+    assert_eq!(ids().await.len(), 4 + 10);
+}
+
+#[tokio::test]
+async fn cp1_default_rules_change_and_stay() {
+    let bench = Bench::new().await;
+    let (alice, kind, id) = (user("alice"), RuleKind::Underride, ".m.rule.message");
+    bench.users.enable_push_rule(&alice, kind, id, false).await.unwrap();
+    bench.users.set_push_rule_actions(&alice, kind, id, vec![]).await.unwrap();
+    let rule = bench.users.push_rules_for(&alice).await.unwrap().get(&alice, kind, id).unwrap();
+    assert!(!rule.enabled && rule.actions.is_empty() && rule.default);
+    assert!(matches!(bench.users.delete_push_rule(&alice, kind, id).await, Err(Error::InvalidParam(_))));
+    for id in [".m.rule.unknown", "own"] {
+        assert!(matches!(bench.users.enable_push_rule(&alice, kind, id, true).await, Err(Error::NotFound(_))));
+        assert!(matches!(bench.users.delete_push_rule(&alice, kind, id).await, Err(Error::NotFound(_))));
+    }
+    let wrong_kind = bench.users.enable_push_rule(&alice, RuleKind::Override, ".m.rule.message", true).await;
+    assert!(matches!(wrong_kind, Err(Error::NotFound(_))));
+    let bad = bench.users.set_push_rule_actions(&alice, kind, id, vec![json!(1)]).await;
+    assert!(matches!(bad, Err(Error::InvalidParam(_))));
+}
+
+async fn judge(bench: &Bench, event: Json, users: &[&str]) -> (bool, Vec<(UserId, Notified)>) {
+    let users: Vec<UserId> = users.iter().map(|name| user(name)).collect();
+    let judgement = bench.users.judge(&pdu(event), &context(5, 0), &users).await.unwrap();
+    (judgement.by_default, judgement.exceptions)
+}
+
+#[tokio::test]
+async fn judging_names_only_those_who_differ() {
+    let bench = Bench::new().await;
+    let (alice, carol) = (user("alice"), user("carol"));
+    let plain = || message(json!({ "body": "hi cake" }));
+    let all = ["alice", "carol", "dave"];
+    assert_eq!(judge(&bench, plain(), &all).await, (true, vec![]));
+    let mention = message(json!({ "body": "hi", "m.mentions": { "user_ids": [carol.as_str()] } }));
+    assert_eq!(judge(&bench, mention, &all).await, (true, vec![(carol.clone(), HIGHLIGHT)]));
+
+    let rule = NewRule {
+        actions: vec![json!("notify"), json!({ "set_tweak": "highlight" })],
+        pattern: Some("cake".to_owned()),
+        ..NewRule::default()
+    };
+    bench.users.put_push_rule(&alice, RuleKind::Content, "cake", rule, &Place::default()).await.unwrap();
+    let mute = NewRule::default();
+    bench.users.put_push_rule(&carol, RuleKind::Room, "!room:example.org", mute, &Place::default()).await.unwrap();
+    let content = json!({ "ignored_users": { "@bob:example.org": {} } }).to_string();
+    bench.users.put_account_data(&user("dave"), "", "m.ignored_user_list", content).await.unwrap();
+    let expected = vec![(alice.clone(), HIGHLIGHT), (carol.clone(), NOTHING), (user("dave"), NOTHING)];
+    assert_eq!(judge(&bench, plain(), &all).await, (true, expected));
+
+    bench.users.delete_push_rule(&alice, RuleKind::Content, "cake").await.unwrap();
+    assert_eq!(judge(&bench, plain(), &["alice"]).await, (true, vec![]));
+    assert_eq!(judge(&bench, plain(), &["bob"]).await.1, [(user("bob"), NOTHING)], "never for own events");
+}
+
+#[tokio::test]
+async fn rules_are_there_again_after_a_restart() {
+    let bench = Bench::new().await;
+    let alice = user("alice");
+    bench.users.enable_push_rule(&alice, RuleKind::Override, ".m.rule.master", true).await.unwrap();
+    let again = crate::Users::new(
+        bench.store.clone(),
+        std::sync::Arc::clone(&bench.clock) as std::sync::Arc<dyn store::Clock>,
+        std::sync::Arc::new(super::FakeEntropy(std::sync::atomic::AtomicU64::new(5))),
+        std::sync::Arc::new(crate::Inline),
+        crate::Options::new("example.org"),
+    );
+    let event = pdu(message(json!({ "body": "hi" })));
+    let judgement = again.await.unwrap().judge(&event, &context(5, 0), std::slice::from_ref(&alice)).await.unwrap();
+    assert_eq!(judgement.exceptions, [(alice, NOTHING)]);
+}
