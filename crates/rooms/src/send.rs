@@ -92,8 +92,11 @@ impl Rooms {
         Err(Error::Busy)
     }
 
-    /// The answer that the transaction got before.
-    async fn answered(&self, new: &NewEvent) -> Result<Option<OwnedEventId>> {
+    /// The answer that the event's transaction got before, if it has one and was sent before.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn answered(&self, new: &NewEvent) -> Result<Option<OwnedEventId>> {
         let Some(transaction) = &new.transaction else { return Ok(None) };
         let row = self.store.get::<TransactionRow>(transaction_key(&new.sender, transaction)).await?;
         Ok(row.and_then(|row| OwnedEventId::try_from(row.answer).ok()))
