@@ -7,7 +7,6 @@ pub mod capabilities;
 pub mod discovery;
 pub mod error_map;
 pub mod json_text;
-pub mod error_map;
 pub mod media;
 pub mod room;
 pub mod routes;
@@ -22,6 +21,13 @@ use axum::Router;
 
 /// Every route of the client-server API.
 pub fn router(state: State) -> Router {
-    let all = [versions::routes(), capabilities::routes(), discovery::routes(), media::routes(), sync::routes()];
+    let all = [
+        versions::routes(),
+        capabilities::routes(),
+        discovery::routes(),
+        media::routes(),
+        room::routes(),
+        sync::routes(),
+    ];
     all.into_iter().fold(Router::new(), Router::merge).with_state(state)
 }

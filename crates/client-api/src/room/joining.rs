@@ -1,0 +1,65 @@
+//! `POST /_matrix/client/v3/join/{roomIdOrAlias}` and `POST /_matrix/client/v3/rooms/{roomId}/join`
+//! (`data/api/client-server/joining.yaml`).
+
+use axum::routing::post;
+use axum::{Json, Router, extract};
+use endpoint::{Error, GuestRequester, OptionalBody, Path, RateClass, Requester};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::people;
+use crate::{Routes, State, error_map};
+
+/// The routes of this file.
+pub fn routes() -> Router<State> {
+    Router::new().client("/join/{room_id_or_alias}", post(join)).client("/rooms/{room_id}/join", post(join_by_id))
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Body {
+    reason: Option<String>,
+}
+
+async fn join(
+    requester: Requester,
+    extract::State(state): extract::State<State>,
+    Path(id_or_alias): Path<String>,
+    OptionalBody(body): OptionalBody<Body>,
+) -> Result<Json<Value>, Error> {
+    let (room_id, _) = state.rooms.resolve_alias(&id_or_alias).await.map_err(error_map::rooms)?;
+    join_room(&state, &requester, room_id, body.reason.as_deref()).await
+}
+
+async fn join_by_id(
+    GuestRequester(requester): GuestRequester,
+    extract::State(state): extract::State<State>,
+    Path(room_id): Path<String>,
+    OptionalBody(body): OptionalBody<Body>,
+) -> Result<Json<Value>, Error> {
+    join_room(&state, &requester, room_id, body.reason.as_deref()).await
+}
+
+async fn join_room(
+    state: &State,
+    requester: &Requester,
+    room_id: String,
+    reason: Option<&str>,
+) -> Result<Json<Value>, Error> {
+    requester.not_suspended()?;
+    state.door.limit(RateClass::Joins, requester)?;
+    if requester.guest {
+        takes_guests(state, &room_id).await?;
+    }
+    let profile = people::member_profile(state, &requester.user_id).await?;
+    state.rooms.join(&room_id, &requester.user_id, reason, profile).await.map_err(error_map::rooms)?;
+    Ok(Json(json!({ "room_id": room_id })))
+}
+
+/// Guests join only where `m.room.guest_access` lets them (client-server API, guest access).
+async fn takes_guests(state: &State, room_id: &str) -> Result<(), Error> {
+    let room = state.rooms.room(room_id).await.map_err(error_map::rooms)?;
+    let Some(room) = room else { return Err(error_map::rooms(rooms::Error::NotInRoom)) };
+    let access = state.rooms.current(&room, "m.room.guest_access", "").await.map_err(error_map::rooms)?;
+    let access = access.as_ref().and_then(|event| event.pdu.content_str("guest_access"));
+    if access == Some("can_join") { Ok(()) } else { Err(Error::guest_access_forbidden()) }
+}

@@ -1,0 +1,166 @@
+//! `GET` and `PUT /_matrix/client/v3/rooms/{roomId}/state/{eventType}/{stateKey}` and
+//! `GET /_matrix/client/v3/rooms/{roomId}/state` (`data/api/client-server/room_state.yaml`, `rooms.yaml`).
+//!
+//! An empty state key may be written with or without the slash before it.
+
+use axum::response::Response;
+use axum::routing::get;
+use axum::{Json, Router, extract};
+use endpoint::{Error, GuestRequester, Path, Query, RateClass, RawBody, Requester};
+use event::{Json as EventJson, Object};
+use rooms::aliases::CANONICAL_ALIAS;
+use rooms::{NewEvent, state::MEMBER, state::type_key};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use store::UserId;
+
+use super::access::{parse_content, parse_user, readable};
+use super::people;
+use crate::{Routes, State, error_map, json_text};
+
+/// The routes of this file.
+pub fn routes() -> Router<State> {
+    let without_key = || get(get_state_without_key).put(put_state_without_key);
+    Router::new()
+        .client("/rooms/{room_id}/state", get(get_whole_state))
+        .client("/rooms/{room_id}/state/{event_type}", without_key())
+        .client("/rooms/{room_id}/state/{event_type}/", without_key())
+        .client("/rooms/{room_id}/state/{event_type}/{state_key}", get(get_state).put(put_state))
+}
+
+#[derive(Debug, Deserialize)]
+struct Parameters {
+    format: Option<Format>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    Content,
+    Event,
+}
+
+async fn get_whole_state(
+    GuestRequester(requester): GuestRequester,
+    extract::State(state): extract::State<State>,
+    Path(room_id): Path<String>,
+) -> Result<Response, Error> {
+    let readable = readable(&state.rooms, &room_id, &requester.user_id).await?;
+    let events = state.rooms.whole_state(&readable.room, readable.state).await.map_err(error_map::rooms)?;
+    let rendered: Vec<String> =
+        events.iter().map(|event| state.rooms.render_state(&readable.room, event, true)).collect();
+    Ok(json_text::answer(json_text::list(&rendered)))
+}
+
+async fn get_state_without_key(
+    requester: GuestRequester,
+    state: extract::State<State>,
+    Path((room_id, kind)): Path<(String, String)>,
+    parameters: Query<Parameters>,
+) -> Result<Response, Error> {
+    get_state(requester, state, Path((room_id, kind, String::new())), parameters).await
+}
+
+async fn get_state(
+    GuestRequester(requester): GuestRequester,
+    extract::State(state): extract::State<State>,
+    Path((room_id, kind, state_key)): Path<(String, String, String)>,
+    Query(parameters): Query<Parameters>,
+) -> Result<Response, Error> {
+    let readable = readable(&state.rooms, &room_id, &requester.user_id).await?;
+    let pairs = [type_key(&kind, &state_key)];
+    let found = state.rooms.state_map(&readable.room, None, readable.state, &pairs).await.map_err(error_map::rooms)?;
+    let event = found.event(&kind, &state_key).ok_or_else(|| Error::not_found("There is no such state event."))?;
+    Ok(json_text::answer(match parameters.format {
+        Some(Format::Event) => state.rooms.render_state(&readable.room, event, true),
+        _ => serde_json::to_string(&event.pdu.content).map_err(Error::internal)?,
+    }))
+}
+
+async fn put_state_without_key(
+    requester: GuestRequester,
+    state: extract::State<State>,
+    Path((room_id, kind)): Path<(String, String)>,
+    body: RawBody,
+) -> Result<Json<Value>, Error> {
+    put_state(requester, state, Path((room_id, kind, String::new())), body).await
+}
+
+async fn put_state(
+    GuestRequester(requester): GuestRequester,
+    extract::State(state): extract::State<State>,
+    Path((room_id, kind, state_key)): Path<(String, String, String)>,
+    RawBody(bytes): RawBody,
+) -> Result<Json<Value>, Error> {
+    state.door.limit(RateClass::Messages, &requester)?;
+    let content = parse_content(&bytes)?;
+    let event_id = if kind == MEMBER {
+        put_member(&state, &requester, &room_id, &state_key, content).await?
+    } else {
+        requester.not_suspended()?;
+        let room = state.rooms.joined_room(&room_id, &requester.user_id).await.map_err(error_map::rooms)?;
+        if kind == CANONICAL_ALIAS && state_key.is_empty() {
+            state.rooms.check_canonical_alias(&room, &content).await.map_err(error_map::rooms)?;
+        }
+        send(&state, &room_id, NewEvent::state(&requester.user_id, &kind, &state_key, content)).await?
+    };
+    Ok(Json(json!({ "event_id": event_id })))
+}
+
+async fn send(state: &State, room_id: &str, new: NewEvent) -> Result<String, Error> {
+    let sent = state.rooms.send(room_id, new).await.map_err(error_map::rooms)?;
+    Ok(sent.to_string())
+}
+
+/// A membership by way of its event: the same checks as by the routes of memberships.
+async fn put_member(
+    state: &State,
+    requester: &Requester,
+    room_id: &str,
+    state_key: &str,
+    mut content: Object,
+) -> Result<String, Error> {
+    let target = parse_user(state_key)?;
+    let membership = content.get("membership").and_then(EventJson::as_str).unwrap_or_default().to_owned();
+    if membership != "leave" || target != requester.user_id {
+        requester.not_suspended()?;
+    }
+    // Only this server may say who let the user in: its signature on the event vouches for that.
+    content.remove("join_authorised_via_users_server");
+    let joined = state.rooms.joined_room(room_id, &requester.user_id).await.is_ok();
+    if membership == "join" && target == requester.user_id && !joined {
+        return join(state, requester, room_id, content).await;
+    }
+    if membership == "invite" {
+        return invite(state, requester, room_id, &target, content).await;
+    }
+    if !joined && (target != requester.user_id || membership != "leave") {
+        return Err(error_map::rooms(rooms::Error::NotInRoom));
+    }
+    send(state, room_id, NewEvent::state(&requester.user_id, MEMBER, state_key, content)).await
+}
+
+async fn join(state: &State, requester: &Requester, room_id: &str, content: Object) -> Result<String, Error> {
+    if requester.guest {
+        return Err(Error::guest_access_forbidden());
+    }
+    state.door.limit(RateClass::Joins, requester)?;
+    let mut profile = people::member_profile(state, &requester.user_id).await?;
+    profile.extend(content);
+    let joined = state.rooms.join(room_id, &requester.user_id, None, profile).await.map_err(error_map::rooms)?;
+    Ok(joined.to_string())
+}
+
+async fn invite(
+    state: &State,
+    requester: &Requester,
+    room_id: &str,
+    target: &UserId,
+    content: Object,
+) -> Result<String, Error> {
+    state.door.limit(RateClass::Invites, requester)?;
+    super::inviting::invite_user(state, requester, room_id, target, None, content).await?;
+    let room = state.rooms.joined_room(room_id, &requester.user_id).await.map_err(error_map::rooms)?;
+    let event = state.rooms.current(&room, MEMBER, target.as_str()).await.map_err(error_map::rooms)?;
+    Ok(event.map(|event| event.id().to_string()).unwrap_or_default())
+}
