@@ -69,13 +69,26 @@ impl Rooms {
 
     async fn accept_one(&self, room_id: &str, pdu: &Arc<Pdu>, redacted: bool) -> Result<Accepted> {
         for _ in 0..ATTEMPTS_MAX {
-            let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
+            let room = match self.room(room_id).await? {
+                Some(room) => room,
+                None if pdu.is_create() => return self.accept_create(pdu).await,
+                None => return Err(Error::NotInRoom),
+            };
             match self.try_accept(&room, pdu, redacted).await {
                 Err(Error::Busy) => {}
                 other => return other,
             }
         }
         Err(Error::Busy)
+    }
+
+    /// A create event of another server begins the room here. Whether this server wants the room is for the caller.
+    async fn accept_create(&self, pdu: &Arc<Pdu>) -> Result<Accepted> {
+        let room = self.new_room(Arc::clone(pdu), false).await?;
+        let mut draft = Draft::begin(self, &room).await;
+        let event = draft.append_create(Arc::clone(pdu)).await?;
+        self.commit_new(&room, draft).await?;
+        Ok(Accepted::Judged(event))
     }
 
     async fn try_accept(&self, room: &Arc<Room>, pdu: &Arc<Pdu>, redacted: bool) -> Result<Accepted> {

@@ -8,7 +8,7 @@ use serde_json::json;
 use store::tables::rooms::{AliasRow, RoomRow};
 use store::{EventNum, RoomNum, StreamPosition, UserId};
 
-use crate::draft::{Draft, Judged, ROOM_NUMBERS};
+use crate::draft::{Draft, ROOM_NUMBERS};
 use crate::room::{Head, Room};
 use crate::state::{Roots, StateMap};
 use crate::{Error, NewEvent, Result, Rooms, packed};
@@ -79,43 +79,44 @@ impl Rooms {
         let version = request.version.as_deref().unwrap_or(&self.options.default_version);
         let rules = Rules::of(version).ok_or_else(|| Error::UnsupportedVersion(version.to_owned()))?;
         let create = self.create_event_of(rules, request)?;
-        let num = RoomNum(self.store.next_number(ROOM_NUMBERS).await?);
-        let head = Head {
-            row: new_row(num, create.room_id.as_str(), version, request.published),
-            state: Roots::EMPTY,
-            extremities: Vec::new(),
-            local: Arc::default(),
-        };
-        let room = Arc::new(Room::new(head, rules, Arc::clone(&create)));
+        let room = self.new_room(Arc::clone(&create), request.published).await?;
         let mut draft = Draft::begin(self, &room).await;
-        draft.set_new();
-        let first = draft
-            .append(Judged {
-                pdu: create,
-                flags: 0,
-                reason: None,
-                state_before: Some(Roots::EMPTY),
-                prev: Vec::new(),
-                auth: Vec::new(),
-                transaction: None,
-                known: None,
-                withheld: false,
-            })
-            .await?;
-        draft.head.row.create = first.num().0;
+        draft.append_create(create).await?;
         self.append_first_events(&mut draft, rules, request).await?;
         if let Some(alias) = self.alias_of(request) {
             draft.batch.expect_absent::<AliasRow>(vec![alias.as_str().into()]);
             draft.batch.put(AliasRow { alias, room_id: room.id.clone(), creator: request.creator.clone() });
         }
-        self.rooms.lock().insert(num, Arc::clone(&room));
-        match self.commit(&room, draft).await {
+        match self.commit_new(&room, draft).await {
             Ok(()) => Ok(room),
-            Err(error) => {
-                self.drop_room(num);
-                Err(if matches!(error, Error::Busy) { Error::AliasTaken } else { error })
-            }
+            Err(error) => Err(if matches!(error, Error::Busy) { Error::AliasTaken } else { error }),
         }
+    }
+
+    /// A room in memory that begins with this create event; nothing is stored yet.
+    pub(crate) async fn new_room(&self, create: Arc<::event::Pdu>, published: bool) -> Result<Arc<Room>> {
+        let version = create.content.get("room_version").and_then(Json::as_str).unwrap_or("1");
+        let rules = Rules::of(version).ok_or_else(|| Error::UnsupportedVersion(version.to_owned()))?;
+        ::event::auth_rules::check(rules, &create, &StateMap::default(), &create)
+            .map_err(|denied| Error::Invalid(denied.to_string()))?;
+        let num = RoomNum(self.store.next_number(ROOM_NUMBERS).await?);
+        let head = Head {
+            row: new_row(num, create.room_id.as_str(), version, published),
+            state: Roots::EMPTY,
+            extremities: Vec::new(),
+            local: Arc::default(),
+        };
+        Ok(Arc::new(Room::new(head, rules, create)))
+    }
+
+    /// Submits the first decision of a room, which is in memory from then on.
+    pub(crate) async fn commit_new(&self, room: &Arc<Room>, draft: Draft<'_>) -> Result<()> {
+        self.rooms.lock().insert(room.num, Arc::clone(room));
+        let committed = self.commit(room, draft).await;
+        if committed.is_err() {
+            self.drop_room(room.num);
+        }
+        committed
     }
 
     fn create_event_of(&self, rules: &Rules, request: &CreateRoom) -> Result<Arc<::event::Pdu>> {
@@ -151,10 +152,7 @@ impl Rooms {
             opaque_id: (!rules.event_id_is_hash()).then(|| self.opaque_id()),
             ..Template::default()
         };
-        let create = self.build(rules, template)?.into_pdu();
-        ::event::auth_rules::check(rules, &create, &StateMap::default(), &create)
-            .map_err(|denied| Error::Invalid(denied.to_string()))?;
-        Ok(create)
+        Ok(self.build(rules, template)?.into_pdu())
     }
 
     /// In version 12 a trusted private chat makes its invitees creators.

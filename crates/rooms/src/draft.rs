@@ -77,9 +77,23 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Marks the room as new: the batch demands that it does not exist yet.
-    pub fn set_new(&mut self) {
+    /// Appends the create event of a new room: the batch demands that the room does not exist yet.
+    pub async fn append_create(&mut self, create: Arc<Pdu>) -> Result<Arc<Event>> {
         self.is_new = true;
+        let judged = Judged {
+            pdu: create,
+            flags: 0,
+            reason: None,
+            state_before: Some(Roots::EMPTY),
+            prev: Vec::new(),
+            auth: Vec::new(),
+            transaction: None,
+            known: None,
+            withheld: false,
+        };
+        let event = self.append(judged).await?;
+        self.head.row.create = event.num().0;
+        Ok(event)
     }
 
     /// Adds an event with its consequences: state, extremities, memberships, relations, counters.

@@ -1,0 +1,5 @@
+//! The room engine on the in-memory store, without HTTP and without a network.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod harness;
+mod local;
