@@ -62,7 +62,7 @@ fn required_keys() {
             "signatures",
         ] {
             assert_eq!(parse(version, json!({ key: null })).unwrap_err(), FormatError::Invalid(key));
-            assert_eq!(parse(version, json!({ key: 1.5 })).is_err(), true, "{key}");
+            assert!(parse(version, json!({ key: 1.5 })).is_err(), "{key}");
         }
         assert_eq!(parse(version, json!({ "depth": null })).unwrap_err(), FormatError::Depth);
         assert!(parse(version, json!({ "state_key": 1 })).is_err());
