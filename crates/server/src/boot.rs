@@ -6,11 +6,19 @@ use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use client_api::SupportContact;
 use endpoint::Door;
+use media::Media;
+use rooms::Rooms;
+use store::tables::rooms::RoomRow;
 use store::tables::users::AccountRow;
-use store::{Read, Store};
+use store::{Read, Store, UserId};
+use sync::Sync;
+use users::Users;
 
-use crate::config::{Config, Database};
+use crate::config::{Config, Database, RegistrationMode};
+use crate::first_account::{self, FirstAccount, Rename};
 use crate::metrics::{self, Metrics};
+use crate::notify::PushRules;
+use crate::sessions::Accounts;
 use crate::world::World;
 use crate::{health, keys, resources};
 
@@ -29,6 +37,9 @@ pub enum Error {
     /// A fact cannot be written.
     #[error("{0}")]
     Commit(#[from] store::CommitError),
+    /// The accounts cannot be read.
+    #[error("{0}")]
+    Users(#[from] users::Error),
     /// There is no signing key.
     #[error("{0}")]
     Key(#[from] keys::Error),
@@ -56,14 +67,41 @@ pub enum Error {
     },
 }
 
+/// An opened database.
+#[derive(Clone)]
+pub struct Opened {
+    /// The store on it.
+    pub store: Store,
+    /// SQLite itself, for backups.
+    pub sqlite: Option<Arc<sqlite::Sqlite>>,
+}
+
+impl From<Store> for Opened {
+    fn from(store: Store) -> Self {
+        Self { store, sqlite: None }
+    }
+}
+
 /// A system that can serve.
 pub struct Running {
     /// All routes, with the layers that every answer passes.
     pub router: Router,
+    /// The configuration it was built from.
+    pub config: Config,
     /// The store.
     pub store: Store,
+    /// SQLite itself, for backups.
+    pub sqlite: Option<Arc<sqlite::Sqlite>>,
     /// The server's name.
     pub server_name: String,
+    /// Accounts.
+    pub users: Arc<Users>,
+    /// The room engine.
+    pub rooms: Arc<Rooms>,
+    /// Waiting syncs.
+    pub sync: Arc<Sync>,
+    /// The media store.
+    pub media: Media,
 }
 
 /// Opens the store and builds the system on it.
@@ -72,40 +110,119 @@ pub struct Running {
 /// As [`Error`] says.
 pub async fn build(config: &Config, world: &World) -> Result<Running, Error> {
     make_data_dir(config)?;
-    let store = open_store(config, None).await?;
-    build_on(store, config, world).await
+    let opened = open_store(config, None).await?;
+    build_on(opened, config, world, None).await
 }
 
-/// Builds the system on an opened store.
+/// Builds the system on an opened store. `rename` is how the first-account page may name the server.
 ///
 /// # Errors
 /// As [`Error`] says.
-pub async fn build_on(store: Store, config: &Config, world: &World) -> Result<Running, Error> {
+pub async fn build_on(
+    opened: Opened,
+    config: &Config,
+    world: &World,
+    rename: Option<Arc<dyn Rename>>,
+) -> Result<Running, Error> {
+    let Opened { store, sqlite } = opened;
+    let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     let server_name = decide_server_name(&store, config.server_name.as_deref()).await?;
-    let _signing_key = Arc::new(keys::load(&config.data_dir, world.entropy.as_ref())?);
-
+    let signing_key = Arc::new(keys::load(&config.data_dir, entropy.as_ref())?);
     let metrics = Arc::new(Metrics::default());
     store.notifier().add_follower(Arc::clone(&metrics) as _);
 
-    let door = Arc::new(Door::new(Arc::new(crate::sessions::Nobody), Arc::clone(&world.clock), door_options(config)));
-    let options = Arc::new(api_options(config, &server_name));
-    let media = media::Media::open(
-        media_options(config, &server_name),
+    // From the bottom up; the order of followers matters to the rooms, see there.
+    let users = users_of(&store, config, world, &server_name).await?;
+    let evaluator = Arc::new(PushRules(Arc::clone(&users)));
+    let rooms = Rooms::new(
         store.clone(),
-        Arc::clone(&world.clock),
-        Arc::clone(&world.entropy),
-        world.media_threads(),
-        None,
-    )
-    .await?;
-    let api = client_api::router(client_api::State { store: store.clone(), media, door, options });
+        Arc::clone(&clock),
+        Arc::clone(&entropy),
+        signing_key,
+        evaluator,
+        rooms::Options { default_version: config.default_room_version.clone(), ..rooms::Options::new(&server_name) },
+    );
+    let media = media_of(&store, config, world, &server_name).await?;
+    let sync = Sync::new(store.clone(), Arc::clone(&rooms), Arc::clone(&users));
 
-    let routes = api.merge(health::routes(store.clone())).merge(metrics::routes(Arc::clone(&metrics)));
+    let sessions = Arc::new(Accounts(Arc::clone(&users)));
+    let door = Arc::new(Door::new(sessions, Arc::clone(&clock), door_options(config)));
+    let api = client_api::router(client_api::State {
+        store: store.clone(),
+        users: Arc::clone(&users),
+        rooms: Arc::clone(&rooms),
+        sync: Arc::clone(&sync),
+        clock,
+        media: media.clone(),
+        door: Arc::clone(&door),
+        options: Arc::new(api_options(config, &server_name)),
+    });
+    let page = FirstAccount {
+        users: Arc::clone(&users),
+        door,
+        entropy,
+        rename: rename.filter(|_| config.server_name.is_none()),
+        public_base_url: config.public_base_url.clone(),
+    };
+    let routes = api
+        .merge(first_account::routes(page))
+        .merge(health::routes(store.clone()))
+        .merge(metrics::routes(Arc::clone(&metrics)));
+    let router = layered(routes, metrics);
+    Ok(Running { router, config: config.clone(), store, sqlite, server_name, users, rooms, sync, media })
+}
+
+fn layered(routes: Router, metrics: Arc<Metrics>) -> Router {
     let served = endpoint::layers::with_fallbacks(routes)
         .layer(from_fn(resources::only_served))
         .layer(from_fn_with_state(metrics, metrics::count));
-    let router = endpoint::layers::wrap(served);
-    Ok(Running { router, store, server_name })
+    endpoint::layers::wrap(served)
+}
+
+impl Running {
+    /// What is due by time alone, to be called about once a second.
+    pub fn tick(&self) {
+        self.users.tick();
+    }
+
+    /// Deactivates an account and takes it out of all its rooms (behaviour CA8).
+    ///
+    /// # Errors
+    /// What went wrong, in words for the administrator.
+    pub async fn deactivate(&self, user: &UserId, erase: bool) -> Result<(), String> {
+        self.users.deactivate(user, erase).await.map_err(|error| error.to_string())?;
+        for row in self.rooms.memberships(user).await.map_err(|error| error.to_string())? {
+            if !matches!(row.membership.as_str(), "join" | "invite" | "knock") {
+                continue;
+            }
+            let room: Option<RoomRow> =
+                self.store.get(vec![row.room.into()]).await.map_err(|error| error.to_string())?;
+            let Some(room) = room else { continue };
+            if let Err(error) = self.rooms.leave(&room.room_id, user, None).await {
+                tracing::warn!(%error, room_id = room.room_id, "a deactivated user could not leave a room");
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn users_of(store: &Store, config: &Config, world: &World, server_name: &str) -> Result<Arc<Users>, Error> {
+    let registration = match config.registration_mode {
+        RegistrationMode::Closed => users::RegistrationMode::Closed,
+        RegistrationMode::Token => users::RegistrationMode::Token,
+        RegistrationMode::Open => users::RegistrationMode::Open,
+    };
+    let shared_secret = config.registration_shared_secret.clone();
+    let options = users::Options { registration, shared_secret, ..users::Options::new(server_name) };
+    let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
+    Ok(Users::new(store.clone(), clock, entropy, world.password_threads(), options).await?)
+}
+
+async fn media_of(store: &Store, config: &Config, world: &World, server_name: &str) -> Result<Media, Error> {
+    let options = media::Options::new(server_name, &config.media_dir);
+    let options = media::Options { upload_bytes_max: config.media_max_upload_bytes, ..options };
+    let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
+    Ok(Media::open(options, store.clone(), clock, entropy, world.media_threads(), None).await?)
 }
 
 /// Makes the data folder, for its owner alone.
@@ -122,15 +239,17 @@ pub fn make_data_dir(config: &Config) -> Result<(), Error> {
 ///
 /// # Errors
 /// [`store::Error`] with what to do.
-pub async fn open_store(config: &Config, on_fatal: Option<sqlite::OnFatal>) -> Result<Store, Error> {
+pub async fn open_store(config: &Config, on_fatal: Option<sqlite::OnFatal>) -> Result<Opened, Error> {
     match &config.database {
         Database::Sqlite(path) => {
             let options = sqlite::Options { cache_bytes: config.database_cache_bytes, on_fatal, ..Default::default() };
-            let engine = sqlite::Sqlite::open(path, options)?;
-            Ok(Store::new(Arc::new(engine)).await?)
+            let sqlite = Arc::new(sqlite::Sqlite::open(path, options)?);
+            let store = Store::new(Arc::clone(&sqlite) as _).await?;
+            Ok(Opened { store, sqlite: Some(sqlite) })
         }
-        Database::Postgres(_) => {
-            Err(store::Error::Unusable("PostgreSQL is not there yet: use `sqlite:`".to_owned()).into())
+        Database::Postgres(url) => {
+            let engine = postgres::Postgres::open(url, postgres::Options::default()).await?;
+            Ok(Store::new(Arc::new(engine)).await?.into())
         }
     }
 }
@@ -156,17 +275,20 @@ async fn decide_server_name(store: &Store, configured: Option<&str>) -> Result<S
     Ok(name)
 }
 
+/// Gives a server without users its name.
+///
+/// # Errors
+/// [`Error::OtherName`] if there are users already; else as the store says.
+pub async fn name_server(store: &Store, server_name: &str) -> Result<(), Error> {
+    decide_server_name(store, Some(server_name)).await.map(drop)
+}
+
 fn door_options(config: &Config) -> endpoint::Options {
     endpoint::Options {
         trusted_proxies: config.trusted_proxies.clone(),
         rate_limits: config.rate_limits.clone(),
         ..endpoint::Options::default()
     }
-}
-
-fn media_options(config: &Config, server_name: &str) -> media::Options {
-    let options = media::Options::new(server_name, &config.media_dir);
-    media::Options { upload_bytes_max: config.media_max_upload_bytes, ..options }
 }
 
 fn api_options(config: &Config, server_name: &str) -> client_api::Options {

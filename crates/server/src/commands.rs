@@ -1,6 +1,8 @@
 //! The command line.
 
 pub mod config;
+pub mod moves;
+pub mod orders;
 pub mod serve;
 
 use std::path::PathBuf;
@@ -46,6 +48,30 @@ struct Sources {
 enum Command {
     /// Runs the server (also without any command).
     Serve,
+    /// Makes, lists and ends accounts.
+    #[command(subcommand)]
+    User(orders::UserCommand),
+    /// Looks for what is wrong.
+    Doctor,
+    /// Copies database, key and media into a new folder, also while the server runs.
+    Backup {
+        /// The folder, new or empty.
+        to: PathBuf,
+    },
+    /// Puts a backup into an empty data folder, while no server runs.
+    Restore {
+        /// The folder of the backup.
+        backup: PathBuf,
+        /// The data folder [default: `data_dir` of the configuration].
+        #[arg(long)]
+        data_dir: Option<PathBuf>,
+    },
+    /// Copies the configured database into another one (SQLite to PostgreSQL or back), while no server runs.
+    MigrateDatabase {
+        /// The new database: `sqlite:PATH` or `postgres://…`. It must be empty.
+        #[arg(long)]
+        to: String,
+    },
     /// Looks at the configuration.
     #[command(subcommand)]
     Config(config::Command),
@@ -93,10 +119,18 @@ impl From<store::Error> for Failure {
 /// Runs the program.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    let given = Given::with_environment(cli.sources.config, cli.sources.set);
+    let mut given = Given::with_environment(cli.sources.config, cli.sources.set);
     let done = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => on_runtime(serve::run(&given)),
         Command::Config(command) => config::run(&command, &given),
+        Command::User(command) => on_runtime(orders::user(command, &given)),
+        Command::Doctor => on_runtime(orders::doctor(&given)),
+        Command::Backup { to } => on_runtime(orders::backup(to, &given)),
+        Command::Restore { backup, data_dir } => {
+            given.set.extend(data_dir.map(|path| format!("data_dir={}", path.display())));
+            moves::restore(&backup, &given)
+        }
+        Command::MigrateDatabase { to } => on_runtime(moves::migrate_database(&to, &given)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

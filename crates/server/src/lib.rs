@@ -3,12 +3,17 @@
 pub mod boot;
 pub mod commands;
 pub mod config;
+pub mod control;
+pub mod copies;
+pub mod first_account;
 pub mod health;
 pub mod keys;
 pub mod listeners;
 pub mod metrics;
+pub mod notify;
 pub mod resources;
 pub mod sessions;
+pub mod transfer;
 pub mod world;
 
 pub use boot::{Running, build};

@@ -59,6 +59,10 @@ pub enum Error {
     Tls(#[from] tls::Error),
 }
 
+/// `http` or `https`, as the client sees this listener; put into each request.
+#[derive(Clone, Copy, Debug)]
+pub struct Scheme(pub &'static str);
+
 /// The router that serves now. It is replaced when the first-account page names the server.
 pub struct Switch(RwLock<Router>);
 
@@ -122,8 +126,12 @@ impl Bound {
 
     /// The address as a person would type it.
     pub fn url(&self) -> Option<String> {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let scheme = self.scheme().0;
         self.address().map(|address| format!("{scheme}://{address}"))
+    }
+
+    fn scheme(&self) -> Scheme {
+        Scheme(if self.tls.is_some() { "https" } else { "http" })
     }
 
     /// Whether a part of the server is served here.
@@ -150,6 +158,7 @@ impl Bound {
                 switch: Arc::clone(&switch),
                 served: self.served.clone(),
                 peer: PeerAddress(peer),
+                scheme: self.scheme(),
                 tls: self.tls.clone(),
             };
             let watcher = graceful.watcher();
@@ -212,6 +221,7 @@ struct Connection {
     switch: Arc<Switch>,
     served: Served,
     peer: PeerAddress,
+    scheme: Scheme,
     tls: Option<TlsAcceptor>,
 }
 
@@ -229,6 +239,7 @@ impl Connection {
     async fn speak(self, stream: impl Stream + 'static, watcher: Watcher) {
         let service = service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(self.peer);
+            request.extensions_mut().insert(self.scheme);
             request.extensions_mut().insert(self.served.clone());
             self.switch.current().oneshot(request.map(Body::new))
         });

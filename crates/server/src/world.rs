@@ -49,3 +49,19 @@ impl World {
         Arc::new(|job: media::Job| drop(tokio::task::spawn_blocking(job)))
     }
 }
+
+/// Threads for work that keeps a core busy.
+struct Threads;
+
+impl users::Blocking for Threads {
+    fn run(&self, work: Box<dyn FnOnce() + Send>) {
+        drop(tokio::task::spawn_blocking(work));
+    }
+}
+
+impl World {
+    /// Where passwords are hashed.
+    pub fn password_threads(&self) -> Arc<dyn users::Blocking> {
+        Arc::new(Threads)
+    }
+}

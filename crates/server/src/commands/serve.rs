@@ -2,17 +2,28 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
+use axum::Router;
+use parking_lot::RwLock;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use tracing_subscriber::EnvFilter;
+use users::Users;
 
 use super::Failure;
-use crate::boot;
+use crate::boot::{self, Opened, Running};
 use crate::config::sources::Given;
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, LogFormat, Resource};
+use crate::control;
+use crate::first_account::{PATH, Rename};
 use crate::listeners::{Bound, Switch};
 use crate::world::World;
+
+/// How often the rooms are told that time has passed.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Runs the server until it is told to stop.
 ///
@@ -34,19 +45,25 @@ pub async fn run(given: &Given) -> Result<(), Failure> {
     let on_fatal = Box::new(move || {
         fatal.send_replace(true);
     });
-    let store = boot::open_store(&config, Some(on_fatal)).await?;
-    let running = boot::build_on(store, &config, &World::real()).await?;
+    let opened = boot::open_store(&config, Some(on_fatal)).await?;
+    let store = opened.store.clone();
+    let builder = Arc::new(Builder::new(opened, config, World::real()));
+    let running = builder.build().await?;
+    print_first_account_link(&running.users, &listeners).await?;
 
-    let switch = Arc::new(Switch::new(running.router));
     let (stop, stopping) = watch::channel(false);
-    for listener in &listeners {
+    let mut tasks = vec![tokio::spawn(tick(Arc::clone(&builder), stopping.clone()))];
+    if let Some(control) = control::bind(&builder.config.data_dir).await {
+        let current = Arc::clone(&builder);
+        let current = Arc::new(move || current.current());
+        tasks.push(tokio::spawn(control::serve(control, current, stopping.clone())));
+    }
+    for listener in listeners {
         let url = listener.url().unwrap_or_else(|| "a Unix socket".to_owned());
         tracing::info!(server_name = running.server_name, "listening on {url}");
+        tasks.push(tokio::spawn(listener.serve(Arc::clone(&builder.switch), stopping.clone())));
     }
-    let serving: Vec<_> = listeners
-        .into_iter()
-        .map(|listener| tokio::spawn(listener.serve(Arc::clone(&switch), stopping.clone())))
-        .collect();
+    drop(running);
 
     let lost = tokio::select! {
         () = told_to_stop() => false,
@@ -54,13 +71,85 @@ pub async fn run(given: &Given) -> Result<(), Failure> {
     };
     tracing::info!("stopping");
     stop.send_replace(true);
-    for served in serving {
-        if let Err(error) = served.await {
-            tracing::error!(%error, "a listener failed");
+    for task in tasks {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "a task failed");
         }
     }
-    running.store.engine().close().await;
+    store.engine().close().await;
     if lost { Err(Failure::StoreLost) } else { Ok(()) }
+}
+
+/// Builds the system, and builds it again under another name when the first-account page asks for that.
+struct Builder {
+    opened: Opened,
+    config: Config,
+    world: World,
+    switch: Arc<Switch>,
+    running: RwLock<Option<Arc<Running>>>,
+}
+
+impl Builder {
+    fn new(opened: Opened, config: Config, world: World) -> Self {
+        let switch = Arc::new(Switch::new(Router::new()));
+        Self { opened, config, world, switch, running: RwLock::default() }
+    }
+
+    async fn build(self: &Arc<Self>) -> Result<Arc<Running>, boot::Error> {
+        let rename = Arc::new(Renamer(Arc::clone(self)));
+        let running = boot::build_on(self.opened.clone(), &self.config, &self.world, Some(rename)).await?;
+        let running = Arc::new(running);
+        self.switch.turn(running.router.clone());
+        *self.running.write() = Some(Arc::clone(&running));
+        Ok(running)
+    }
+
+    fn current(&self) -> Option<Arc<Running>> {
+        self.running.read().clone()
+    }
+}
+
+/// How the first-account page names the server.
+struct Renamer(Arc<Builder>);
+
+#[async_trait]
+impl Rename for Renamer {
+    async fn rename(&self, server_name: &str) -> Result<Arc<Users>, String> {
+        boot::name_server(&self.0.opened.store, server_name).await.map_err(|error| error.to_string())?;
+        let running = self.0.build().await.map_err(|error| error.to_string())?;
+        Ok(Arc::clone(&running.users))
+    }
+}
+
+/// Prints the one-time link while there is no account. On stderr like the log, and always, whatever is logged.
+async fn print_first_account_link(users: &Users, listeners: &[Bound]) -> Result<(), Failure> {
+    let token = users.first_account_token().await.map_err(boot::Error::from)?;
+    let url = listeners.iter().filter(|listener| listener.serves(Resource::Admin)).find_map(Bound::url);
+    match (token, url) {
+        (Some(token), Some(url)) => {
+            eprintln!("\nThere is no account yet. Make the first one here:\n\n  {url}{PATH}?token={token}\n");
+        }
+        (Some(_), None) => {
+            eprintln!("\nThere is no account yet: `hearth user create --admin NAME` makes the first one.\n");
+        }
+        (None, _) => {}
+    }
+    Ok(())
+}
+
+/// Lets time pass for the rooms.
+async fn tick(builder: Arc<Builder>, mut stop: watch::Receiver<bool>) {
+    let mut every = tokio::time::interval(TICK);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = every.tick() => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        if let Some(running) = builder.current() {
+            running.tick();
+        }
+    }
 }
 
 /// Resolves at the first SIGTERM or SIGINT. A second one ends the process at once.

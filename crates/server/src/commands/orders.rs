@@ -1,0 +1,143 @@
+//! `hearth user …`, `hearth backup`, `hearth doctor`: done by the server that runs, or else here.
+
+use std::io::BufRead;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Subcommand;
+use store::Entropy;
+use tokio::sync::mpsc;
+
+use super::Failure;
+use crate::boot;
+use crate::config::Config;
+use crate::config::sources::Given;
+use crate::control::{self, Order};
+use crate::world::{SystemEntropy, World};
+
+/// Length of a password that is made up.
+const PASSWORD_LENGTH: usize = 20;
+/// Lines that may wait to be printed.
+const LINES_MAX: usize = 64;
+
+/// What to do with accounts.
+#[derive(Subcommand)]
+pub enum UserCommand {
+    /// Makes an account. Without --password-stdin, its password is made up and printed.
+    Create {
+        /// The part of the user id before the colon.
+        name: String,
+        /// Let the account administer the server.
+        #[arg(long)]
+        admin: bool,
+        /// Read the password from the first line of standard input.
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// Lists all accounts.
+    List,
+    /// Sets a new password and ends all sessions. Without --password-stdin, it is made up and printed.
+    ResetPassword {
+        /// The name or the full user id.
+        name: String,
+        /// Read the password from the first line of standard input.
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// Deactivates an account for ever and takes it out of its rooms.
+    Deactivate {
+        /// The name or the full user id.
+        name: String,
+        /// Also remove its account data and filters.
+        #[arg(long)]
+        erase: bool,
+    },
+}
+
+/// Carries out a `hearth user` command.
+///
+/// # Errors
+/// Why it failed.
+pub async fn user(command: UserCommand, given: &Given) -> Result<(), Failure> {
+    let mut made_up = None;
+    let order = match command {
+        UserCommand::Create { name, admin, password_stdin } => {
+            Order::CreateUser { name, password: password(password_stdin, &mut made_up)?, admin }
+        }
+        UserCommand::List => Order::ListUsers,
+        UserCommand::ResetPassword { name, password_stdin } => {
+            Order::ResetPassword { name, password: password(password_stdin, &mut made_up)? }
+        }
+        UserCommand::Deactivate { name, erase } => Order::Deactivate { name, erase },
+    };
+    run(order, given).await?;
+    if let Some(password) = made_up {
+        println!("Password: {password}");
+    }
+    Ok(())
+}
+
+/// Carries out `hearth backup`.
+///
+/// # Errors
+/// Why it failed.
+pub async fn backup(to: PathBuf, given: &Given) -> Result<(), Failure> {
+    let to = std::path::absolute(&to).map_err(|error| Failure::Other(error.to_string()))?;
+    run(Order::Backup { to }, given).await
+}
+
+/// Carries out `hearth doctor`.
+///
+/// # Errors
+/// What is wrong.
+pub async fn doctor(given: &Given) -> Result<(), Failure> {
+    let (config, warnings) = Config::load(given)?;
+    println!("fine     the configuration can be read");
+    for warning in warnings {
+        println!("note     {warning}");
+    }
+    for listener in &config.listeners {
+        if let Some(tls) = &listener.tls {
+            crate::listeners::tls::acceptor(tls).map_err(crate::listeners::Error::from)?;
+            println!("fine     {} and its key fit", tls.certificate.display());
+        }
+    }
+    run(Order::Doctor, given).await
+}
+
+fn password(from_stdin: bool, made_up: &mut Option<String>) -> Result<String, Failure> {
+    if !from_stdin {
+        let password = store::clock::random_text(&SystemEntropy as &dyn Entropy, PASSWORD_LENGTH);
+        *made_up = Some(password.clone());
+        return Ok(password);
+    }
+    let mut line = String::new();
+    std::io::stdin().lock().read_line(&mut line).map_err(|error| Failure::Other(error.to_string()))?;
+    let password = line.trim_end_matches(['\r', '\n']);
+    if password.is_empty() {
+        return Err(Failure::Other("standard input has no password in its first line".to_owned()));
+    }
+    Ok(password.to_owned())
+}
+
+async fn run(order: Order, given: &Given) -> Result<(), Failure> {
+    let (config, _) = Config::load(given)?;
+    if let Some(answer) = control::ask(&config.data_dir, &order).await {
+        return answer.map_err(Failure::Other);
+    }
+    let running = Arc::new(boot::build(&config, &World::real()).await?);
+    let (say, mut said) = mpsc::channel(LINES_MAX);
+    let print = async {
+        while let Some(line) = said.recv().await {
+            println!("{line}");
+        }
+    };
+    let work = async {
+        let done = control::perform(&running, order, &say).await;
+        drop(say);
+        done
+    };
+    let (done, ()) = tokio::join!(work, print);
+    running.store.engine().close().await;
+    done.map_err(Failure::Other)
+}

@@ -1,0 +1,303 @@
+//! Orders of the administrator's commands to the running server, over a Unix socket in the data folder.
+//!
+//! A SQLite database belongs to one process, so `hearth user …` and `hearth backup` ask the server that has it open; if
+//! none runs, the command opens the database itself and does the same. The folder is its owner's alone, and so is the
+//! socket.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use store::UserId;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+use users::registration::NewAccount;
+
+use crate::boot::Running;
+use crate::config::{Address, Config, RegistrationMode};
+use crate::copies;
+
+/// The socket's name in the data folder.
+const SOCKET: &str = "hearth.sock";
+/// Bytes of an order.
+const ORDER_BYTES_MAX: u64 = 64 * 1024;
+/// How long an order may take to arrive, in seconds.
+const ORDER_S_MAX: u64 = 10;
+/// Accounts that are read at a time.
+const PAGE: u32 = 500;
+/// Lines that may wait for a slow reader.
+const LINES_MAX: usize = 64;
+
+/// What the administrator wants.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "snake_case")]
+pub enum Order {
+    /// Make an account.
+    CreateUser {
+        /// Localpart.
+        name: String,
+        /// Password.
+        password: String,
+        /// Whether it administers the server.
+        admin: bool,
+    },
+    /// List all accounts.
+    ListUsers,
+    /// Set a new password and end all sessions.
+    ResetPassword {
+        /// Localpart or full id.
+        name: String,
+        /// The new password.
+        password: String,
+    },
+    /// Deactivate an account for ever.
+    Deactivate {
+        /// Localpart or full id.
+        name: String,
+        /// Also remove account data and filters.
+        erase: bool,
+    },
+    /// Back everything up.
+    Backup {
+        /// The folder, new or empty; absolute.
+        to: PathBuf,
+    },
+    /// Say how the server is.
+    Doctor,
+}
+
+/// A line of the answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    /// Something to show.
+    Line(String),
+    /// It is done.
+    Done,
+    /// It failed.
+    Failed(String),
+}
+
+/// Where lines for the administrator go.
+pub type Say = mpsc::Sender<String>;
+
+/// Does what was ordered.
+///
+/// # Errors
+/// What went wrong, in words for the administrator.
+pub async fn perform(running: &Arc<Running>, order: Order, say: &Say) -> Result<(), String> {
+    let users = &running.users;
+    match order {
+        Order::CreateUser { name, password, admin } => {
+            let new = NewAccount { localpart: Some(name), password: Some(password), admin, ..NewAccount::default() };
+            let registered = users.register(new).await.map_err(|error| error.to_string())?;
+            tell(say, format!("Created {}.", registered.user)).await;
+        }
+        Order::ListUsers => list_users(running, say).await.map_err(|error| error.to_string())?,
+        Order::ResetPassword { name, password } => {
+            let user = existing(running, &name).await?;
+            users.change_password(&user, &password, true, None).await.map_err(|error| error.to_string())?;
+            tell(say, format!("{user} has a new password, and all its sessions have ended.")).await;
+        }
+        Order::Deactivate { name, erase } => {
+            let user = existing(running, &name).await?;
+            running.deactivate(&user, erase).await?;
+            tell(say, format!("{user} is deactivated.")).await;
+        }
+        Order::Backup { to } => backup(running, to, say).await?,
+        Order::Doctor => doctor(running, say).await?,
+    }
+    Ok(())
+}
+
+async fn tell(say: &Say, line: String) {
+    // Whoever asked may have gone: the order is carried out all the same.
+    drop(say.send(line).await);
+}
+
+async fn existing(running: &Running, name: &str) -> Result<UserId, String> {
+    let unknown = || format!("there is no account {name}");
+    let user = running.users.named(name).ok_or_else(unknown)?;
+    let account = running.users.account(&user).await.map_err(|error| error.to_string())?;
+    account.map(|account| account.user_id).ok_or_else(unknown)
+}
+
+async fn list_users(running: &Running, say: &Say) -> Result<(), users::Error> {
+    let mut after: Option<UserId> = None;
+    loop {
+        let page = running.users.accounts(after.as_ref(), PAGE).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.user_id.clone());
+        for account in &page {
+            let marks = [
+                (account.admin, "administrator"),
+                (account.kind == "guest", "guest"),
+                (account.locked, "locked"),
+                (account.suspended, "suspended"),
+                (account.deactivated, "deactivated"),
+            ];
+            let marks: Vec<&str> = marks.into_iter().filter(|(is, _)| *is).map(|(_, mark)| mark).collect();
+            tell(say, format!("{} {}", account.user_id, marks.join(", ")).trim_end().to_owned()).await;
+        }
+    }
+}
+
+async fn backup(running: &Arc<Running>, to: PathBuf, say: &Say) -> Result<(), String> {
+    let (running, say) = (Arc::clone(running), say.clone());
+    let work = tokio::task::spawn_blocking(move || {
+        let database = running.sqlite.as_ref().ok_or(copies::Error::Postgres)?;
+        copies::backup(database, &running.config, &to, |line| drop(say.blocking_send(line)))
+    });
+    match work.await {
+        Ok(done) => done.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn doctor(running: &Running, say: &Say) -> Result<(), String> {
+    let position =
+        running.store.stored_counter().await.map_err(|error| format!("the store does not answer: {error}"))?;
+    tell(say, format!("fine     the store answers; the stream is at position {position}")).await;
+    let fresh = running.users.is_fresh().await.map_err(|error| error.to_string())?;
+    let accounts = if fresh { "note     there is no account yet" } else { "fine     there are accounts" };
+    tell(say, accounts.to_owned()).await;
+    for line in look_at(&running.config, &running.server_name) {
+        tell(say, line).await;
+    }
+    Ok(())
+}
+
+/// What can be said of a configuration without running it.
+fn look_at(config: &Config, server_name: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut check = |wrong: bool, fine: &str, note: &str| {
+        lines.push(if wrong { format!("note     {note}") } else { format!("fine     {fine}") });
+    };
+    check(
+        server_name.starts_with("localhost"),
+        &format!("the server's name is {server_name}"),
+        "the server's name is localhost: fine for a trial, never for a server that others should find",
+    );
+    check(
+        config.registration_mode == RegistrationMode::Open,
+        "registration is not open to everybody",
+        "registration is open to everybody: expect spam",
+    );
+    check(
+        config.public_base_url.is_none(),
+        "public_base_url is set",
+        "public_base_url is not set: clients need the full address",
+    );
+    let exposed = config.listeners.iter().any(|listener| match listener.address {
+        Address::Tcp(address) => listener.tls.is_none() && !address.ip().is_loopback(),
+        Address::Unix(_) => false,
+    });
+    check(
+        exposed,
+        "no plain listener beyond loopback",
+        "a listener without TLS listens beyond loopback: put a proxy before it",
+    );
+    check(!config.rate_limits.enabled, "rate limits are on", "rate limits are off");
+    lines
+}
+
+/// Takes the socket. `None`, with a warning, where that is not possible: the server works without.
+pub async fn bind(data_dir: &Path) -> Option<UnixListener> {
+    let path = data_dir.join(SOCKET);
+    let bound = match UnixStream::connect(&path).await {
+        Ok(_) => Err(std::io::Error::from(std::io::ErrorKind::AddrInUse)),
+        Err(_) => {
+            // A socket that a killed process left, or nothing.
+            drop(std::fs::remove_file(&path));
+            UnixListener::bind(&path)
+        }
+    };
+    let bound = bound.and_then(|listener| {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(listener)
+    });
+    match bound {
+        Ok(listener) => Some(listener),
+        Err(error) => {
+            tracing::warn!(%error, path = %path.display(), "commands cannot reach this server while it runs");
+            None
+        }
+    }
+}
+
+/// Answers the system as it is now: it may be built anew.
+pub type Current = Arc<dyn Fn() -> Option<Arc<Running>> + Send + Sync>;
+
+/// Carries out orders until `stop` becomes true.
+pub async fn serve(listener: UnixListener, current: Current, mut stop: watch::Receiver<bool>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        let (Ok((stream, _)), Some(running)) = (accepted, current()) else { continue };
+        tokio::spawn(async move {
+            if let Err(error) = answer(stream, &running).await {
+                tracing::debug!(%error, "an order broke off");
+            }
+        });
+    }
+    let path = listener.local_addr().ok().and_then(|address| address.as_pathname().map(Path::to_owned));
+    if let Some(path) = path {
+        drop(std::fs::remove_file(path));
+    }
+}
+
+async fn answer(mut stream: UnixStream, running: &Arc<Running>) -> std::io::Result<()> {
+    let mut text = String::new();
+    let (read, mut write) = stream.split();
+    let mut reader = BufReader::new(read.take(ORDER_BYTES_MAX));
+    let line = reader.read_line(&mut text);
+    tokio::time::timeout(Duration::from_secs(ORDER_S_MAX), line).await??;
+    let order: Order = serde_json::from_str(&text)?;
+    let (say, mut said) = mpsc::channel(LINES_MAX);
+    let work = async {
+        let done = perform(running, order, &say).await;
+        drop(say);
+        done
+    };
+    let pass_on = async {
+        while let Some(line) = said.recv().await {
+            send(&mut write, &Answer::Line(line)).await?;
+        }
+        std::io::Result::Ok(())
+    };
+    let (done, passed) = tokio::join!(work, pass_on);
+    passed?;
+    send(&mut write, &done.map_or_else(Answer::Failed, |()| Answer::Done)).await
+}
+
+async fn send(write: &mut (impl AsyncWriteExt + Unpin), answer: &Answer) -> std::io::Result<()> {
+    let mut line = serde_json::to_string(answer)?;
+    line.push('\n');
+    write.write_all(line.as_bytes()).await
+}
+
+/// Asks the server that runs on this data folder. `None` if none runs.
+pub async fn ask(data_dir: &Path, order: &Order) -> Option<Result<(), String>> {
+    let stream = UnixStream::connect(data_dir.join(SOCKET)).await.ok()?;
+    Some(converse(stream, order).await.unwrap_or_else(|error| Err(format!("the server broke off: {error}"))))
+}
+
+async fn converse(mut stream: UnixStream, order: &Order) -> std::io::Result<Result<(), String>> {
+    let mut line = serde_json::to_string(order)?;
+    line.push('\n');
+    stream.write_all(line.as_bytes()).await?;
+    let mut lines = BufReader::new(stream).lines();
+    while let Some(line) = lines.next_line().await? {
+        match serde_json::from_str(&line)? {
+            Answer::Line(line) => println!("{line}"),
+            Answer::Done => return Ok(Ok(())),
+            Answer::Failed(why) => return Ok(Err(why)),
+        }
+    }
+    Ok(Err("the server broke off".to_owned()))
+}

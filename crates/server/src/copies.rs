@@ -1,0 +1,132 @@
+//! Backups: one folder with the database, the signing key and the media; made while the server runs, put back while it
+//! does not.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::config::{Config, Database};
+
+/// Names within a backup.
+const DATABASE: &str = "hearth.db";
+const KEY: &str = "signing.key";
+const MEDIA: &str = "media";
+
+/// Why a backup or its way back failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database.
+    #[error("{0}")]
+    Store(#[from] store::Error),
+    /// A file.
+    #[error("{path}: {error}")]
+    File {
+        /// The file.
+        path: String,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Something stands where the copy should go.
+    #[error("{0} exists and is not empty: name another folder")]
+    Used(PathBuf),
+    /// The folder is no backup.
+    #[error("{0} holds no `hearth.db`: it is no backup")]
+    NoBackup(PathBuf),
+    /// The database is a PostgreSQL one.
+    #[error(
+        "a PostgreSQL database is backed up with PostgreSQL's own tools, such as pg_dump; keep `signing.key` and the \
+         media folder of data_dir beside the dump"
+    )]
+    Postgres,
+}
+
+fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.display().to_string();
+    move |error| Error::File { path, error }
+}
+
+/// Makes a backup in the folder `to`, which must be new or empty. Blocks for long.
+///
+/// The database is copied first: media that comes later is not named in it, and media that it names is deleted by
+/// nobody but users in the meantime.
+///
+/// # Errors
+/// As [`Error`] says. An unfinished backup has no `hearth.db` or no `signing.key`.
+pub fn backup(database: &sqlite::Sqlite, config: &Config, to: &Path, say: impl Fn(String)) -> Result<(), Error> {
+    make_empty(to)?;
+    let told = std::cell::Cell::new(0);
+    database.backup(&to.join(DATABASE), |done, all| {
+        let percent = (done * 100).checked_div(all).unwrap_or(100);
+        if percent >= told.get() + 10 {
+            told.set(percent);
+            say(format!("database: {percent} %"));
+        }
+    })?;
+    let files = copy_folder(&config.media_dir, &to.join(MEDIA))?;
+    say(format!("media: {files} files"));
+    copy_file(&config.data_dir.join(KEY), &to.join(KEY))?;
+    say(format!("The backup stands in {}. It holds secrets: keep it as safe as the server.", to.display()));
+    Ok(())
+}
+
+/// Puts a backup into the data folder of `config`, which must not hold a database yet, and prepares it to be served.
+///
+/// # Errors
+/// As [`Error`] says.
+pub fn restore(backup: &Path, config: &Config, say: impl Fn(String)) -> Result<(), Error> {
+    let Database::Sqlite(database) = &config.database else { return Err(Error::Postgres) };
+    if !backup.join(DATABASE).is_file() {
+        return Err(Error::NoBackup(backup.to_owned()));
+    }
+    make_empty(&config.data_dir)?;
+    copy_file(&backup.join(KEY), &config.data_dir.join(KEY))?;
+    let files = copy_folder(&backup.join(MEDIA), &config.media_dir)?;
+    say(format!("media: {files} files"));
+    copy_file(&backup.join(DATABASE), database)?;
+    let restored = sqlite::prepare_restored(database)?;
+    say(format!("database: positions go on from {}, tokens are of epoch {}", restored.counter, restored.token_epoch));
+    say(format!("Restored into {}. Never run this server and the one it was copied from.", config.data_dir.display()));
+    Ok(())
+}
+
+fn make_empty(folder: &Path) -> Result<(), Error> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed(folder))?;
+    match fs::read_dir(folder).map_err(failed(folder))?.next() {
+        Some(_) => Err(Error::Used(folder.to_owned())),
+        None => Ok(()),
+    }
+}
+
+/// Copies a file with its permissions, and waits until it is on the disk.
+fn copy_file(from: &Path, to: &Path) -> Result<(), Error> {
+    fs::copy(from, to).map_err(failed(from))?;
+    fs::File::open(to).and_then(|file| file.sync_all()).map_err(failed(to))
+}
+
+/// Copies a folder and all below it; answers the number of files. A folder that does not exist is empty.
+fn copy_folder(from: &Path, to: &Path) -> Result<u64, Error> {
+    if !from.exists() {
+        return Ok(0);
+    }
+    fs::create_dir_all(to).map_err(failed(to))?;
+    let mut files = 0;
+    for entry in fs::read_dir(from).map_err(failed(from))? {
+        let entry = entry.map_err(failed(from))?;
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => files += copy_folder(&from, &to)?,
+            Ok(_) => match copy_file(&from, &to) {
+                // Deleted by its user in the meantime.
+                Err(Error::File { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
+                other => {
+                    other?;
+                    files += 1;
+                }
+            },
+            Err(error) => return Err(failed(&from)(error)),
+        }
+    }
+    fs::File::open(to).and_then(|folder| folder.sync_all()).map_err(failed(to))?;
+    Ok(files)
+}

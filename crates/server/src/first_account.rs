@@ -1,0 +1,269 @@
+//! `/_hearth/first-account`: the page behind the one-time link that is printed while no account exists.
+//!
+//! Whoever opens it makes the first account, an administrator's, and names the server if the configuration does not. The
+//! link dies with the first account, also with one that was made otherwise.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::body::Body;
+use axum::extract::{Query, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Extension, Router};
+use endpoint::{ClientAddress, Door, Error, RateClass, query};
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
+use http::{HeaderValue, StatusCode};
+use serde::Deserialize;
+use store::Entropy;
+use users::Users;
+use users::registration::NewAccount;
+
+use crate::listeners::Scheme;
+
+/// Where the page stands.
+pub const PATH: &str = "/_hearth/first-account";
+
+/// Bytes that the form may have.
+const FORM_BYTES_MAX: usize = 16 * 1024;
+
+/// Length of the word that lets the page's own style through the content security policy.
+const NONCE_LENGTH: usize = 22;
+
+/// Gives the server another name, while it has no users.
+#[async_trait]
+pub trait Rename: Send + Sync + 'static {
+    /// Rebuilds the system under this name, and answers its accounts.
+    ///
+    /// # Errors
+    /// What went wrong; for the log.
+    async fn rename(&self, server_name: &str) -> Result<Arc<Users>, String>;
+}
+
+/// What the page needs.
+#[derive(Clone)]
+pub struct FirstAccount {
+    /// The accounts.
+    pub users: Arc<Users>,
+    /// The door, for rate limits.
+    pub door: Arc<Door>,
+    /// Random bytes.
+    pub entropy: Arc<dyn Entropy>,
+    /// How to name the server; none where the configuration names it.
+    pub rename: Option<Arc<dyn Rename>>,
+    /// The address under which clients reach the server, if it is configured.
+    pub public_base_url: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Link {
+    #[serde(default)]
+    token: String,
+}
+
+/// What was typed in.
+#[derive(Default)]
+struct Form {
+    username: String,
+    password: String,
+    server_name: Option<String>,
+}
+
+impl axum::extract::FromRef<FirstAccount> for Arc<Door> {
+    fn from_ref(state: &FirstAccount) -> Self {
+        Arc::clone(&state.door)
+    }
+}
+
+/// The routes of this file.
+pub fn routes(state: FirstAccount) -> Router {
+    Router::new().route(PATH, get(show).post(create)).with_state(state)
+}
+
+async fn show(
+    State(state): State<FirstAccount>,
+    client: ClientAddress,
+    Query(link): Query<Link>,
+) -> Result<Response, Error> {
+    state.door.limit_address(RateClass::Registrations, client)?;
+    if !state.is_valid(&link.token).await? {
+        return Ok(state.dead_link());
+    }
+    Ok(state.form_page(StatusCode::OK, &Form::default(), None))
+}
+
+async fn create(
+    State(state): State<FirstAccount>,
+    client: ClientAddress,
+    Query(link): Query<Link>,
+    Extension(scheme): Extension<Scheme>,
+    request: Request<Body>,
+) -> Result<Response, Error> {
+    state.door.limit_address(RateClass::Registrations, client)?;
+    if !state.is_valid(&link.token).await? {
+        return Ok(state.dead_link());
+    }
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost").to_owned();
+    let form = read_form(request).await?;
+    let users = match state.users_under(form.server_name.as_deref()).await? {
+        Ok(users) => users,
+        Err(wrong) => return Ok(state.form_page(StatusCode::BAD_REQUEST, &form, Some(&wrong))),
+    };
+    let new = NewAccount {
+        localpart: Some(form.username.clone()),
+        password: Some(form.password.clone()),
+        admin: true,
+        ..NewAccount::default()
+    };
+    match users.register_first(&link.token, new).await {
+        Ok(registered) => {
+            tracing::info!(user = %registered.user, "the first account has been made");
+            let url = state.public_base_url.clone().unwrap_or_else(|| format!("{}://{host}", scheme.0));
+            Ok(state.done_page(registered.user.as_str(), &form.username, &url))
+        }
+        Err(users::Error::Store(error)) => Err(error.into()),
+        Err(users::Error::InvalidRegistrationToken) => Ok(state.dead_link()),
+        Err(wrong) => Ok(state.form_page(StatusCode::BAD_REQUEST, &form, Some(&wrong.to_string()))),
+    }
+}
+
+async fn read_form(request: Request<Body>) -> Result<Form, Error> {
+    let bytes = endpoint::read_body(request.into_body(), FORM_BYTES_MAX).await?;
+    let text = String::from_utf8_lossy(&bytes);
+    let mut form = Form::default();
+    for (name, value) in query::pairs(&text) {
+        match name.as_str() {
+            "username" => form.username = value.trim().to_owned(),
+            "password" => form.password = value,
+            "server_name" => form.server_name = Some(value.trim().to_owned()).filter(|name| !name.is_empty()),
+            _ => {}
+        }
+    }
+    Ok(form)
+}
+
+impl FirstAccount {
+    async fn is_valid(&self, token: &str) -> Result<bool, Error> {
+        match self.users.is_first_account_token(token).await {
+            Ok(valid) => Ok(valid),
+            Err(users::Error::Store(error)) => Err(error.into()),
+            Err(cause) => Err(Error::internal(cause)),
+        }
+    }
+
+    /// The accounts of the server under the wanted name, or what is wrong with the name.
+    async fn users_under(&self, wanted: Option<&str>) -> Result<Result<Arc<Users>, String>, Error> {
+        let wanted = wanted.filter(|name| *name != self.users.options().server_name);
+        let (Some(name), Some(rename)) = (wanted, &self.rename) else { return Ok(Ok(Arc::clone(&self.users))) };
+        if !event::ids::is_server_name(name) {
+            return Ok(Err("The server name must be a host name, such as example.org.".to_owned()));
+        }
+        rename.rename(name).await.map(Ok).map_err(Error::internal)
+    }
+
+    fn form_page(&self, status: StatusCode, form: &Form, wrong: Option<&str>) -> Response {
+        let wrong =
+            wrong.map_or(String::new(), |wrong| format!("<p class=\"wrong\" role=\"alert\">{}</p>", escape(wrong)));
+        let server_name = form.server_name.as_deref().unwrap_or(&self.users.options().server_name);
+        let name = if self.rename.is_some() {
+            format!(
+                "<label>Server name<input name=\"server_name\" value=\"{}\" required autocomplete=\"off\" \
+                 autocapitalize=\"none\" spellcheck=\"false\"></label><p class=\"hint\">The part after the colon in \
+                 everybody's id. It can never be changed once this account exists.</p>",
+                escape(server_name)
+            )
+        } else {
+            format!("<p class=\"hint\">The account belongs to the server <b>{}</b>.</p>", escape(server_name))
+        };
+        let body = format!(
+            "<h1>The first account</h1><p>It administers this server.</p>{wrong}<form method=\"post\">{name}\
+             <label>User name<input name=\"username\" value=\"{}\" required autofocus autocomplete=\"username\" \
+             autocapitalize=\"none\" spellcheck=\"false\"></label>\
+             <label>Password<input name=\"password\" type=\"password\" required minlength=\"8\" \
+             autocomplete=\"new-password\"></label><button type=\"submit\">Create the account</button></form>",
+            escape(&form.username)
+        );
+        self.page(status, &body)
+    }
+
+    fn done_page(&self, user: &str, username: &str, url: &str) -> Response {
+        let body = format!(
+            "<h1>Done</h1><p>The account <b>{}</b> has been created.</p><p>In a Matrix client, choose to sign in to \
+             another server (often “Edit” or “Other homeserver”), and type:</p><dl><dt>Homeserver</dt><dd>{}</dd>\
+             <dt>User name</dt><dd>{}</dd><dt>Password</dt><dd>the one you have just chosen</dd></dl>",
+            escape(user),
+            escape(url),
+            escape(&username.to_lowercase())
+        );
+        self.page(StatusCode::OK, &body)
+    }
+
+    fn dead_link(&self) -> Response {
+        let body = "<h1>This link is not valid</h1><p>It works once, until the first account exists. While there is \
+                    none, the server prints a new link at each start.</p>";
+        self.page(StatusCode::GONE, body)
+    }
+
+    fn page(&self, status: StatusCode, body: &str) -> Response {
+        let nonce = store::clock::random_text(self.entropy.as_ref(), NONCE_LENGTH);
+        let html = format!(
+            "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
+             content=\"width=device-width,initial-scale=1\"><title>Hearth</title><style nonce=\"{nonce}\">{STYLE}\
+             </style></head><body><main>{body}</main></body></html>"
+        );
+        let policy = format!(
+            "default-src 'none'; style-src 'nonce-{nonce}'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+        );
+        let mut response = (status, html).into_response();
+        let headers = response.headers_mut();
+        // The nonce is letters and digits, so the header is always valid.
+        if let Ok(policy) = HeaderValue::from_str(&policy) {
+            headers.insert(CONTENT_SECURITY_POLICY, policy);
+        }
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        response
+    }
+}
+
+/// How the page looks: readable in light and dark, on a phone and on a desk.
+const STYLE: &str = "\
+:root{color-scheme:light dark}\
+body{font:1rem/1.5 system-ui,sans-serif;margin:0;display:grid;place-items:center;min-height:100vh}\
+main{width:min(26rem,90vw);padding:1rem}\
+label{display:block;margin-top:1rem}\
+input{display:block;box-sizing:border-box;width:100%;font:inherit;padding:.5rem;margin-top:.25rem}\
+button{margin-top:1.5rem;padding:.6rem 1rem;font:inherit}\
+.hint{font-size:.9rem;opacity:.8;margin:.25rem 0 0}\
+.wrong{border-left:.25rem solid #c00;padding-left:.75rem}\
+dt{font-weight:600;margin-top:.5rem}dd{margin:0;overflow-wrap:anywhere}";
+
+/// Text that is safe within HTML and its quoted attributes.
+fn escape(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_typed_in_cannot_become_markup() {
+        assert_eq!(escape("<a href='x'>&\"</a>"), "&lt;a href=&#39;x&#39;&gt;&amp;&quot;&lt;/a&gt;");
+    }
+}
