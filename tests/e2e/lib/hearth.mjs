@@ -19,6 +19,12 @@ export const SHARED_SECRET = "the secret of the end-to-end tests";
 /** The line with which the server invites its first account. */
 const FIRST_ACCOUNT = /https?:\/\/\S+\/_hearth\/first-account\?token=[^\s"'<>]+/;
 
+/** How a terminal is told to change color. */
+const COLOR = /\x1b\[[0-9;]*m/g;
+
+/** What is kept of the log. */
+const LOG_CHARS_MAX = 200_000;
+
 /** Lines of the server's log that an error repeats. */
 const LOG_LINES_MAX = 15;
 
@@ -52,7 +58,7 @@ export class Hearth {
         this.exited.then((how) => { child.ended = how; });
         child.once("error", (error) => { child.ended = { error: String(error) }; });
         for (const stream of [child.stdout, child.stderr]) {
-            stream.setEncoding("utf8").on("data", (text) => { this.log = (this.log + text).slice(-200_000); });
+            stream.setEncoding("utf8").on("data", (text) => { this.log = (this.log + text.replace(COLOR, "")).slice(-LOG_CHARS_MAX); });
         }
         await this.served(child, started);
         return performance.now() - started;
