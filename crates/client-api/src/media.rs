@@ -36,7 +36,7 @@ const WAIT_MS_DEFAULT: i64 = 20_000;
 /// How long a download waits at most.
 const WAIT_MS_MAX: i64 = 60_000;
 
-/// After an upload was found too large, so many further bytes are read and thrown away: many clients look at the answer
+/// After an upload was refused, so many further bytes are read and thrown away: many clients look at the answer
 /// only once they have sent everything.
 const DISCARD_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -165,7 +165,7 @@ async fn receive(begun: Result<Upload, media::Error>, headers: &HeaderMap, body:
         Err(error) if headers.contains_key(EXPECT) => return Err(refused(error)),
         Err(error) => Err(error),
     };
-    if let Err(media::Error::TooLarge { .. }) = outcome {
+    if outcome.is_err() {
         discard(&mut chunks).await;
     }
     outcome.map_err(refused)
