@@ -35,8 +35,7 @@ function fillIn(link) {
             serverName = NAME;
         }
         await page.click('button[type="submit"], input[type="submit"], form button');
-        await eventually("the account", () => signIn().then((answer) => answer.status === 200));
-        await page.waitForFunction((name) => document.body.innerText.includes(name), username);
+        await page.waitForFunction((id) => document.body.innerText.includes(id), `@${username}:${serverName}`);
         assertEqual(errors, [], "errors of the page");
         return page.innerText("body");
     });
