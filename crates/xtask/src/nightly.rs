@@ -19,6 +19,9 @@ pub struct Options {
     pub rounds: u32,
 }
 
+/// Power cuts under SQLite, each on a database of its own.
+const POWER_CUTS: &str = "2000";
+
 /// Runs the long variants: kills on a large database, and every test that reads `HEARTH_NIGHTLY`
 /// (more seeds, more deliveries, longer fuzzing).
 ///
@@ -41,6 +44,7 @@ pub fn nightly(root: &Path, options: &Options) -> Result<(), Error> {
     let mut command = Command::new("cargo");
     command.args(["test", "--release", "--workspace", "--no-fail-fast"]).current_dir(root);
     command.env("HEARTH_TEST_POSTGRES", postgres.url("postgres")).env("HEARTH_NIGHTLY", "1");
+    command.env("HEARTH_POWER_CUTS", POWER_CUTS);
     tally.counted("cargo test, long", &mut command);
     tally.close()
 }
