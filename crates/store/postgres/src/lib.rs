@@ -83,7 +83,7 @@ pub struct Postgres {
     patience: Duration,
     queue: Mutex<Option<mpsc::Sender<Job>>>,
     tasks: Mutex<Option<(JoinHandle<()>, JoinHandle<()>)>>,
-    pool: Pool,
+    pool: Arc<Pool>,
     notifier: Arc<Notifier>,
     importing: tokio::sync::Mutex<Option<Connection>>,
 }
@@ -110,7 +110,7 @@ impl Postgres {
         let (queue, jobs) = mpsc::channel(QUEUE_MAX);
         let tasks = start(&config, &options, name, jobs, Arc::clone(&notifier));
         Ok(Self {
-            pool: Pool::new(config.clone(), options.readers, options.patience),
+            pool: Arc::new(Pool::new(config.clone(), options.readers, options.patience)),
             config,
             patience: options.patience,
             queue: Mutex::new(Some(queue)),
@@ -195,6 +195,7 @@ fn start(
         own: hints.own,
         commit_wait: options.commit_wait,
         number: 0,
+        away: None,
     };
     (tokio::spawn(writer.run()), tokio::spawn(publisher.run()))
 }
@@ -234,7 +235,7 @@ impl Engine for Postgres {
         for read in &reads {
             read.well_formed()?;
         }
-        self.pool.read(&reads).await
+        self.pool.read(reads).await
     }
 
     fn notifier(&self) -> &Notifier {

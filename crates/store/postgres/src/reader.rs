@@ -1,6 +1,7 @@
 //! Reads: a pool of connections; each list of reads is one snapshot and one round trip.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -25,7 +26,7 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 pub struct Pool {
     config: Config,
     idle: Mutex<Vec<Connection>>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
     patience: Duration,
 }
 
@@ -40,23 +41,32 @@ struct Answering {
 impl Pool {
     /// A pool of `size` connections. Reads are tried again for as long as `patience` when PostgreSQL is away.
     pub fn new(config: Config, size: usize, patience: Duration) -> Self {
-        Self { config, idle: Mutex::default(), permits: Semaphore::new(size.max(1)), patience }
+        Self { config, idle: Mutex::default(), permits: Arc::new(Semaphore::new(size.max(1))), patience }
     }
 
     /// Answers all reads from one snapshot.
     ///
     /// # Errors
     /// [`Error::Engine`] if PostgreSQL stays away; [`Error::Closed`] after [`Pool::close`].
-    pub async fn read(&self, reads: &[Read]) -> Result<Vec<Rows>, Error> {
+    pub async fn read(self: &Arc<Self>, reads: Vec<Read>) -> Result<Vec<Rows>, Error> {
         let deadline = Instant::now() + self.patience;
-        let permit = self.permits.acquire();
-        let _permit = match tokio::time::timeout_at(deadline.max(Instant::now() + ANSWER_WAIT), permit).await {
+        let permit = match tokio::time::timeout(ANSWER_WAIT, self.permits.clone().acquire_owned()).await {
             Ok(permit) => permit.map_err(|_| Error::Closed)?,
             Err(_) => return Err(Error::Engine("all reading connections have been busy for too long".to_owned())),
         };
         if reads.is_empty() {
             return Ok(Vec::new());
         }
+        // The caller may go away at any time; in a task of its own, the read ends well and its connection stays usable.
+        let pool = self.clone();
+        let reading = tokio::spawn(async move {
+            let _permit = permit;
+            pool.read_by(&reads, deadline).await
+        });
+        reading.await.unwrap_or(Err(Error::Closed))
+    }
+
+    async fn read_by(&self, reads: &[Read], deadline: Instant) -> Result<Vec<Rows>, Error> {
         let mut backoff = Backoff::new();
         loop {
             match self.read_once(reads).await {

@@ -88,13 +88,15 @@ async fn check_server(connection: &mut Connection) -> Result<(), Error> {
     Ok(())
 }
 
-/// All tables of the current schema with their columns: name to type and whether NULL is allowed.
+/// All tables of the current schema, but for those of extensions, with their columns: name to type and whether NULL is allowed.
 type Found = BTreeMap<String, BTreeMap<String, (String, bool)>>;
 
 async fn columns(connection: &mut Connection) -> Result<Found, Error> {
     let sql = "SELECT c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod), NOT a.attnotnull \
                FROM pg_class c LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
-               WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f')";
+               WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f') \
+               AND NOT EXISTS (SELECT 1 FROM pg_depend d \
+               WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')";
     let call = connection.call(sql, Vec::new()).await.map_err(Fault::into_error)?;
     let rows = connection.run(&[call], SCHEMA_WAIT).await.map_err(Fault::into_error)?;
     let mut found = Found::new();
@@ -151,7 +153,13 @@ async fn create(connection: &mut Connection) -> Result<(), Error> {
     script.push("ALTER TABLE writers SET (fillfactor = 10)".to_owned());
     script.push(format!("CREATE TABLE {MARKER} (version bigint PRIMARY KEY)"));
     script.push(format!("INSERT INTO {MARKER} (version) VALUES ({})", tables::SCHEMA_VERSION));
-    connection.execute(&script.join(";\n")).await.map_err(Fault::into_error)
+    connection.execute(&script.join(";\n")).await.map_err(|fault| match fault {
+        Fault::Refused(Error::Engine(reason)) => Error::Unusable(format!(
+            "PostgreSQL does not let Hearth create its tables ({reason}): make Hearth's user the owner of the database, \
+             with: ALTER DATABASE hearth OWNER TO hearth"
+        )),
+        fault => fault.into_error(),
+    })
 }
 
 /// The integers of the first row of an answer.

@@ -39,7 +39,7 @@ const GROUP_BYTES_MAX: usize = 16 << 20;
 /// How often a group is tried again because other transactions are in its way.
 const BUSY_MAX: usize = 50;
 
-/// How long a group that is known not to be committed waits for PostgreSQL to come back.
+/// How long PostgreSQL may be away before groups that are known not to be committed are given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
@@ -104,6 +104,8 @@ pub struct Writer {
     pub commit_wait: Duration,
     /// Number of the last transaction tried; even.
     pub number: i64,
+    /// Since when PostgreSQL has been away.
+    pub away: Option<Instant>,
 }
 
 struct Group {
@@ -126,6 +128,9 @@ enum Tried {
     InDoubt(Judged, String),
 }
 
+/// The publisher has ended.
+struct Unpublished;
+
 /// What a group came to.
 enum Came {
     Settled(Judged, i64),
@@ -139,7 +144,10 @@ impl Writer {
     pub async fn run(mut self) {
         let mut waiting = VecDeque::new();
         while let Some(group) = self.next_group(&mut waiting).await {
-            self.settle(group).await;
+            if self.settle(group).await.is_err() {
+                tracing::error!("a commit cannot be published, since the publisher has ended: the writer ends too");
+                return;
+            }
         }
         if let Some(connection) = &mut self.connection
             && let Ok(call) = connection.call(FORGET, vec![text(&self.name)]).await
@@ -174,11 +182,11 @@ impl Writer {
     }
 
     /// Commits a group, and its batches one by one if one of them spoils it.
-    async fn settle(&mut self, group: Group) {
+    async fn settle(&mut self, group: Group) -> Result<(), Unpublished> {
         let mut groups = VecDeque::from([group]);
         while let Some(group) = groups.pop_front() {
             match self.commit(&group.batches).await {
-                Came::Settled(judged, end) => self.answer(group.outcomes, judged, end).await,
+                Came::Settled(judged, end) => self.answer(group.outcomes, judged, end).await?,
                 Came::Split => {
                     let alone = group.batches.into_iter().zip(group.outcomes);
                     groups
@@ -192,9 +200,10 @@ impl Writer {
                 }
             }
         }
+        Ok(())
     }
 
-    async fn answer(&self, outcomes: Vec<Outcome>, judged: Judged, end: i64) {
+    async fn answer(&self, outcomes: Vec<Outcome>, judged: Judged, end: i64) -> Result<(), Unpublished> {
         let before = end - int(judged.stream.len());
         let answers = outcomes.into_iter().zip(judged.outcomes).map(|(outcome, judgment)| {
             let answer = match judgment {
@@ -208,14 +217,11 @@ impl Writer {
             (outcome, answer)
         });
         let settled = Settled { end, entries: judged.stream, answers: answers.collect() };
-        if self.settled.send(settled).await.is_err() {
-            tracing::error!("a commit cannot be published: the publisher has ended");
-        }
+        self.settled.send(settled).await.map_err(|_| Unpublished)
     }
 
     /// Tries until the outcome is known.
     async fn commit(&mut self, batches: &[CommitBatch]) -> Came {
-        let deadline = Instant::now() + PATIENCE;
         let mut backoff = Backoff::new();
         let mut busy = 0;
         let mut thorough = false;
@@ -229,8 +235,8 @@ impl Writer {
                     }
                 }
                 Tried::Failed(Fault::Lost(reason)) => {
-                    self.connection = None;
-                    if Instant::now() > deadline {
+                    let since = *self.away.get_or_insert_with(Instant::now);
+                    if since.elapsed() > PATIENCE {
                         return Came::Failed(Fault::Lost(reason).into_error());
                     }
                     tracing::warn!(reason, "PostgreSQL cannot be reached; a commit waits");
@@ -257,6 +263,7 @@ impl Writer {
             return Ok(connection);
         }
         let mut connection = Connection::open(&self.config, None).await?;
+        self.away = None;
         let name = self.config.get_application_name().unwrap_or_default().to_owned();
         let call = connection.call(END_OTHERS, vec![text(&name)]).await?;
         connection.run(&[call], self.commit_wait).await?;

@@ -77,6 +77,29 @@ async fn stalled_after_commit() {
     check_cut(Cut::Stall).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn held_before_commit() {
+    check_cut(Cut::Hold).await;
+}
+
+/// A node that stops in the middle of a commit holds its locks; another that wants the same row gets it in the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_held_lock_is_waited_for() {
+    let Some(database) = Database::make().await else { return };
+    let (proxy, stopped) = proxied(&database).await;
+    let other: Arc<dyn Engine> = database.open().await;
+    work::raise(&other, "wanted", 1).await;
+    proxy.plan([Some(Cut::Hold)]);
+    let raising = tokio::spawn(async move { work::raise(&stopped, "wanted", 2).await });
+    for number in 3..6 {
+        work::raise(&other, "wanted", number).await;
+    }
+    raising.await.unwrap();
+    assert_eq!(work::raised(&other, "wanted").await, 5);
+    assert_eq!(work::stream(&other).await.len(), 5);
+    database.dispose().await;
+}
+
 /// Many submitters, two nodes of which one is cut again and again, while the other works on the same rows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn cuts_under_load() {

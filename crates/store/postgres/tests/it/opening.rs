@@ -53,6 +53,26 @@ async fn another_schema_is_refused() {
     database.dispose().await;
 }
 
+/// Where the user may not create tables, the error says what to do.
+#[tokio::test]
+async fn a_user_without_rights_is_told() {
+    let Some(database) = Database::make().await else { return };
+    let role = format!("{}_guest", database.name());
+    let client = connect(&database.url).await;
+    client
+        .batch_execute(&format!("CREATE ROLE {role} LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC"))
+        .await
+        .unwrap();
+    let mut url = database.url.clone();
+    let (start, end) = (url.find("://").unwrap() + 3, url.find('@').unwrap());
+    url.replace_range(start..end, &role);
+    let refused = Postgres::open(&url, Options::default()).await.err().unwrap().to_string();
+    // Where the server asks for passwords, this user has none.
+    assert!(refused.contains("make Hearth's user the owner") || refused.contains("password"), "{refused}");
+    database.admin.batch_execute(&format!("DROP ROLE {role}")).await.unwrap();
+    database.dispose().await;
+}
+
 #[tokio::test]
 async fn a_database_of_another_encoding_is_refused() {
     let Some(database) = Database::make_with("ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'").await else { return };

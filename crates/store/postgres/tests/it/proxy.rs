@@ -27,6 +27,8 @@ pub enum Cut {
     LateCommit,
     /// Not at all, but from COMMIT on no answer comes back.
     Stall,
+    /// Not at all, but COMMIT never goes on to the server.
+    Hold,
 }
 
 /// The proxy.
@@ -109,7 +111,11 @@ impl Proxy {
 async fn upstream(config: &Config) -> Box<dyn Duplex> {
     let port = config.get_ports().first().copied().unwrap_or(5432);
     match config.get_hosts().first().unwrap() {
-        Host::Tcp(host) => Box::new(TcpStream::connect((host.as_str(), port)).await.unwrap()),
+        Host::Tcp(host) => {
+            let stream = TcpStream::connect((host.as_str(), port)).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            Box::new(stream)
+        }
         Host::Unix(directory) => {
             Box::new(UnixStream::connect(directory.join(format!(".s.PGSQL.{port}"))).await.unwrap())
         }
@@ -213,9 +219,11 @@ impl Passage {
                 again.await;
                 self.to_server.write_all(statement).await
             }
-            Cut::Stall => {
+            Cut::Stall | Cut::Hold => {
                 self.silent.store(true, Ordering::Release);
-                self.to_server.write_all(statement).await?;
+                if cut == Cut::Stall {
+                    self.to_server.write_all(statement).await?;
+                }
                 // The engine must give up by itself.
                 while !matches!(self.from_client.read(&mut [0; 1024]).await, Ok(0) | Err(_)) {}
                 Ok(())
