@@ -54,7 +54,11 @@ impl Rooms {
         while let Some(come) = queue.pop() {
             let Some(room) = self.room(room_id).await? else { return Ok(()) };
             let prefix = vec![room.num.into(), come.as_str().into()];
-            let rows: Vec<MissingPrevRow> = self.store.all(store::Read::prefix::<MissingPrevRow>(prefix)).await?;
+            let rows: Vec<MissingPrevRow> =
+                self.store.all(store::Read::prefix::<MissingPrevRow>(prefix.clone())).await?;
+            if rows.is_empty() {
+                continue;
+            }
             for row in rows {
                 let child = self.event(&room, row.child).await?;
                 if let Accepted::Judged(event) =
@@ -63,8 +67,31 @@ impl Rooms {
                     queue.push(event.id().clone());
                 }
             }
+            // Only now: after a crash before this, the rows still tell what waits.
+            let mut batch = store::CommitBatch::new();
+            batch.delete_prefix::<MissingPrevRow>(prefix);
+            match self.store.commit(batch).await {
+                Ok(_) | Err(store::CommitError::Conflict { .. }) => {}
+                Err(store::CommitError::Store(error)) => return Err(error.into()),
+            }
         }
         Ok(())
+    }
+
+    /// After a crash: judges what waits for events that have come meanwhile. Returns how many rows were looked at.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn resume_waiting(&self) -> Result<usize> {
+        let rows: Vec<MissingPrevRow> = self.store.all(store::Read::prefix::<MissingPrevRow>(vec![])).await?;
+        for row in &rows {
+            let Some(room) = self.room_by_num(row.room).await? else { continue };
+            let come = self.event_by_id(&room, &row.event_id).await?;
+            if let Some(come) = come.filter(|event| !event.has(flags::WAITING)) {
+                self.accept_waiting(&room.id, come.id().clone()).await?;
+            }
+        }
+        Ok(rows.len())
     }
 
     async fn accept_one(&self, room_id: &str, pdu: &Arc<Pdu>, redacted: bool) -> Result<Accepted> {
@@ -116,7 +143,6 @@ impl Rooms {
         self.place_redaction(&draft, &mut judged).await?;
         let event = draft.append(judged).await?;
         self.apply_redactions(&mut draft, &event).await?;
-        draft.batch.delete_prefix::<MissingPrevRow>(vec![room.num.into(), event.id().as_str().into()]);
         self.commit(room, draft).await?;
         Ok(Accepted::Judged(event))
     }

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use event::Pdu;
 use ruma_common::OwnedEventId;
 use store::tables::rooms::{
-    EventBytesRow, EventRow, MembershipRow, NotificationRow, RelationRow, RoomHeadRow, RoomRow, StateEventRow,
-    StateKeyRow, StateSegmentRow, ThreadRow,
+    EventBytesRow, EventRow, MembershipRow, NotificationRow, OwnMessageRow, RelationRow, RoomHeadRow, RoomRow,
+    StateEventRow, StateKeyRow, StateSegmentRow, ThreadRow,
 };
 use store::{CommitBatch, EventNum, StreamKind, StreamPosition, UserId};
 use tokio::sync::MutexGuard;
 
 use crate::event::Event;
 use crate::notify::Judgement;
-use crate::room::{Extremity, Head, Overlay, Room};
+use crate::room::{Extremity, Head, Overlay, Pending, Room, is_marker};
 use crate::state::{MEMBER, Roots, type_key};
 use crate::state_tree::{KeyId, Root, Segment, SegmentRow, Written, needs_checkpoint};
 use crate::{Error, Result, Rooms, flags, packed};
@@ -24,6 +24,9 @@ use crate::{Error, Result, Rooms, flags, packed};
 const EVENT_NUMBERS: &str = "events";
 /// Sequence of room numbers.
 pub(crate) const ROOM_NUMBERS: &str = "rooms";
+
+/// Stands for the position of an earlier batch that is not yet known.
+const UNKNOWN_POS: StreamPosition = StreamPosition(i64::MIN);
 
 /// A decision in the making, with the room's queue held.
 pub(crate) struct Draft<'a> {
@@ -63,7 +66,11 @@ pub(crate) struct Judged {
 impl<'a> Draft<'a> {
     /// Begins a decision on a room: waits for the room's queue.
     pub async fn begin(rooms: &'a Rooms, room: &'a Room) -> Self {
-        let queue = room.queue.lock().await;
+        let mut queue = room.queue.lock().await;
+        // Told from what this draft sets: no batch has so many entries.
+        if queue.row.last_pos.0 < 0 {
+            queue.row.last_pos = UNKNOWN_POS;
+        }
         Self {
             rooms,
             room,
@@ -119,14 +126,14 @@ impl<'a> Draft<'a> {
         if judged.known.is_none() {
             self.batch.put(EventBytesRow { event: num, json: judged.pdu.bytes.to_vec() });
         }
+        self.keep_edges(&event, &judged.auth).await?;
         if !hidden && let Some(after) = state_after {
             self.advance(&event, &judged.prev, after, pos).await?;
         }
-        self.keep_edges(&event, &judged.auth).await?;
         if let Some(pos) = pos {
             self.keep_notifications(&event, pos, notified);
             self.keep_relation(&event, pos);
-            self.keep_own(&event, pos).await?;
+            self.keep_own(&event, pos);
         }
         self.last = Some(num);
         Ok(event)
@@ -387,6 +394,8 @@ impl<'a> Draft<'a> {
         if let Some(row) = self.memberships.get(user) {
             return Ok(Some(row.clone()));
         }
+        // Its positions are placeholders of another batch until that is durable.
+        self.rooms.wait_for_membership(self.room, user).await?;
         self.rooms.membership_row(self.room.num, user).await
     }
 
@@ -420,8 +429,6 @@ impl<'a> Draft<'a> {
                 (false, _) => old.map_or(StreamPosition::ZERO, |row| row.left_pos),
             },
             sender: event.map_or_else(|| user.clone(), |event| event.row.sender.clone()),
-            own_pos: old.map_or(StreamPosition::ZERO, |row| row.own_pos),
-            own_messages: old.map_or(0, |row| row.own_messages),
             joined_messages: if joins { self.head.row.messages } else { old.map_or(0, |row| row.joined_messages) },
             forgotten: membership == "leave" && old.is_some_and(|row| row.forgotten),
             stripped,
@@ -429,17 +436,13 @@ impl<'a> Draft<'a> {
     }
 
     /// Sending is reading: remembers the position of a local sender's last message.
-    async fn keep_own(&mut self, event: &Arc<Event>, pos: StreamPosition) -> Result<()> {
-        let sender = &event.row.sender;
-        if event.pdu.is_state() || event.row.thread.is_some() || !self.head.local.contains(sender) {
-            return Ok(());
+    fn keep_own(&mut self, event: &Arc<Event>, pos: StreamPosition) {
+        let user_id = event.row.sender.clone();
+        if event.pdu.is_state() || event.row.thread.is_some() || !self.head.local.contains(&user_id) {
+            return;
         }
-        let Some(mut row) = self.membership_row(sender).await? else { return Ok(()) };
-        row.own_pos = pos;
-        row.own_messages = self.head.row.messages;
-        self.batch.put(row.clone());
-        self.memberships.insert(sender.clone(), row);
-        Ok(())
+        let messages = self.head.row.messages;
+        self.batch.put(OwnMessageRow { user_id, room: self.room.num, pos, messages });
     }
 
     /// Keeps the auth edges of a state event where the auth graph is loaded from.
@@ -508,10 +511,10 @@ impl<'a> Draft<'a> {
     /// Hands the decision to the store. The queue is free for the next one as soon as this returns.
     pub fn submit(mut self) -> store::Ticket {
         let version = self.head.row.version;
-        let marker = match self.last {
-            Some(num) => num.0,
+        let marker = match self.batch.stream.last().and_then(|entry| entry.number.filter(|_| is_marker(entry.kind))) {
+            Some(number) => number,
             None => {
-                // Without an event, the version itself (as a negative number) marks the batch.
+                // Without an event at its end, the version itself (as a negative number) marks the batch.
                 self.batch.announce(StreamKind::RoomMeta, Some(self.room.num), None, Some(-version - 1));
                 -version - 1
             }
@@ -520,6 +523,10 @@ impl<'a> Draft<'a> {
             self.batch.expect_absent::<RoomRow>(vec![self.room.num.into()]);
         } else {
             self.batch.expect_equals::<RoomRow>(vec![self.room.num.into()], "version", version);
+        }
+        if self.head.row.last_pos == UNKNOWN_POS {
+            // A placeholder of the batch before, which means nothing in this one.
+            self.head.row.last_pos = StreamPosition::pending(self.batch.stream.len().saturating_sub(1));
         }
         self.head.row.version = version + 1;
         self.head.row.head_members = self.head.state.members.to_bytes();
@@ -532,7 +539,9 @@ impl<'a> Draft<'a> {
             unwritten.segments.extend(self.overlay.segments);
             unwritten.keys.extend(self.overlay.keys);
             unwritten.events.extend(self.overlay.events);
-            unwritten.heads.push_back((marker, Arc::new(self.head.clone())));
+            unwritten.memberships.extend(self.memberships.into_keys().map(|user| (user, marker)));
+            let place = self.batch.stream.len().saturating_sub(1);
+            unwritten.heads.push_back(Pending { marker, place, head: Arc::new(self.head.clone()) });
         }
         *self.queue = self.head;
         self.rooms.store.submit(self.batch)

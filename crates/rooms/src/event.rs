@@ -26,6 +26,17 @@ impl Event {
         Self { row, pdu, client: OnceLock::new() }
     }
 
+    /// The event, now that its stream entry stands at `pos`: a placeholder becomes the position.
+    pub(crate) fn at(self: Arc<Self>, pos: StreamPosition) -> Arc<Self> {
+        match self.row.pos {
+            Some(placeholder) if placeholder.0 < 0 => {
+                let row = EventRow { pos: Some(pos), ..self.row.clone() };
+                Arc::new(Self::new(row, Arc::clone(&self.pdu)))
+            }
+            _ => self,
+        }
+    }
+
     /// Its number.
     pub fn num(&self) -> EventNum {
         self.row.event

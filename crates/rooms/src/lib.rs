@@ -186,14 +186,14 @@ impl Rooms {
         &self.stripes[place]
     }
 
-    fn followed(&self, entry: &StreamEntry) {
+    fn followed(&self, pos: StreamPosition, entry: &StreamEntry) {
         let Some(num) = entry.room else { return };
         match entry.kind {
             StreamKind::Event | StreamKind::RoomHead | StreamKind::RoomMeta => {
                 let Some(number) = entry.number else { return };
                 let room = self.rooms.lock().get(&num).cloned();
                 if let Some(room) = room
-                    && !room.committed(number, self)
+                    && !room.committed(number, pos, self)
                 {
                     // Another node wrote: what is in memory is out of date.
                     self.drop_room(num);
@@ -231,10 +231,10 @@ impl Rooms {
 struct RoomsFollower(std::sync::Weak<Rooms>);
 
 impl Follower for RoomsFollower {
-    fn committed(&self, _first: StreamPosition, entries: &[StreamEntry]) {
+    fn committed(&self, first: StreamPosition, entries: &[StreamEntry]) {
         let Some(rooms) = self.0.upgrade() else { return };
-        for entry in entries {
-            rooms.followed(entry);
+        for (pos, entry) in (first.0..).map(StreamPosition).zip(entries) {
+            rooms.followed(pos, entry);
         }
     }
 }

@@ -301,3 +301,15 @@ impl Rooms {
         Ok(rooms)
     }
 }
+
+impl Rooms {
+    /// Local users who share a joined room with a user, as far as rooms are in memory.
+    pub fn local_friends(&self, user: &UserId) -> std::collections::BTreeSet<UserId> {
+        let rooms: Vec<Arc<Room>> = self.rooms.lock().values().cloned().collect();
+        let heads = rooms.iter().map(|room| room.head());
+        heads
+            .filter(|head| head.local.contains(user))
+            .flat_map(|head| head.local.iter().cloned().collect::<Vec<_>>())
+            .collect()
+    }
+}

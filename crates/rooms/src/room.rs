@@ -13,12 +13,15 @@ use event::{Pdu, Rules};
 use parking_lot::Mutex;
 use ruma_common::OwnedEventId;
 use store::tables::rooms::{MembershipRow, RoomRow};
-use store::{EventNum, Read, RoomNum, UserId};
+use store::{EventNum, Read, RoomNum, StreamKind, StreamPosition, UserId};
 
 use crate::event::{Event, stored_rules};
 use crate::state::{Roots, TypeKey};
 use crate::state_tree::{KeyId, Root, SegNo, Segment};
 use crate::{Result, Rooms, packed};
+
+/// How long a batch may stay undecided before the in-memory room is given up.
+const UNDECIDED_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// A forward extremity.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,8 +53,37 @@ pub(crate) struct Unwritten {
     pub(crate) segments: HashMap<SegNo, Arc<Segment>>,
     pub(crate) keys: HashMap<TypeKey, KeyId>,
     pub(crate) events: HashMap<EventNum, Arc<Event>>,
-    /// Heads that become visible when the stream entry with this number is committed, in order.
-    pub heads: VecDeque<(i64, Arc<Head>)>,
+    /// Local users whose membership changes, and the batch that changes it.
+    pub memberships: HashMap<UserId, i64>,
+    /// Heads that become visible when their batch is committed, in order.
+    pub heads: VecDeque<Pending>,
+}
+
+/// A head whose batch is not yet durable.
+pub(crate) struct Pending {
+    /// Number of the batch's last stream entry.
+    pub marker: i64,
+    /// Place of that entry in the batch.
+    pub place: usize,
+    /// The head, with placeholders for the batch's positions.
+    pub head: Arc<Head>,
+}
+
+impl Pending {
+    /// The head, now that the batch's last entry stands at `pos`.
+    fn at(&self, pos: StreamPosition) -> Head {
+        let mut head = Head::clone(&self.head);
+        if head.row.last_pos.0 < 0 {
+            let first = pos.0 - i64::try_from(self.place).unwrap_or(0);
+            head.row.last_pos = StreamPosition(first - head.row.last_pos.0 - 1);
+        }
+        head
+    }
+}
+
+/// Whether stream entries of this kind carry the number by which an in-memory room knows its own batches.
+pub(crate) fn is_marker(kind: StreamKind) -> bool {
+    matches!(kind, StreamKind::Event | StreamKind::RoomHead | StreamKind::RoomMeta)
 }
 
 /// What one decision adds, before it is submitted.
@@ -111,20 +143,21 @@ impl Room {
         self.dead.store(true, Ordering::Release);
     }
 
-    /// The stream entry with this number was committed: the event becomes readable, and with the last entry of its batch
-    /// the head. Returns false if this in-memory room did not build it and therefore is out of date.
-    pub(crate) fn committed(&self, number: i64, rooms: &Rooms) -> bool {
+    /// The stream entry with this number was committed at `pos`: the event becomes readable, and with the last entry of
+    /// its batch the head. Returns false if this in-memory room did not build it and therefore is out of date.
+    pub(crate) fn committed(&self, number: i64, pos: StreamPosition, rooms: &Rooms) -> bool {
         let mut unwritten = self.unwritten.lock();
         let event = unwritten.events.remove(&EventNum(number));
         let mut known = event.is_some();
         if let Some(event) = event {
-            rooms.events.insert(EventNum(number), event);
+            rooms.events.insert(EventNum(number), event.at(pos));
         }
-        if unwritten.heads.front().is_some_and(|(marker, _)| *marker == number)
-            && let Some((_, head)) = unwritten.heads.pop_front()
+        if unwritten.heads.front().is_some_and(|pending| pending.marker == number)
+            && let Some(pending) = unwritten.heads.pop_front()
         {
-            self.settle(&mut unwritten, &head, rooms);
-            *self.committed.lock() = head;
+            self.settle(&mut unwritten, &pending.head, rooms);
+            unwritten.memberships.retain(|_, marker| *marker != number);
+            *self.committed.lock() = Arc::new(pending.at(pos));
             known = true;
         }
         known
@@ -202,6 +235,22 @@ impl Rooms {
             room.kill();
         }
         Ok(Some(room))
+    }
+
+    /// Waits until no undecided batch changes this user's membership.
+    pub(crate) async fn wait_for_membership(&self, room: &Room, user: &UserId) -> Result<()> {
+        let mut watermark = self.store.notifier().subscribe();
+        loop {
+            watermark.mark_unchanged();
+            if !room.unwritten.lock().memberships.contains_key(user) {
+                return Ok(());
+            }
+            let moved = tokio::time::timeout(UNDECIDED_MAX, watermark.changed()).await;
+            if room.is_dead() || moved.is_err() {
+                room.kill();
+                return Err(crate::Error::Busy);
+            }
+        }
     }
 
     async fn load_room(&self, num: RoomNum) -> Result<Option<Room>> {

@@ -10,6 +10,7 @@ use store::{Read, StreamPosition};
 
 use crate::event::Event;
 use crate::room::Room;
+use crate::state::Roots;
 use crate::visibility::Viewer;
 use crate::{Error, Result, Rooms};
 
@@ -124,6 +125,29 @@ impl Rooms {
         let row = self.store.one::<EventRow>(read).await?;
         let place = row.and_then(|row| Some(Place { fragment: row.fragment?, idx: row.idx? + 1 }));
         Ok(place.unwrap_or(Place { fragment: 0, idx: 0 }))
+    }
+
+    /// The room's state as of a token, but not later than `latest`.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn state_at_token(&self, room: &Room, token: Token, latest: Option<StreamPosition>) -> Result<Roots> {
+        let pos = match token {
+            Token::Position(pos) => pos,
+            Token::Place(place) => {
+                let prefix = vec![room.num.into(), place.fragment.into()];
+                let read = Read::along::<EventRow>(EventRow::BY_TIMELINE, prefix).before(place.idx).reverse();
+                match self.store.one::<EventRow>(read).await? {
+                    None => return Ok(Roots::EMPTY),
+                    Some(row) => match row.pos {
+                        Some(pos) => pos,
+                        // History from before this server was in the room is not in the stream: the event tells.
+                        None => return Ok(self.event(room, row.event).await?.state_after().unwrap_or(Roots::EMPTY)),
+                    },
+                }
+            }
+        };
+        self.state_at(room, latest.map_or(pos, |latest| pos.min(latest))).await
     }
 
     /// The place after the newest event.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use store::tables::rooms::{MembershipRow, NotificationRow, RelationRow, ThreadRow};
+use store::tables::rooms::{MembershipRow, NotificationRow, OwnMessageRow, RelationRow, ThreadRow};
 use store::{EventNum, Read, StreamPosition};
 
 use crate::room::Room;
@@ -77,16 +77,18 @@ impl Rooms {
     /// As the store says.
     pub async fn unread(&self, room: &Room, row: &MembershipRow, marks: &ReadMarks) -> Result<Unread> {
         let joined = Mark { pos: row.joined_pos, messages: row.joined_messages };
-        let own = Mark { pos: row.own_pos, messages: row.own_messages };
         let all = joined.max(marks.all);
-        let main = all.max(own).max(marks.main);
         let head = room.head();
         let rows_read = Read::prefix::<NotificationRow>(vec![(&row.user_id).into(), room.num.into()]).after(all.pos);
         let threads_read = Read::along::<ThreadRow>(ThreadRow::BY_POS, vec![room.num.into()]).after(all.pos).reverse();
-        let mut found =
-            self.store.read(vec![rows_read.limit(ROWS_MAX), threads_read.limit(THREADS_MAX)]).await?.into_iter();
+        let own_read = Read::get::<OwnMessageRow>(vec![(&row.user_id).into(), room.num.into()]);
+        let reads = vec![rows_read.limit(ROWS_MAX), threads_read.limit(THREADS_MAX), own_read];
+        let mut found = self.store.read(reads).await?.into_iter();
         let rows = found.next().unwrap_or_default().all::<NotificationRow>()?;
         let threads = found.next().unwrap_or_default().all::<ThreadRow>()?;
+        let own = found.next().unwrap_or_default().one::<OwnMessageRow>()?;
+        let own = own.map_or(Mark::default(), |row| Mark { pos: row.pos, messages: row.messages });
+        let main = all.max(own).max(marks.main);
         let mut unread = Unread::default();
         unread.main.notifications = (head.row.messages - main.messages).max(0);
         for thread in threads {

@@ -1,1 +1,230 @@
-//! Placeholder.
+//! Upgrading a room: a new room of another version takes its place (client-server API, room upgrades).
+//!
+//! What users keep about the old room (tags, push rules, `m.direct`) is theirs: the caller copies it when a user joins
+//! the new room, which names the old one as its predecessor.
+
+use ::event::power_levels::{Level, PowerLevels};
+use ::event::{Json, Object, Rules};
+use serde_json::json;
+use store::tables::rooms::AliasRow;
+use store::{CommitBatch, CommitError, StreamKind, UserId};
+
+use crate::accept::ATTEMPTS_MAX;
+use crate::aliases::CANONICAL_ALIAS;
+use crate::create::object;
+use crate::draft::Draft;
+use crate::room::Room;
+use crate::state::{StateMap, TypeKey, type_key};
+use crate::{CreateRoom, Error, NewEvent, Preset, Result, Rooms};
+
+const TOMBSTONE: &str = "m.room.tombstone";
+const POWER_LEVELS: &str = "m.room.power_levels";
+
+/// State that goes along, besides the power levels. Where it is missing in the old room, what its absence means is said
+/// in the new one, which would get other settings by its preset.
+const TRANSFERRED: &[&str] = &[
+    "m.room.server_acl",
+    "m.room.encryption",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.guest_access",
+    "m.room.history_visibility",
+    "m.room.join_rules",
+];
+
+/// Who upgrades which room to what.
+#[derive(Clone, Debug)]
+pub struct Upgrade {
+    /// The room to replace.
+    pub room_id: String,
+    /// The user, who creates the new room.
+    pub user: UserId,
+    /// The version of the new room.
+    pub version: String,
+    /// Further creators of the new room; of no effect before version 12.
+    pub additional_creators: Vec<UserId>,
+    /// Content that the user's member event carries besides (display name, avatar).
+    pub profile: Object,
+}
+
+impl Rooms {
+    /// Replaces a room and returns the new one's id.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedVersion`], [`Error::NotInRoom`], [`Error::Forbidden`] if the user may not send a tombstone;
+    /// else as [`Rooms::create_room`].
+    pub async fn upgrade(&self, upgrade: &Upgrade) -> Result<String> {
+        let unsupported = || Error::UnsupportedVersion(upgrade.version.clone());
+        let rules = Rules::of(&upgrade.version).ok_or_else(unsupported)?;
+        let old = self.joined_room(&upgrade.room_id, &upgrade.user).await?;
+        if !self.may_set_state(&old, &upgrade.user, TOMBSTONE).await? {
+            return Err(Error::Forbidden("you may not upgrade this room".to_owned()));
+        }
+        let state = self.transferred_state(&old).await?;
+        let request = self.replacement(upgrade, rules, &old, &state)?;
+        let new_id = self.create_room(&request).await?;
+        self.move_aliases(&old.id, &new_id).await?;
+        let content = object(json!({ "body": "This room has been replaced", "replacement_room": new_id }));
+        self.send(&old.id, NewEvent::state(&upgrade.user, TOMBSTONE, "", content)).await?;
+        self.set_successor(&old.id, &new_id).await?;
+        self.close_old(upgrade, &old, &state, &new_id).await?;
+        Ok(new_id)
+    }
+
+    async fn transferred_state(&self, old: &Room) -> Result<StateMap> {
+        let kinds = TRANSFERRED.iter().chain(&[POWER_LEVELS, CANONICAL_ALIAS]);
+        let pairs: Vec<TypeKey> = kinds.map(|kind| type_key(kind, "")).collect();
+        self.state_map(old, None, old.head().state, &pairs).await
+    }
+
+    fn replacement(&self, upgrade: &Upgrade, rules: &Rules, old: &Room, state: &StateMap) -> Result<CreateRoom> {
+        let mut creation_content = Object::new();
+        for name in ["type", "m.federate"] {
+            creation_content.extend(old.create.content.get(name).map(|value| (name.to_owned(), value.clone())));
+        }
+        if rules.privileged_creators && !upgrade.additional_creators.is_empty() {
+            let creators = upgrade.additional_creators.iter().map(|user| Json::String(user.to_string()));
+            creation_content.insert("additional_creators".to_owned(), Json::Array(creators.collect()));
+        }
+        let mut initial_state: Vec<(String, String, Object)> = TRANSFERRED
+            .iter()
+            .filter_map(|kind| Some(((*kind).to_owned(), String::new(), transferred(kind, state)?)))
+            .collect();
+        let levels = Levels::of(old, state).moved(upgrade, rules, old);
+        initial_state.extend(levels.last.map(|content| (POWER_LEVELS.to_owned(), String::new(), content)));
+        let last_event = old.head().extremities.last().map(|extremity| extremity.id.to_string());
+        Ok(CreateRoom {
+            creator: upgrade.user.clone(),
+            version: Some(upgrade.version.clone()),
+            preset: Preset::PrivateChat,
+            published: old.head().row.published,
+            alias_localpart: None,
+            name: None,
+            topic: None,
+            invite: Vec::new(),
+            creation_content,
+            initial_state,
+            is_direct: false,
+            power_level_content_override: Some(levels.first),
+            creator_profile: upgrade.profile.clone(),
+            predecessor: Some(Json::from(match last_event {
+                Some(event_id) => json!({ "room_id": old.id, "event_id": event_id }),
+                None => json!({ "room_id": old.id }),
+            })),
+        })
+    }
+
+    /// Points the aliases of the old room to the new one. An alias that is deleted meanwhile stays so.
+    async fn move_aliases(&self, old_id: &str, new_id: &str) -> Result<()> {
+        for alias in self.aliases_of(old_id).await? {
+            let Some(row) = self.alias(&alias).await? else { continue };
+            let mut batch = CommitBatch::new();
+            batch.expect_equals::<AliasRow>(vec![alias.as_str().into()], "room_id", old_id);
+            batch.put(AliasRow { room_id: new_id.to_owned(), ..row });
+            batch.announce(StreamKind::RoomMeta, None, None, None);
+            match self.store.commit(batch).await {
+                Ok(_) | Err(CommitError::Conflict { .. }) => {}
+                Err(CommitError::Store(error)) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the old room out of the directory and notes what replaced it.
+    async fn set_successor(&self, old_id: &str, new_id: &str) -> Result<()> {
+        for _ in 0..ATTEMPTS_MAX {
+            let Some(room) = self.room(old_id).await? else { return Ok(()) };
+            let mut draft = Draft::begin(self, &room).await;
+            if draft.check_alive().is_err() {
+                continue;
+            }
+            draft.head.row.published = false;
+            draft.head.row.successor = Some(new_id.to_owned());
+            match self.commit(&room, draft).await {
+                Err(Error::Busy) => {}
+                other => return other,
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    /// Moves the canonical alias and makes the old room quiet, as far as the user may.
+    async fn close_old(&self, upgrade: &Upgrade, old: &Room, state: &StateMap, new_id: &str) -> Result<()> {
+        let mut events = Vec::new();
+        if let Some(canonical) = state.event(CANONICAL_ALIAS, "") {
+            events.push((new_id, CANONICAL_ALIAS, canonical.pdu.content.clone()));
+            events.push((old.id.as_str(), CANONICAL_ALIAS, Object::new()));
+        }
+        let power = state.event(POWER_LEVELS, "").map(|event| event.pdu.content.clone()).unwrap_or_default();
+        events.push((old.id.as_str(), POWER_LEVELS, quiet(old, power)));
+        for (room_id, kind, content) in events {
+            match self.send(room_id, NewEvent::state(&upgrade.user, kind, "", content)).await {
+                Err(Error::Store(error)) => return Err(error.into()),
+                // The specification asks for these only "if possible".
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The content that the new room gets for a type of state event.
+fn transferred(kind: &str, state: &StateMap) -> Option<Object> {
+    match state.event(kind, "") {
+        Some(event) => Some(event.pdu.content.clone()),
+        None => match kind {
+            "m.room.guest_access" => Some(object(json!({ "guest_access": "forbidden" }))),
+            "m.room.history_visibility" => Some(object(json!({ "history_visibility": "shared" }))),
+            "m.room.join_rules" => Some(object(json!({ "join_rule": "invite" }))),
+            _ => None,
+        },
+    }
+}
+
+/// Power levels that stop ordinary members from sending and inviting: the greater of 50 and `users_default + 1`.
+fn quiet(old: &Room, mut content: Object) -> Object {
+    let level = |content: &Object, name: &str| content.get(name).and_then(as_level).unwrap_or(0);
+    let least = level(&content, "users_default").saturating_add(1).max(50);
+    for name in ["events_default", "invite"] {
+        let now = level(&content, name).max(least);
+        content.insert(name.to_owned(), Json::Int(now));
+    }
+    if old.rules.integer_power_levels { normalized(content) } else { content }
+}
+
+/// The old room's power levels.
+struct Levels {
+    content: Object,
+    /// Whether the upgrading user has what every event of the new room needs.
+    user_level: Level,
+}
+
+/// The power levels of the new room: those that it begins with and, if the creator has less in the end, those that it
+/// has after its state was set.
+struct Moved {
+    first: Object,
+    last: Option<Object>,
+}
+
+impl Levels {
+    fn of(old: &Room, state: &StateMap) -> Self {
+        let power = state.event(POWER_LEVELS, "");
+        let content = power.map(|event| event.pdu.content.clone()).unwrap_or_default();
+        let _ = old;
+        Self { content, user_level: Level::Int(0) }
+    }
+
+    fn moved(mut self, upgrade: &Upgrade, rules: &Rules, old: &Room) -> Moved {
+        let _ = (&mut self.user_level, upgrade, rules, old);
+        Moved { first: self.content, last: None }
+    }
+}
+
+fn normalized(content: Object) -> Object {
+    content
+}
+
+fn as_level(json: &Json) -> Option<i64> {
+    json.as_i64()
+}

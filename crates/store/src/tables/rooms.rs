@@ -20,6 +20,7 @@ pub const TABLES: &[&Table] = &[
     TransactionRow::TABLE,
     NotificationRow::TABLE,
     ThreadRow::TABLE,
+    OwnMessageRow::TABLE,
 ];
 
 table! {
@@ -239,10 +240,6 @@ table! {
         left_pos: StreamPosition,
         /// Who set it.
         sender: UserId,
-        /// Position of the user's own last event: sending is reading.
-        own_pos: StreamPosition,
-        /// The room's message counter at that event.
-        own_messages: i64,
         /// The room's message counter at the join: what came before is not unread.
         joined_messages: i64,
         /// The user has forgotten the room.
@@ -357,4 +354,18 @@ table! {
         latest: EventNum,
     }
     index BY_POS(room, last_pos);
+}
+
+table! {
+    /// A local user's own last message in the main timeline of a room: sending is reading.
+    "own_messages" => OwnMessageRow key(user_id, room) {
+        /// The user.
+        user_id: UserId,
+        /// The room.
+        room: RoomNum,
+        /// Position of the message.
+        pos: StreamPosition,
+        /// The room's message counter at it.
+        messages: i64,
+    }
 }

@@ -1,0 +1,308 @@
+//! Graphs without a network: rooms of three servers, built on each server's own view and handed on late, doubled and out
+//! of order, give every server the same state at every event, and every engine the same room.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use event::{Keys, Pdu, Rules, SigningKey, VerifyKey};
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{RngExt, SeedableRng};
+use rooms::{Accepted, Error, Event, NewEvent, Preset, Room, Rooms, Roots, flags};
+use serde_json::json;
+use store::model::Model;
+use store::{Engine, UserId};
+
+use crate::harness::{content, key, room_of, rooms_on};
+
+const SERVERS: [&str; 3] = ["one.test", "two.test", "three.test"];
+const USERS: [&str; 2] = ["ann", "ben"];
+const NOW_MS: u64 = 1_700_000_100_000;
+
+/// The keys of all servers.
+struct AllKeys(BTreeMap<&'static str, SigningKey>);
+
+impl AllKeys {
+    fn new() -> Self {
+        Self(SERVERS.into_iter().map(|server| (server, key(server))).collect())
+    }
+}
+
+impl Keys for AllKeys {
+    fn key(&self, server: &str, key_id: &str) -> Option<VerifyKey> {
+        let key = self.0.get(server).filter(|key| key.key_id() == key_id)?;
+        VerifyKey::from_b64(&key.public_b64(), u64::MAX, None)
+    }
+}
+
+/// A room of three servers in the making.
+struct World {
+    random: StdRng,
+    rules: &'static Rules,
+    servers: Vec<Arc<Rooms>>,
+    room_id: String,
+    /// Every event, in the order of its making, and which servers have been given it.
+    events: Vec<(Arc<Pdu>, BTreeSet<usize>)>,
+}
+
+impl World {
+    async fn new(seed: u64, version: &str) -> Self {
+        let mut servers = Vec::new();
+        for (place, server) in SERVERS.into_iter().enumerate() {
+            servers.push(rooms_on(Arc::new(Model::new()), server, seed * 1_000 + place as u64 * 100_000_000).await);
+        }
+        let creator = user(0, 0);
+        let room_id = servers[0].create_room(&room_of(&creator, version, Preset::PublicChat)).await.unwrap();
+        let mut world = Self {
+            random: StdRng::seed_from_u64(seed),
+            rules: Rules::of(version).unwrap(),
+            servers,
+            room_id,
+            events: Vec::new(),
+        };
+        let room = world.room(0).await;
+        let mut state = world.servers[0].whole_state(&room, room.head().state).await.unwrap();
+        state.sort_by_key(|event| event.num());
+        for event in state {
+            world.events.push((Arc::clone(&event.pdu), BTreeSet::from([0])));
+        }
+        world.deliver_all().await;
+        for server in 0..SERVERS.len() {
+            for one in 0..USERS.len() {
+                let joined =
+                    world.servers[server].join(&world.room_id, &user(server, one), None, content(json!({}))).await;
+                world.keep(server, joined).await;
+            }
+            world.deliver_all().await;
+        }
+        world.give_power().await;
+        world.deliver_all().await;
+        world
+    }
+
+    async fn room(&self, server: usize) -> Arc<Room> {
+        self.servers[server].room(&self.room_id).await.unwrap().unwrap()
+    }
+
+    /// One user of each server may do much, one of each little.
+    async fn give_power(&mut self) {
+        let mut levels: BTreeMap<String, i64> =
+            (1..SERVERS.len()).map(|server| (user(server, 0).to_string(), 90)).collect();
+        if !self.rules.privileged_creators {
+            levels.insert(user(0, 0).to_string(), 100);
+        }
+        let levels = content(json!({ "users": levels, "state_default": 50, "events": { "m.room.topic": 0 } }));
+        let sent =
+            self.servers[0].send(&self.room_id, NewEvent::state(&user(0, 0), "m.room.power_levels", "", levels)).await;
+        self.keep(0, sent).await;
+    }
+
+    async fn keep<T>(&mut self, server: usize, sent: Result<T, Error>) {
+        match sent {
+            Ok(_) | Err(Error::Forbidden(_) | Error::NotInRoom) => {}
+            Err(other) => panic!("{other}"),
+        }
+        // What is new at the server's extremities was made just now.
+        let room = self.room(server).await;
+        for extremity in &room.head().extremities {
+            if self.events.iter().any(|(pdu, _)| pdu.event_id == extremity.id) {
+                continue;
+            }
+            let event = self.servers[server].event_by_id(&room, extremity.id.as_str()).await.unwrap().unwrap();
+            self.events.push((Arc::clone(&event.pdu), BTreeSet::from([server])));
+        }
+    }
+
+    async fn act(&mut self) {
+        let server = self.random.random_range(0..SERVERS.len());
+        let sender = user(server, self.random.random_range(0..USERS.len()));
+        let target = user(self.random.random_range(0..SERVERS.len()), self.random.random_range(0..USERS.len()));
+        let number = self.random.random_range(0..4);
+        let rooms = Arc::clone(&self.servers[server]);
+        let state = |kind: &str, value| NewEvent::state(&sender, kind, "", content(value));
+        let member = |membership: &str, target: &UserId| {
+            let value = json!({ "membership": membership, "reason": number.to_string() });
+            NewEvent::state(&sender, "m.room.member", target.as_str(), content(value))
+        };
+        let new = match self.random.random_range(0..12) {
+            0..3 => NewEvent::message(&sender, "m.room.message", content(json!({ "body": number.to_string() }))),
+            3 => state("m.room.topic", json!({ "topic": number.to_string() })),
+            4 => state("m.room.name", json!({ "name": number.to_string() })),
+            5 => state("m.room.join_rules", json!({ "join_rule": if number == 0 { "invite" } else { "public" } })),
+            6 => {
+                let (one, two) = (self.random.random_range(0..100), self.random.random_range(0..100));
+                let mut users = json!({ user(1, 0).as_str(): 90, user(2, 0).as_str(): one, user(1, 1).as_str(): two });
+                if !self.rules.privileged_creators {
+                    users[user(0, 0).as_str()] = json!(100);
+                }
+                state("m.room.power_levels", json!({ "users": users, "events": { "m.room.topic": 0 } }))
+            }
+            7 => member("ban", &target),
+            8 => member("leave", &target),
+            9 => member("join", &sender.clone()),
+            10 => member("invite", &target),
+            _ => member("leave", &sender.clone()),
+        };
+        let sent = rooms.send(&self.room_id, new).await;
+        self.keep(server, sent).await;
+    }
+
+    /// Hands some events on, in any order, some twice.
+    async fn gossip(&mut self) {
+        let to = self.random.random_range(0..SERVERS.len());
+        let mut lacking: Vec<usize> =
+            (0..self.events.len()).filter(|place| !self.events[*place].1.contains(&to)).collect();
+        lacking.shuffle(&mut self.random);
+        let share = self.random.random_range(0..=lacking.len());
+        lacking.truncate(share);
+        if let Some(again) = (0..self.events.len()).collect::<Vec<_>>().choose(&mut self.random) {
+            lacking.push(*again);
+        }
+        for place in lacking {
+            let pdu = Arc::clone(&self.events[place].0);
+            give(&self.servers[to], self.rules, &pdu).await;
+            self.events[place].1.insert(to);
+        }
+    }
+
+    async fn deliver_all(&mut self) {
+        for to in 0..SERVERS.len() {
+            for place in 0..self.events.len() {
+                if self.events[place].1.insert(to) {
+                    give(&self.servers[to], self.rules, &Arc::clone(&self.events[place].0)).await;
+                }
+            }
+        }
+    }
+}
+
+fn user(server: usize, one: usize) -> UserId {
+    UserId::from(format!("@{}:{}", USERS[one], SERVERS[server]))
+}
+
+async fn give(rooms: &Rooms, rules: &Rules, pdu: &Pdu) -> Accepted {
+    let verified = event::verify(rules, pdu.bytes.clone(), &AllKeys::new(), NOW_MS).unwrap();
+    rooms.accept(verified).await.unwrap()
+}
+
+/// A state by event ids.
+async fn ids(rooms: &Rooms, room: &Room, roots: Roots) -> BTreeSet<String> {
+    rooms.whole_state(room, roots).await.unwrap().iter().map(|event| event.id().to_string()).collect()
+}
+
+/// What every server must agree on, whatever the order of arrival.
+async fn fate(rooms: &Rooms, room: &Room, event: &Event) -> (bool, BTreeSet<String>, BTreeSet<String>) {
+    let before = ids(rooms, room, event.state_before().unwrap()).await;
+    let after = ids(rooms, room, event.state_after().unwrap()).await;
+    (event.rejected(), before, after)
+}
+
+/// Plays a world and returns it with everything delivered everywhere.
+async fn play(seed: u64, version: &str, steps: usize) -> World {
+    let mut world = World::new(seed, version).await;
+    for _ in 0..steps {
+        world.act().await;
+        if world.random.random_range(0..4) == 0 {
+            world.gossip().await;
+        }
+    }
+    world.deliver_all().await;
+    world
+}
+
+fn n_seeds(default: u64) -> u64 {
+    std::env::var("ROOMS_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// How often something happened over all worlds: a generator that never forks proves nothing.
+#[derive(Debug, Default)]
+struct Happened {
+    forks: usize,
+    rejected: usize,
+    soft_failed: usize,
+}
+
+#[tokio::test]
+async fn fe12_the_state_at_an_event_is_the_same_everywhere() {
+    let mut happened = Happened::default();
+    for seed in 0..n_seeds(12) {
+        let version = ["1", "2", "6", "10", "11", "12"][usize::try_from(seed % 6).unwrap()];
+        let world = play(seed, version, 60).await;
+        let mut first: BTreeMap<String, (bool, BTreeSet<String>, BTreeSet<String>)> = BTreeMap::new();
+        for (place, rooms) in world.servers.iter().enumerate() {
+            let room = world.room(place).await;
+            for (pdu, _) in &world.events {
+                let event = rooms.event_by_id(&room, pdu.event_id.as_str()).await.unwrap().unwrap();
+                assert!(!event.has(flags::WAITING), "seed {seed}: {} waits for ever", pdu.event_id);
+                let fate = fate(rooms, &room, &event).await;
+                happened.forks += usize::from(place == 0 && pdu.prev_events.len() > 1);
+                happened.rejected += usize::from(event.rejected());
+                happened.soft_failed += usize::from(event.has(flags::SOFT_FAILED));
+                let expected = first.entry(pdu.event_id.to_string()).or_insert_with(|| fate.clone());
+                assert!(*expected == fate, "seed {seed}, version {version}, server {place}: {}", pdu.event_id);
+            }
+        }
+    }
+    assert!(happened.forks > 5 && happened.soft_failed > 0, "{happened:?}");
+}
+
+/// The whole of a room as an engine holds it.
+#[derive(Debug, PartialEq, Eq)]
+struct Held {
+    head: BTreeSet<String>,
+    extremities: BTreeSet<String>,
+    flags: BTreeMap<String, i64>,
+    timeline: Vec<String>,
+    at_positions: Vec<BTreeSet<String>>,
+}
+
+async fn held(rooms: &Rooms, world: &World) -> Held {
+    let room = rooms.room(&world.room_id).await.unwrap().unwrap();
+    let head = room.head();
+    let (mut flags, mut timeline, mut at_positions) = (BTreeMap::new(), Vec::new(), Vec::new());
+    for (pdu, _) in &world.events {
+        let event = rooms.event_by_id(&room, pdu.event_id.as_str()).await.unwrap().unwrap();
+        flags.insert(event.id().to_string(), event.row.flags);
+        timeline.extend(event.row.pos.map(|pos| (pos, event.id().to_string())));
+    }
+    timeline.sort();
+    for (pos, _) in &timeline {
+        let state = rooms.state_at(&room, *pos).await.unwrap();
+        at_positions.push(ids(rooms, &room, state).await);
+    }
+    Held {
+        head: ids(rooms, &room, head.state).await,
+        extremities: head.extremities.iter().map(|extremity| extremity.id.to_string()).collect(),
+        flags,
+        timeline: timeline.into_iter().map(|(_, id)| id).collect(),
+        at_positions,
+    }
+}
+
+async fn feed(engine: Arc<dyn Engine>, world: &World, order: &[usize]) -> Held {
+    let rooms = rooms_on(engine, "one.test", 5).await;
+    give(&rooms, world.rules, &world.events[0].0).await;
+    for place in order {
+        give(&rooms, world.rules, &world.events[*place].0).await;
+    }
+    let held = held(&rooms, world).await;
+    // What is read anew from the store is the same.
+    let again = rooms_on(Arc::clone(rooms.store().engine()), "one.test", 6).await;
+    assert!(self::held(&again, world).await == held, "what is read anew differs from what is in memory");
+    held
+}
+
+#[tokio::test]
+async fn every_engine_holds_the_same_room() {
+    for seed in 100..100 + n_seeds(4) {
+        let version = ["6", "11", "12", "1"][usize::try_from(seed % 4).unwrap()];
+        let mut world = play(seed, version, 40).await;
+        let mut order: Vec<usize> = (1..world.events.len()).chain(1..world.events.len() / 2).collect();
+        order.shuffle(&mut world.random);
+        let model = feed(Arc::new(Model::new()), &world, &order).await;
+        let folder = tempfile::tempdir().unwrap();
+        let sqlite = sqlite::Sqlite::open(&folder.path().join("hearth.db"), sqlite::Options::default()).unwrap();
+        let on_sqlite = feed(Arc::new(sqlite), &world, &order).await;
+        assert!(on_sqlite == model, "seed {seed}: SQLite differs");
+    }
+}
