@@ -17,6 +17,7 @@ mod hashes;
 pub mod ids;
 mod json;
 mod pdu;
+pub mod policy;
 pub mod power_levels;
 mod redact;
 mod room_version;

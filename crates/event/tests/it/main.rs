@@ -9,6 +9,7 @@ mod building;
 mod format;
 mod hashing;
 mod json;
+mod policy;
 mod power_levels;
 mod redaction;
 mod robustness;
