@@ -40,3 +40,33 @@ pub fn sync(error: ::sync::Error) -> Error {
         E::Users(_) => Error::unknown(StatusCode::INTERNAL_SERVER_ERROR, text),
     }
 }
+
+/// The accounts' error as an answer.
+pub fn users(error: ::users::Error) -> Error {
+    use ::users::Error as E;
+    let text = error.to_string();
+    match error {
+        E::InvalidUsername(_) => Error::invalid_username(text),
+        E::UserInUse => Error::user_in_use(),
+        E::RegistrationClosed
+        | E::InvalidRegistrationToken
+        | E::BadMac
+        | E::WrongCredentials
+        | E::NotYourIdentity
+        | E::Forbidden(_) => Error::forbidden(text),
+        E::Deactivated => Error::user_deactivated(),
+        E::Locked => Error::user_locked(),
+        E::UnknownToken => Error::unknown_token(false),
+        E::NotFound(_) => Error::not_found(text),
+        E::InvalidParam(_) => Error::invalid_param(text),
+        E::ServerControlled(_) => Error::bad_json(text).status(StatusCode::METHOD_NOT_ALLOWED),
+        E::TooLarge(_) => Error::too_large(text),
+        E::KeyTooLarge => Error::key_too_large(),
+        E::ProfileTooLarge => Error::profile_too_large(),
+        E::RuleNotFound(_) => Error::unknown(StatusCode::BAD_REQUEST, text),
+        E::InvalidSignature(_) => Error::invalid_signature(text),
+        E::WrongBackupVersion(current) => Error::wrong_room_keys_version(&current),
+        E::Conflict => Error::unavailable("Too many others change the same thing: try again."),
+        E::Store(error) => error.into(),
+    }
+}

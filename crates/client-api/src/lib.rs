@@ -3,6 +3,7 @@
 //! A file holds a route's parameters, its handler and its answer; decisions are made in the rooms below. Each file has a
 //! `routes()`, and [`router`] merges them all.
 
+pub mod account;
 pub mod capabilities;
 pub mod discovery;
 pub mod error_map;
@@ -22,6 +23,7 @@ use axum::Router;
 /// Every route of the client-server API.
 pub fn router(state: State) -> Router {
     let all = [
+        account::routes(),
         versions::routes(),
         capabilities::routes(),
         discovery::routes(),

@@ -18,7 +18,7 @@ use store::{CommitBatch, Follower, Read, StreamEntry, StreamKind, StreamPosition
 use crate::account_data::{IGNORED_USERS, add_account_data, ignored_of};
 use crate::accounts::expect_unchanged;
 use crate::{Error, RETRIES_MAX, Users};
-use evaluate::Compiled;
+pub use evaluate::{Compiled, Context, Judgement, Notified};
 
 /// The type of the account data.
 pub const PUSH_RULES: &str = "m.push_rules";

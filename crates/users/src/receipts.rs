@@ -46,8 +46,6 @@ pub struct ReadUpTo {
     pub pos: StreamPosition,
     /// The room's message counter at the event.
     pub messages: i64,
-    /// The thread's message counter at the event.
-    pub thread_messages: i64,
 }
 
 impl Users {
@@ -123,7 +121,6 @@ impl Users {
                 event: target.event,
                 event_pos: target.pos,
                 messages: target.messages,
-                thread_messages: target.thread_messages,
                 ts,
                 pos,
             });

@@ -272,8 +272,6 @@ table! {
         event_pos: StreamPosition,
         /// The room's message counter at the event.
         messages: i64,
-        /// The thread's message counter at the event.
-        thread_messages: i64,
         /// When it was read, in milliseconds since the epoch.
         ts: i64,
         /// Position of the last change.

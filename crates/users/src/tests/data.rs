@@ -100,7 +100,6 @@ fn up_to(event: i64) -> ReadUpTo {
         event: Some(EventNum(event)),
         pos: StreamPosition(event),
         messages: event,
-        thread_messages: 0,
     }
 }
 

@@ -1,0 +1,74 @@
+//! Accounts and what belongs to one user: every route whose subject is the requester, one file per thing that the
+//! specification names.
+
+mod account_data;
+mod account_deactivation;
+mod admin;
+mod devices;
+mod filter;
+mod login;
+mod login_token;
+mod logout;
+mod openid;
+mod password_management;
+mod presence;
+mod profile;
+mod pusher;
+mod pushrules;
+mod read_markers;
+mod receipts;
+mod refresh;
+mod registration;
+mod registration_tokens;
+mod shared_secret;
+mod tags;
+mod to_device;
+mod typing;
+mod uia;
+mod whoami;
+
+use axum::Router;
+use endpoint::Error;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::State;
+
+/// The routes of all files.
+pub fn routes() -> Router<State> {
+    let all = [
+        account_data::routes(),
+        account_deactivation::routes(),
+        admin::routes(),
+        devices::routes(),
+        filter::routes(),
+        login::routes(),
+        login_token::routes(),
+        logout::routes(),
+        openid::routes(),
+        password_management::routes(),
+        presence::routes(),
+        profile::routes(),
+        pusher::routes(),
+        pushrules::routes(),
+        read_markers::routes(),
+        receipts::routes(),
+        refresh::routes(),
+        registration::routes(),
+        registration_tokens::routes(),
+        shared_secret::routes(),
+        tags::routes(),
+        to_device::routes(),
+        typing::routes(),
+        whoami::routes(),
+    ];
+    all.into_iter().fold(Router::new(), Router::merge)
+}
+
+/// A body that was read whole, for the sake of user-interactive authentication, as its own type.
+///
+/// # Errors
+/// `M_BAD_JSON`.
+fn typed<T: DeserializeOwned>(body: &Map<String, Value>) -> Result<T, Error> {
+    T::deserialize(Value::Object(body.clone())).map_err(|error| Error::bad_json(error.to_string()))
+}

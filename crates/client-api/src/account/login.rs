@@ -1,0 +1,97 @@
+//! `GET` and `POST /_matrix/client/v3/login`
+//! (<https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3login>; behaviours CA4, CA5, CA10).
+
+use axum::routing::get;
+use axum::{Json, Router, extract};
+use endpoint::{ClientAddress, Error, JsonBody, RateClass};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use store::DeviceId;
+use users::login::NewDevice;
+
+use super::registration::login_members;
+use crate::{Routes, State, error_map};
+
+/// The routes of this file.
+pub fn routes() -> Router<State> {
+    Router::new().client("/login", get(flows).post(login))
+}
+
+async fn flows(extract::State(state): extract::State<State>) -> Json<Value> {
+    let mut flows = vec![json!({ "type": "m.login.password" })];
+    if state.users.options().login_tokens {
+        flows.push(json!({ "type": "m.login.token", "get_login_token": true }));
+    }
+    Json(json!({ "flows": flows }))
+}
+
+#[derive(Debug, Deserialize)]
+struct Body {
+    #[serde(rename = "type")]
+    kind: String,
+    identifier: Option<Identifier>,
+    user: Option<String>,
+    password: Option<String>,
+    token: Option<String>,
+    device_id: Option<String>,
+    initial_device_display_name: Option<String>,
+    refresh_token: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Identifier {
+    #[serde(rename = "type")]
+    kind: String,
+    user: Option<String>,
+}
+
+impl Body {
+    fn device(&self) -> NewDevice {
+        NewDevice {
+            id: self.device_id.as_deref().filter(|id| !id.is_empty()).map(DeviceId::from),
+            display_name: self.initial_device_display_name.clone(),
+            refresh: self.refresh_token == Some(true),
+        }
+    }
+
+    /// The user name, in the place of today or that of old.
+    fn name(&self) -> Result<&str, Error> {
+        match &self.identifier {
+            Some(identifier) if identifier.kind != "m.id.user" => {
+                Err(Error::forbidden("Only `m.id.user` identifies users here."))
+            }
+            Some(identifier) => identifier.user.as_deref().ok_or_else(|| Error::missing_param("identifier.user")),
+            None => self.user.as_deref().ok_or_else(|| Error::missing_param("identifier")),
+        }
+    }
+}
+
+async fn login(
+    extract::State(state): extract::State<State>,
+    client: ClientAddress,
+    JsonBody(body): JsonBody<Body>,
+) -> Result<Json<Value>, Error> {
+    state.door.limit_address(RateClass::Logins, client)?;
+    let login = match body.kind.as_str() {
+        "m.login.password" => {
+            let name = body.name()?;
+            let password = body.password.as_deref().ok_or_else(|| Error::missing_param("password"))?;
+            if let Some(user) = state.users.named(name) {
+                state.door.limiter.take(RateClass::Logins, user.as_str())?;
+            }
+            state.users.login_by_password(name, password, body.device()).await.map_err(error_map::users)?
+        }
+        "m.login.token" => {
+            let token = body.token.as_deref().ok_or_else(|| Error::missing_param("token"))?;
+            state.users.login_by_token(token, body.device()).await.map_err(|error| match error {
+                users::Error::UnknownToken => Error::forbidden("The login token is not valid."),
+                error => error_map::users(error),
+            })?
+        }
+        "m.login.application_service" => return Err(Error::unknown_token(false)),
+        _ => {
+            return Err(Error::unknown(http::StatusCode::BAD_REQUEST, "This type of login is not known."));
+        }
+    };
+    Ok(Json(login_members(&login).into()))
+}

@@ -1,0 +1,169 @@
+//! `POST /_matrix/client/v3/register`, `GET /_matrix/client/v3/register/available`
+//! (<https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3register>; behaviour CA3).
+
+use axum::routing::{get, post};
+use axum::{Json, Router, extract};
+use endpoint::{ClientAddress, Error, Query, RateClass};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use store::DeviceId;
+use users::RegistrationMode;
+use users::login::{LoggedIn, NewDevice};
+use users::registration::{NewAccount, Registered};
+use users::uia::{DUMMY, Flow, REGISTRATION_TOKEN};
+
+use super::typed;
+use super::uia::{Body, Target, prove};
+use crate::{Routes, State, error_map};
+
+const BY_TOKEN: &[Flow] = &[&[REGISTRATION_TOKEN]];
+const FREELY: &[Flow] = &[&[DUMMY]];
+const FREELY_OR_BY_TOKEN: &[Flow] = &[&[DUMMY], &[REGISTRATION_TOKEN]];
+/// The type by which application services register.
+const APPSERVICE: &str = "m.login.application_service";
+
+/// The routes of this file.
+pub fn routes() -> Router<State> {
+    Router::new().client("/register", post(register)).client("/register/available", get(available))
+}
+
+#[derive(Debug, Deserialize)]
+struct Kind {
+    kind: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Registration {
+    username: Option<String>,
+    password: Option<String>,
+    device_id: Option<String>,
+    initial_device_display_name: Option<String>,
+    #[serde(default)]
+    inhibit_login: Option<bool>,
+    #[serde(default)]
+    refresh_token: Option<bool>,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+}
+
+async fn register(
+    extract::State(state): extract::State<State>,
+    client: ClientAddress,
+    Query(Kind { kind }): Query<Kind>,
+    target: Target,
+    endpoint::OptionalBody(body): Body,
+) -> Result<Json<Value>, Error> {
+    let registration: Registration = typed(&body)?;
+    match kind.as_deref() {
+        Some("guest") => return register_guest(&state, client, registration).await,
+        Some("user") | None => {}
+        Some(_) => return Err(Error::invalid_param("`kind` is `user` or `guest`.")),
+    }
+    if registration.kind.as_deref() == Some(APPSERVICE) {
+        return Err(Error::unknown_token(false));
+    }
+    register_user(&state, client, &target, registration, &body).await
+}
+
+async fn register_user(
+    state: &State,
+    client: ClientAddress,
+    target: &Target,
+    registration: Registration,
+    body: &Map<String, Value>,
+) -> Result<Json<Value>, Error> {
+    let flows = flows(state).await?.ok_or_else(|| Error::forbidden("Registration is closed."))?;
+    // Names are judged before anything else is asked for (CA19).
+    if let Some(name) = &registration.username {
+        state.users.available(name).await.map_err(error_map::users)?;
+    }
+    let begins = !body.contains_key("auth");
+    if !begins {
+        state.door.limit_address(RateClass::Registrations, client)?;
+    }
+    let proof = prove(state, flows, target, None, body).await?;
+    let login = (registration.inhibit_login != Some(true)).then(|| NewDevice {
+        id: registration.device_id.map(DeviceId::from),
+        display_name: registration.initial_device_display_name,
+        refresh: registration.refresh_token == Some(true),
+    });
+    let password = registration.password.ok_or_else(|| Error::missing_param("password"))?;
+    let new = NewAccount {
+        localpart: registration.username,
+        password: Some(password),
+        login,
+        proof: Some(proof),
+        ..NewAccount::default()
+    };
+    let registered = state.users.register(new).await.map_err(error_map::users)?;
+    Ok(Json(answer(registered)))
+}
+
+/// The flows that are open now; none if nobody may register. A fresh server takes its first account's token.
+async fn flows(state: &State) -> Result<Option<&'static [Flow]>, Error> {
+    let mode = state.users.options().registration;
+    if mode == RegistrationMode::Token {
+        return Ok(Some(BY_TOKEN));
+    }
+    let fresh = state.users.is_fresh().await.map_err(error_map::users)?;
+    Ok(match (mode, fresh) {
+        (RegistrationMode::Open, true) => Some(FREELY_OR_BY_TOKEN),
+        (RegistrationMode::Open, false) => Some(FREELY),
+        (_, true) => Some(BY_TOKEN),
+        (_, false) => None,
+    })
+}
+
+async fn register_guest(
+    state: &State,
+    client: ClientAddress,
+    registration: Registration,
+) -> Result<Json<Value>, Error> {
+    if !state.users.options().guests {
+        return Err(Error::forbidden("Guests may not register here."));
+    }
+    state.door.limit_address(RateClass::Registrations, client)?;
+    // Every other parameter is ignored.
+    let login = NewDevice { display_name: registration.initial_device_display_name, ..NewDevice::default() };
+    let new = NewAccount { guest: true, login: Some(login), ..NewAccount::default() };
+    let registered = state.users.register(new).await.map_err(error_map::users)?;
+    Ok(Json(answer(registered)))
+}
+
+fn answer(registered: Registered) -> Value {
+    match registered.login {
+        Some(login) => login_members(&login).into(),
+        None => json!({ "user_id": registered.user.as_str() }),
+    }
+}
+
+/// The members by which `/register` and `/login` say what a client needs.
+pub(super) fn login_members(login: &LoggedIn) -> Map<String, Value> {
+    let mut members = Map::new();
+    members.insert("user_id".to_owned(), login.user.as_str().into());
+    members.insert("access_token".to_owned(), login.access_token.clone().into());
+    members.insert("device_id".to_owned(), login.device.as_str().into());
+    members.insert("home_server".to_owned(), login.user.server_name().into());
+    if let Some(token) = &login.refresh_token {
+        members.insert("refresh_token".to_owned(), token.clone().into());
+    }
+    if let Some(lifetime) = login.expires_in_ms {
+        members.insert("expires_in_ms".to_owned(), lifetime.into());
+    }
+    members
+}
+
+#[derive(Debug, Deserialize)]
+struct Name {
+    username: String,
+}
+
+async fn available(
+    extract::State(state): extract::State<State>,
+    client: ClientAddress,
+    Query(Name { username }): Query<Name>,
+) -> Result<Json<Value>, Error> {
+    state.door.limit_address(RateClass::Requests, client)?;
+    state.users.available(&username).await.map_err(error_map::users)?;
+    Ok(Json(json!({ "available": true })))
+}

@@ -1,0 +1,68 @@
+//! User-interactive authentication as HTTP has it: 401 with flows until one is complete
+//! (<https://spec.matrix.org/v1.19/client-server-api/#user-interactive-authentication-api>; behaviours CA1, CA2).
+
+use axum::extract::FromRequestParts;
+use endpoint::{Error, OptionalBody};
+use http::request::Parts;
+use http::{Method, StatusCode, Uri};
+use serde_json::{Map, Value};
+use store::UserId;
+use users::uia::{Challenge, Failure, Flow, Operation, PASSWORD, Proof, Verdict};
+
+use crate::{State, error_map};
+
+/// The flows of everything that an existing account asks for.
+pub const BY_PASSWORD: &[Flow] = &[&[PASSWORD]];
+
+/// A body whose members are looked at twice: by authentication and by the endpoint.
+pub type Body = OptionalBody<Map<String, Value>>;
+
+/// Method and path of a request: what a session is bound to.
+pub struct Target {
+    method: Method,
+    uri: Uri,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Target {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self { method: parts.method.clone(), uri: parts.uri.clone() })
+    }
+}
+
+/// Goes on once a flow is complete.
+///
+/// # Errors
+/// 401 with the flows; `M_FORBIDDEN` if another user was proven or the session belongs to something else;
+/// `M_UNKNOWN` for an unknown session.
+pub async fn prove(
+    state: &State,
+    flows: &[Flow],
+    target: &Target,
+    user: Option<&UserId>,
+    body: &Map<String, Value>,
+) -> Result<Proof, Error> {
+    let operation = Operation { method: target.method.as_str(), path: target.uri.path(), body, user };
+    match state.users.interactive(flows, operation).await {
+        Ok(Verdict::Proven(proof)) => Ok(proof),
+        Ok(Verdict::Challenge(challenge)) => Err(answer(challenge)),
+        Err(users::Error::UnknownToken) => {
+            Err(Error::unknown(StatusCode::BAD_REQUEST, "This authentication session is not known."))
+        }
+        Err(error) => Err(error_map::users(error)),
+    }
+}
+
+fn answer(challenge: Challenge) -> Error {
+    let members = challenge.members();
+    let Some(failure) = challenge.failure else { return Error::authentication_required(members) };
+    let failure = match failure {
+        Failure::WrongPassword => Error::forbidden("The password is wrong."),
+        Failure::WrongToken => Error::unauthorized("The registration token is not valid."),
+        Failure::WrongStage => Error::unrecognized_request("No flow goes on with this stage."),
+        Failure::Deactivated => Error::user_deactivated(),
+        Failure::Missing(member) => Error::missing_param(member),
+    };
+    Error::authentication_failed(members, failure)
+}
