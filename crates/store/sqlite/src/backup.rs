@@ -67,6 +67,7 @@ fn copy_pages(from: &Path, vfs: Option<&str>, to: &Path, progress: impl Fn(u64, 
     // The snapshot: without it, every commit would start the copy anew.
     source.execute_batch("BEGIN; SELECT count(*) FROM sqlite_schema").map_err(errors::engine)?;
     let mut target = open::connect(to, None)?;
+    open::for_owner_only(to)?;
     target.execute_batch("PRAGMA synchronous = OFF").map_err(errors::engine)?;
     {
         let backup = Backup::new(&source, &mut target).map_err(errors::engine)?;

@@ -14,6 +14,9 @@ pub(crate) fn engine(error: rusqlite::Error) -> Error {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             Error::Engine(format!("another program is writing to the database file ({error})"))
         }
+        Some(ErrorCode::OperationInterrupted) => {
+            Error::Engine("a read took too long and was cut, since it kept the log from being emptied".to_owned())
+        }
         _ => Error::Engine(error.to_string()),
     }
 }

@@ -56,6 +56,8 @@ pub struct Options {
     pub cache_bytes: usize,
     /// The name of a registered SQLite VFS to use instead of the system's (see [`shim`]).
     pub vfs: Option<String>,
+    /// How long one call to read may take: its snapshot keeps the log from being emptied.
+    pub read_time_max: Duration,
     /// Called once, from the writer's thread, when it ends otherwise than by `close`.
     pub on_fatal: Option<OnFatal>,
     /// A hook for tests.
@@ -72,6 +74,7 @@ impl Default for Options {
             readers: 4,
             cache_bytes: 32 << 20,
             vfs: None,
+            read_time_max: Duration::from_secs(10),
             on_fatal: None,
             on_group: None,
             log: LogPolicy::default(),
@@ -106,7 +109,14 @@ pub struct Sqlite {
     shared: Arc<Shared>,
     jobs: flume::Sender<Job>,
     reads: flume::Sender<reader::Job>,
+    waiting: Waiting,
     threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// The other ends of the queues, for who sends something to a thread that has just ended.
+pub(crate) struct Waiting {
+    jobs: flume::Receiver<Job>,
+    reads: flume::Receiver<reader::Job>,
 }
 
 /// What the threads share.
@@ -116,6 +126,8 @@ pub(crate) struct Shared {
     ended: OnceLock<Error>,
     /// Whether `close` was called: nothing more is taken in.
     closing: AtomicBool,
+    /// Whether no reader is left.
+    unread: AtomicBool,
     queued_bytes: AtomicUsize,
 }
 
@@ -153,6 +165,35 @@ impl Sqlite {
     pub fn backup(&self, to: &Path, progress: impl Fn(u64, u64)) -> Result<(), Error> {
         self.shared.usable()?;
         backup::copy(&self.path, self.vfs.as_deref(), to, progress)
+    }
+}
+
+impl Sqlite {
+    /// Has SQLite check the whole file; long, so call it where blocking is allowed.
+    ///
+    /// # Errors
+    /// [`Error::Unusable`] with the first thing found wrong.
+    pub fn check(&self) -> Result<(), Error> {
+        self.shared.usable()?;
+        let connection = open::connect(&self.path, self.vfs.as_deref())?;
+        match backup::quick_check(&connection).map_err(errors::engine)? {
+            verdict if verdict == "ok" => Ok(()),
+            verdict => Err(Error::Unusable(format!(
+                "the database {} is damaged ({verdict}): restore the last backup",
+                self.path.display()
+            ))),
+        }
+    }
+
+    /// Answers what was sent to threads that had ended by then. Each of them drains its queue after it has said that it
+    /// ended; who sends and then sees that drains it again.
+    fn refuse_late(&self) {
+        if self.shared.ended.get().is_some() {
+            writer::refuse_rest(&self.waiting.jobs, &self.shared);
+        }
+        if self.shared.unread.load(Ordering::Acquire) {
+            reader::refuse_rest(&self.waiting.reads, &self.shared);
+        }
     }
 }
 
@@ -207,6 +248,7 @@ impl Engine for Sqlite {
                 drop(outcome.send(Err(CommitError::Store(error))));
             }
         }
+        self.refuse_late();
         ticket
     }
 
@@ -218,6 +260,7 @@ impl Engine for Sqlite {
         let (answer, rows) = oneshot::channel();
         let job = reader::Job::Read(reads, answer);
         self.reads.send_async(job).await.map_err(|_| self.shared.lost())?;
+        self.refuse_late();
         rows.await.unwrap_or_else(|_| Err(self.shared.lost()))
     }
 
@@ -232,6 +275,7 @@ impl Engine for Sqlite {
         }
         let (answer, done) = oneshot::channel();
         self.jobs.send_async(Job::Import(table, rows, answer)).await.map_err(|_| self.shared.lost())?;
+        self.refuse_late();
         done.await.unwrap_or_else(|_| Err(self.shared.lost()))
     }
 
@@ -244,6 +288,8 @@ impl Engine for Sqlite {
         drop(self.jobs.send_async(Job::Close).await);
         let join = move || threads.into_iter().for_each(|thread| drop(thread.join()));
         drop(tokio::task::spawn_blocking(join).await);
+        self.shared.unread.store(true, Ordering::Release);
+        self.refuse_late();
     }
 }
 

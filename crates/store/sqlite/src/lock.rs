@@ -10,7 +10,7 @@ use crate::errors;
 /// The lock on a database, held as long as this lives. The system drops it when the process ends, however it ends, so a
 /// file that is left behind never blocks.
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
     name: PathBuf,
 }
 
@@ -25,7 +25,7 @@ impl Lock {
             .open(&name)
             .map_err(|error| errors::io(&format!("open the lock file {}", name.display()), &error))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file, name }),
+            Ok(()) => Ok(Self { file, name }),
             Err(TryLockError::WouldBlock) => Err(Error::Unusable(format!(
                 "another process is using the database {}: stop it first (two servers on one database need PostgreSQL)",
                 path.display()
@@ -39,6 +39,13 @@ impl Lock {
     /// Leaves no trace beside a file that is not ours.
     pub(crate) fn withdraw(self) {
         drop(std::fs::remove_file(&self.name));
+    }
+}
+
+impl Drop for Lock {
+    /// Closing the file alone would leave the lock to a child process that is being started just now.
+    fn drop(&mut self) {
+        drop(self.file.unlock());
     }
 }
 

@@ -14,10 +14,11 @@ use store::tables::core::CounterRow;
 use store::{Error, Notifier, Row, StreamPosition};
 
 use crate::lock::{self, Lock};
+use crate::reader::Reader;
 use crate::writer::{self, BUSY_PATIENCE, Fatal, Writer};
 use crate::{
     Job, LogPolicy, OnFatal, OnGroup, Options, QUEUE_BATCHES_MAX, QUEUE_READS_MAX, SQLITE_VERSION_MIN, Shared, Sqlite,
-    errors, reader, schema,
+    Waiting, errors, reader, schema,
 };
 
 /// Bytes of a database file's header.
@@ -61,6 +62,7 @@ pub(crate) fn open(path: &Path, options: Options) -> Result<Sqlite, Error> {
         notifier: Notifier::new(StreamPosition(end)),
         ended: OnceLock::new(),
         closing: AtomicBool::new(false),
+        unread: AtomicBool::new(false),
         queued_bytes: AtomicUsize::new(0),
     });
     let (jobs, queue) = flume::bounded(QUEUE_BATCHES_MAX);
@@ -69,13 +71,16 @@ pub(crate) fn open(path: &Path, options: Options) -> Result<Sqlite, Error> {
     let mut threads = Vec::new();
     for _ in 0..readers {
         let connection = connect(path, vfs)?;
-        prepare_reader(&connection, options.cache_bytes / 2 / readers).map_err(|error| unusable(path, &error))?;
-        threads.push(spawn_reader(connection, read_queue.clone(), shared.clone())?);
+        let reader = prepare_reader(&connection, options.cache_bytes / 2 / readers)
+            .and_then(|()| Reader::new(connection, options.read_time_max))
+            .map_err(|error| unusable(path, &error))?;
+        threads.push(spawn_reader(reader, read_queue.clone(), shared.clone())?);
     }
-    let life = Life { connection, queue, shared: shared.clone(), held };
+    let life = Life { connection, queue: queue.clone(), shared: shared.clone(), held };
     threads.push(spawn_writer(life, options.on_group, options.log, options.on_fatal)?);
     let vfs = options.vfs;
-    Ok(Sqlite { path: path.to_owned(), vfs, shared, jobs, reads, threads: Mutex::new(threads) })
+    let waiting = Waiting { jobs: queue, reads: read_queue };
+    Ok(Sqlite { path: path.to_owned(), vfs, shared, jobs, reads, waiting, threads: Mutex::new(threads) })
 }
 
 /// What stands at a path.
@@ -152,9 +157,20 @@ fn create(path: &Path, directory: &Path, options: &Options) -> Result<(), Error>
     }
     let connection = connect(&draft, options.vfs.as_deref())?;
     connection.execute_batch("PRAGMA page_size = 4096; PRAGMA synchronous = FULL").map_err(errors::engine)?;
+    for_owner_only(&draft)?;
     schema::in_transaction(&connection, |connection| options.schema.create(connection))?;
     connection.close().map_err(|(_, error)| errors::engine(error))?;
     put_in_place(&draft, path, directory)
+}
+
+/// A database holds secrets. SQLite gives its other files the same permissions.
+pub(crate) fn for_owner_only(path: &Path) -> Result<(), Error> {
+    #[cfg(unix)]
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .map_err(|error| errors::io(&format!("set the permissions of {}", path.display()), &error))?;
+    #[cfg(not(unix))]
+    let _ = path;
+    Ok(())
 }
 
 /// Makes the file `from` durable and gives it its name.
@@ -220,13 +236,13 @@ fn unusable(path: &Path, error: &rusqlite::Error) -> Error {
 }
 
 fn spawn_reader(
-    connection: Connection,
+    reader: Reader,
     queue: flume::Receiver<reader::Job>,
     shared: Arc<Shared>,
 ) -> Result<JoinHandle<()>, Error> {
     std::thread::Builder::new()
         .name("store-reader".to_owned())
-        .spawn(move || reader::run(connection, &queue, &shared))
+        .spawn(move || reader.run(&queue, &shared))
         .map_err(|error| errors::io("start a reader thread", &error))
 }
 
@@ -262,8 +278,8 @@ fn write_until_end(life: Life, on_group: Option<OnGroup>, log: LogPolicy, on_fat
     };
     let error = fatal.clone().map_or(Error::Closed, Error::Unusable);
     drop(shared.ended.set(error));
+    // What is sent after this is refused by who sends it.
     writer::refuse_rest(&queue, &shared);
-    drop(queue);
     if let Some(detail) = fatal {
         tracing::error!(%detail, "the database can no longer be written");
         if let Some(on_fatal) = on_fatal {

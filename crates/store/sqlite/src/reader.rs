@@ -12,8 +12,6 @@ use tokio::sync::oneshot;
 use crate::sql::Statements;
 use crate::{Shared, errors};
 
-/// A snapshot that is held longer keeps the log from being emptied, so it is cut.
-const READ_TIME_MAX: Duration = Duration::from_secs(10);
 /// Steps of SQLite's machine between two looks at the clock.
 const STEPS_PER_LOOK: i32 = 20_000;
 
@@ -25,26 +23,51 @@ pub(crate) enum Job {
     Close,
 }
 
-/// Cuts reads that take too long.
-struct Deadline {
+/// A connection that only reads, and the clock that cuts its reads.
+pub(crate) struct Reader {
+    connection: Connection,
     since: Instant,
     /// Milliseconds after `since` at which the current read is cut.
-    at_ms: Arc<AtomicU64>,
+    cut_at_ms: Arc<AtomicU64>,
+    time_max_ms: u64,
 }
 
-impl Deadline {
-    fn new(connection: &mut Connection) -> rusqlite::Result<Self> {
+impl Reader {
+    pub(crate) fn new(mut connection: Connection, time_max: Duration) -> rusqlite::Result<Self> {
         let since = Instant::now();
-        let at_ms = Arc::new(AtomicU64::new(u64::MAX));
-        let seen = at_ms.clone();
+        let cut_at_ms = Arc::new(AtomicU64::new(u64::MAX));
+        let seen = cut_at_ms.clone();
         let late = move || elapsed_ms(since) > seen.load(Ordering::Relaxed);
         connection.progress_handler(STEPS_PER_LOOK, Some(late))?;
-        Ok(Self { since, at_ms })
+        let time_max_ms = u64::try_from(time_max.as_millis()).unwrap_or(u64::MAX);
+        Ok(Self { connection, since, cut_at_ms, time_max_ms })
     }
 
-    fn start(&self) {
-        let at = elapsed_ms(self.since).saturating_add(u64::try_from(READ_TIME_MAX.as_millis()).unwrap_or(u64::MAX));
-        self.at_ms.store(at, Ordering::Relaxed);
+    /// A reader's life.
+    pub(crate) fn run(self, jobs: &flume::Receiver<Job>, shared: &Shared) {
+        let mut statements = Statements::new(&self.connection);
+        while let Ok(Job::Read(reads, answer)) = jobs.recv() {
+            if answer.is_closed() {
+                continue;
+            }
+            let outcome = match shared.ended.get() {
+                Some(error) => Err(error.clone()),
+                None => catch_unwind(AssertUnwindSafe(|| self.answer(&mut statements, &reads)))
+                    .unwrap_or_else(|_| Err(Error::Engine("a database reader panicked".to_owned()))),
+            };
+            // Who asked may have gone.
+            drop(answer.send(outcome));
+        }
+    }
+
+    fn answer(&self, statements: &mut Statements<'_>, reads: &[Read]) -> Result<Vec<Rows>, Error> {
+        let cut_at = elapsed_ms(self.since).saturating_add(self.time_max_ms);
+        self.cut_at_ms.store(cut_at, Ordering::Relaxed);
+        let outcome = snapshot(&self.connection, statements, reads);
+        if outcome.is_err() && !self.connection.is_autocommit() {
+            drop(self.connection.execute_batch("ROLLBACK"));
+        }
+        outcome
     }
 }
 
@@ -52,32 +75,12 @@ fn elapsed_ms(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A reader's life.
-pub(crate) fn run(mut connection: Connection, jobs: &flume::Receiver<Job>, shared: &Shared) {
-    let deadline = match Deadline::new(&mut connection) {
-        Ok(deadline) => deadline,
-        Err(error) => {
-            tracing::error!(%error, "a database reader cannot start");
-            return;
+/// Answers what still waits when no reader is left.
+pub(crate) fn refuse_rest(jobs: &flume::Receiver<Job>, shared: &Shared) {
+    for job in jobs.drain() {
+        if let Job::Read(_, answer) = job {
+            drop(answer.send(Err(shared.lost())));
         }
-    };
-    let connection = &connection;
-    let mut statements = Statements::new(connection);
-    while let Ok(Job::Read(reads, answer)) = jobs.recv() {
-        if answer.is_closed() {
-            continue;
-        }
-        deadline.start();
-        let outcome = match shared.ended.get() {
-            Some(error) => Err(error.clone()),
-            None => catch_unwind(AssertUnwindSafe(|| snapshot(connection, &mut statements, &reads)))
-                .unwrap_or_else(|_| Err(Error::Engine("a database reader panicked".to_owned()))),
-        };
-        if outcome.is_err() && !connection.is_autocommit() {
-            drop(connection.execute_batch("ROLLBACK"));
-        }
-        // Who asked may have gone.
-        drop(answer.send(outcome));
     }
 }
 

@@ -1,6 +1,6 @@
 //! The one thread that writes: group commit, publishing in order, checkpoints.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -371,8 +371,7 @@ impl Failure {
 
 /// Answers what still waits when the writer has ended.
 pub(crate) fn refuse_rest(jobs: &flume::Receiver<Job>, shared: &Shared) {
-    let mut rest: VecDeque<Job> = jobs.drain().collect();
-    while let Some(job) = rest.pop_front() {
+    for job in jobs.drain() {
         match job {
             Job::Commit(_, bytes, outcome) => {
                 shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);

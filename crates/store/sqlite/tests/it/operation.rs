@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use sqlite::backup::{AFTER_RESTORE, RESTORE_JOBS};
@@ -137,6 +138,66 @@ async fn what_waits_is_committed_together() {
     let groups = groups.lock().clone();
     assert_eq!(groups.iter().sum::<usize>(), 100);
     assert!(groups.len() <= 3, "{groups:?}");
+}
+
+#[tokio::test]
+async fn a_read_that_takes_too_long_is_cut_and_holds_no_snapshot() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = Options { readers: 1, read_time_max: Duration::ZERO, ..Options::default() };
+    let engine = Sqlite::open(&directory.path().join("hearth.db"), options).unwrap();
+    let rows = (0..100_000).map(|name| vec![Value::Text(format!("{name:09}")), "value".into()]);
+    engine.import(MetaRow::TABLE, rows.collect()).await.unwrap();
+    let all = Read::prefix::<MetaRow>(Vec::new());
+    for reads in [vec![all.clone()], vec![all.clone().limit(1), all.clone()]] {
+        let cut = engine.read(reads).await;
+        assert!(matches!(&cut, Err(Error::Engine(text)) if text.contains("too long")), "{:?}", cut.map(drop));
+    }
+    engine.submit(numbered(1, 10)).await.unwrap();
+    let few = engine.read(vec![all.clone().limit(2), Read::get::<MetaRow>(vec!["last".into()])]).await.unwrap();
+    assert_eq!(few.iter().map(|rows| rows.0.len()).collect::<Vec<_>>(), [2, 1]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_a_store_that_closes() {
+    let directory = tempfile::tempdir().unwrap();
+    for round in 0..30 {
+        let engine = Arc::new(open(&directory.path().join(format!("{round}.db"))));
+        let callers: Vec<_> = (0..4)
+            .map(|caller| {
+                let engine = engine.clone();
+                tokio::spawn(async move {
+                    for number in 0.. {
+                        let read = engine.read(vec![Read::prefix::<MetaRow>(Vec::new()).limit(1)]).await;
+                        let written = engine.submit(numbered(caller * 1_000_000 + number, 10)).await;
+                        if read.is_err() && written.is_err() {
+                            break;
+                        }
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..round {
+            tokio::task::yield_now().await;
+        }
+        engine.close().await;
+        for caller in callers {
+            tokio::time::timeout(Duration::from_secs(20), caller).await.expect("a caller waits for ever").unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn files_are_for_their_owner_only() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let engine = open(&directory.path().join("hearth.db"));
+    engine.submit(numbered(1, 10)).await.unwrap();
+    engine.check().unwrap();
+    engine.backup(&directory.path().join("copy.db"), |_, _| {}).unwrap();
+    for name in ["hearth.db", "hearth.db-wal", "copy.db"] {
+        let mode = std::fs::metadata(directory.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{name}: {mode:o}");
+    }
 }
 
 #[tokio::test]
