@@ -91,7 +91,7 @@ impl Rooms {
             .iter()
             .filter_map(|kind| Some(((*kind).to_owned(), String::new(), transferred(kind, state)?)))
             .collect();
-        let levels = Levels::of(old, state).moved(upgrade, rules, old);
+        let levels = Levels::of(upgrade, rules, old, state);
         initial_state.extend(levels.last.map(|content| (POWER_LEVELS.to_owned(), String::new(), content)));
         let last_event = old.head().extremities.last().map(|extremity| extremity.id.to_string());
         Ok(CreateRoom {
@@ -157,7 +157,7 @@ impl Rooms {
             events.push((old.id.as_str(), CANONICAL_ALIAS, Object::new()));
         }
         let power = state.event(POWER_LEVELS, "").map(|event| event.pdu.content.clone()).unwrap_or_default();
-        events.push((old.id.as_str(), POWER_LEVELS, quiet(old, power)));
+        events.push((old.id.as_str(), POWER_LEVELS, quiet(power)));
         for (room_id, kind, content) in events {
             match self.send(room_id, NewEvent::state(&upgrade.user, kind, "", content)).await {
                 Err(Error::Store(error)) => return Err(error.into()),
@@ -183,48 +183,115 @@ fn transferred(kind: &str, state: &StateMap) -> Option<Object> {
 }
 
 /// Power levels that stop ordinary members from sending and inviting: the greater of 50 and `users_default + 1`.
-fn quiet(old: &Room, mut content: Object) -> Object {
+fn quiet(mut content: Object) -> Object {
     let level = |content: &Object, name: &str| content.get(name).and_then(as_level).unwrap_or(0);
     let least = level(&content, "users_default").saturating_add(1).max(50);
     for name in ["events_default", "invite"] {
         let now = level(&content, name).max(least);
         content.insert(name.to_owned(), Json::Int(now));
     }
-    if old.rules.integer_power_levels { normalized(content) } else { content }
+    content
 }
 
-/// The old room's power levels.
+/// The power levels of the new room: those that it begins with and, if these give the creator more than the old room
+/// did, those that it has in the end.
 struct Levels {
-    content: Object,
-    /// Whether the upgrading user has what every event of the new room needs.
-    user_level: Level,
-}
-
-/// The power levels of the new room: those that it begins with and, if the creator has less in the end, those that it
-/// has after its state was set.
-struct Moved {
     first: Object,
     last: Option<Object>,
 }
 
 impl Levels {
-    fn of(old: &Room, state: &StateMap) -> Self {
-        let power = state.event(POWER_LEVELS, "");
-        let content = power.map(|event| event.pdu.content.clone()).unwrap_or_default();
-        let _ = old;
-        Self { content, user_level: Level::Int(0) }
-    }
-
-    fn moved(mut self, upgrade: &Upgrade, rules: &Rules, old: &Room) -> Moved {
-        let _ = (&mut self.user_level, upgrade, rules, old);
-        Moved { first: self.content, last: None }
+    fn of(upgrade: &Upgrade, rules: &Rules, old: &Room, state: &StateMap) -> Self {
+        let power = state.event(POWER_LEVELS, "").map(|event| &event.pdu);
+        let mut content = power.map(|pdu| normalized(&pdu.content)).unwrap_or_default();
+        for name in ["users", "events"] {
+            // What the old room leaves out must not be filled in with what new rooms usually have.
+            content.entry(name.to_owned()).or_insert_with(|| Json::Object(Object::new()));
+        }
+        if rules.privileged_creators {
+            // Creators of the new room have more than any level, and may not be listed.
+            let creators = upgrade.additional_creators.iter().chain([&upgrade.user]);
+            let users = content.get_mut("users").and_then(Json::as_object_mut);
+            users.into_iter().for_each(|users| creators.clone().for_each(|user| drop(users.remove(user.as_str()))));
+            return Self { first: content, last: None };
+        }
+        let highest = highest(&content);
+        let levels = PowerLevels::from_state(old.rules, power.map(AsRef::as_ref), &old.create);
+        let set = |content: &mut Object, user: &str, level: i64| {
+            if let Some(users) = content.get_mut("users").and_then(Json::as_object_mut) {
+                users.insert(user.to_owned(), Json::Int(level));
+            }
+        };
+        for creator in ::event::power_levels::creators(old.rules, &old.create) {
+            if let (Level::Infinite, _) | (Level::Int(_), None) = (levels.user(creator), power) {
+                set(&mut content, creator, highest);
+            }
+        }
+        let own = content.get("users").and_then(|users| users.get(upgrade.user.as_str())).and_then(as_level);
+        if own.unwrap_or(0) >= highest {
+            return Self { first: content, last: None };
+        }
+        let mut first = content.clone();
+        set(&mut first, upgrade.user.as_str(), highest);
+        Self { first, last: Some(content) }
     }
 }
 
-fn normalized(content: Object) -> Object {
-    content
+/// The highest level that anyone has or anything needs, and at least the usual one of administrators.
+fn highest(content: &Object) -> i64 {
+    let inner = content.values().filter_map(Json::as_object).flat_map(|levels| levels.values());
+    content.values().chain(inner).filter_map(as_level).max().unwrap_or(0).max(100)
 }
 
+/// The levels as integers, which is what newer room versions demand; what is no level is left out.
+fn normalized(content: &Object) -> Object {
+    let level = |(name, value): (&String, &Json)| Some((name.clone(), Json::Int(as_level(value)?)));
+    let mut normalized = Object::new();
+    for (name, value) in content {
+        match value {
+            Json::Object(levels) => {
+                normalized.insert(name.clone(), Json::Object(levels.iter().filter_map(level).collect()));
+            }
+            _ => normalized.extend(level((name, value))),
+        }
+    }
+    normalized
+}
+
+/// A level as any room version writes it: an integer, a text (up to version 9) or a float (up to version 5).
 fn as_level(json: &Json) -> Option<i64> {
-    json.as_i64()
+    match json {
+        Json::Int(level) => Some(*level),
+        Json::String(text) => text.trim().parse().ok(),
+        Json::Number(text) => text.split('.').next()?.parse().ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_become_integers() {
+        let content = object(json!({
+            "ban": " 50 ", "kick": 1, "redact": "x", "events": { "m.room.name": "100", "a": true }, "users": {},
+        }));
+        let expected = object(json!({ "ban": 50, "kick": 1, "events": { "m.room.name": 100 }, "users": {} }));
+        assert_eq!(normalized(&content), expected);
+        assert_eq!(highest(&expected), 100);
+        assert_eq!(highest(&object(json!({ "users": { "@a:b": 1000 } }))), 1000);
+    }
+
+    #[test]
+    fn cr21_old_rooms_become_quiet() {
+        let check = |content: serde_json::Value, expected: i64| {
+            let content = quiet(object(content));
+            assert_eq!(content.get("events_default"), Some(&Json::Int(expected)));
+            assert_eq!(content.get("invite"), Some(&Json::Int(expected)));
+        };
+        check(json!({}), 50);
+        check(json!({ "users_default": 60 }), 61);
+        check(json!({ "events_default": 70, "invite": 70 }), 70);
+    }
 }
