@@ -1,16 +1,30 @@
 //! Rooms: every route whose subject is a room, one file per thing that the specification names.
 
 mod access;
+mod banning;
 mod create_room;
+mod directory;
+mod event_context;
 mod inviting;
 mod joining;
+mod kicking;
+mod knocking;
 mod leaving;
 mod list_joined_rooms;
+mod list_public_rooms;
+mod members;
 mod message_pagination;
-mod people;
+pub(crate) mod people;
 mod redaction;
+mod relations;
+mod room_event_by_timestamp;
 mod room_send;
 mod room_state;
+mod room_summary;
+mod room_upgrades;
+mod rooms;
+mod summary;
+mod threads_list;
 
 use axum::Router;
 
@@ -19,15 +33,28 @@ use crate::State;
 /// The routes of all files.
 pub fn routes() -> Router<State> {
     let all = [
+        banning::routes(),
         create_room::routes(),
+        directory::routes(),
+        event_context::routes(),
         inviting::routes(),
         joining::routes(),
+        kicking::routes(),
+        knocking::routes(),
         leaving::routes(),
         list_joined_rooms::routes(),
+        list_public_rooms::routes(),
+        members::routes(),
         message_pagination::routes(),
         redaction::routes(),
+        relations::routes(),
+        room_event_by_timestamp::routes(),
         room_send::routes(),
         room_state::routes(),
+        room_summary::routes(),
+        room_upgrades::routes(),
+        rooms::routes(),
+        threads_list::routes(),
     ];
     all.into_iter().fold(Router::new(), Router::merge)
 }

@@ -51,7 +51,11 @@ async fn join_room(
         takes_guests(state, &room_id).await?;
     }
     let profile = people::member_profile(state, &requester.user_id).await?;
+    let before = state.rooms.joined_room(&room_id, &requester.user_id).await.is_ok();
     state.rooms.join(&room_id, &requester.user_id, reason, profile).await.map_err(error_map::rooms)?;
+    if !before {
+        people::follow_upgrade(state, &requester.user_id, &room_id).await?;
+    }
     Ok(Json(json!({ "room_id": room_id })))
 }
 

@@ -118,7 +118,10 @@ pub async fn place(state: &State, room: &Room, token: &str) -> Result<Place, Err
 }
 
 /// Where paging starts without a token: at the end of what the requester may see, or at the start.
-async fn edge(state: &State, room: &Room, reader: &Reader<'_>, direction: Direction) -> Result<Place, Error> {
+///
+/// # Errors
+/// `M_UNKNOWN` when the store fails.
+pub async fn edge(state: &State, room: &Room, reader: &Reader<'_>, direction: Direction) -> Result<Place, Error> {
     let edge = match (direction, reader.left_at()) {
         (Direction::Forward, _) => state.rooms.start(room).await,
         (Direction::Backward, Some(left)) => state.rooms.place_at(room, left).await,

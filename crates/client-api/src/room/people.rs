@@ -8,7 +8,7 @@ use event::{Json, Object};
 use serde_json::Value;
 use store::UserId;
 
-use crate::State;
+use crate::{State, error_map};
 
 /// Account data that says whose invites are taken (client-server API, invite permission).
 const INVITE_PERMISSION: &str = "m.invite_permission_config";
@@ -45,4 +45,18 @@ pub async fn blocks_invites(state: &State, user: &UserId) -> Result<bool, Error>
     let content = state.users.account_data(user, "", INVITE_PERMISSION).await.map_err(Error::internal)?;
     let content: Option<Value> = content.and_then(|text| serde_json::from_str(&text).ok());
     Ok(content.is_some_and(|content| content.get("default_action").and_then(Value::as_str) == Some("block")))
+}
+
+/// A user has joined a room: what the user keeps about the room that it replaces, if it does, goes along (CR21).
+///
+/// # Errors
+/// `M_UNKNOWN` when the store fails.
+pub async fn follow_upgrade(state: &State, user: &UserId, room_id: &str) -> Result<(), Error> {
+    let Some(room) = state.rooms.room(room_id).await.map_err(error_map::rooms)? else { return Ok(()) };
+    let predecessor = room.create.content.get("predecessor").and_then(|predecessor| predecessor.get("room_id"));
+    let Some(old) = predecessor.and_then(Json::as_str) else { return Ok(()) };
+    let old = state.rooms.membership(old, user).await.map_err(error_map::rooms)?;
+    // Who never was in the old room keeps nothing about it.
+    let Some(old) = old.filter(|old| old.row.joined_pos.0 > 0) else { return Ok(()) };
+    state.users.follow_upgrade(user, &old.room.id, room_id).await.map_err(Error::internal)
 }

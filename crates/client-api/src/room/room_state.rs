@@ -148,6 +148,7 @@ async fn join(state: &State, requester: &Requester, room_id: &str, content: Obje
     let mut profile = people::member_profile(state, &requester.user_id).await?;
     profile.extend(content);
     let joined = state.rooms.join(room_id, &requester.user_id, None, profile).await.map_err(error_map::rooms)?;
+    people::follow_upgrade(state, &requester.user_id, room_id).await?;
     Ok(joined.to_string())
 }
 

@@ -1,0 +1,39 @@
+//! `GET /_matrix/client/v1/room_summary/{roomIdOrAlias}` (`data/api/client-server/room_summary.yaml`), and the same under
+//! the names that it had as a proposal (MSC3266).
+
+use axum::routing::get;
+use axum::{Json, Router, extract};
+use endpoint::{Error, OptionalRequester, Path};
+use serde_json::Value;
+
+use super::summary::Summary;
+use crate::{Routes, State, error_map};
+
+/// The routes of this file.
+pub fn routes() -> Router<State> {
+    Router::new()
+        .client_v1("/room_summary/{room_id_or_alias}", get(summary))
+        .unstable("/im.nheko.summary/summary/{room_id_or_alias}", get(summary))
+        .unstable("/im.nheko.summary/rooms/{room_id_or_alias}/summary", get(summary))
+}
+
+async fn summary(
+    OptionalRequester(requester): OptionalRequester,
+    extract::State(state): extract::State<State>,
+    Path(id_or_alias): Path<String>,
+) -> Result<Json<Value>, Error> {
+    let missing = || Error::not_found("Room not found.");
+    let (room_id, _) = state.rooms.resolve_alias(&id_or_alias).await.map_err(error_map::rooms)?;
+    let room = state.rooms.room(&room_id).await.map_err(error_map::rooms)?.ok_or_else(missing)?;
+    let summary = Summary::of(&state, &room).await?;
+    let user = requester.as_ref().map(|requester| &requester.user_id);
+    if !summary.is_accessible(&state, user).await? {
+        return Err(missing());
+    }
+    let mut members = summary.extended();
+    if let Some(user) = user {
+        let row = state.rooms.membership_row(room.num, user).await.map_err(error_map::rooms)?;
+        members.extend(row.map(|row| ("membership".to_owned(), row.membership.into())));
+    }
+    Ok(Json(Value::Object(members)))
+}
