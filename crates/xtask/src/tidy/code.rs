@@ -17,7 +17,7 @@ struct Ban {
 
 /// Where the outside world begins: the program, the tests' own world, and the engines with their
 /// writer threads and connections.
-const EDGE: &[&str] = &["server", "testkit", "sqlite", "postgres", "xtask"];
+const EDGE: &[&str] = &["server", "testkit", "fuzz", "sqlite", "postgres", "xtask"];
 
 const BANS: &[Ban] = &[
     Ban {
