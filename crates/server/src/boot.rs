@@ -20,7 +20,7 @@ use crate::metrics::{self, Metrics};
 use crate::notify::PushRules;
 use crate::sessions::Accounts;
 use crate::world::World;
-use crate::{health, keys, resources};
+use crate::{draining, health, keys, resources};
 
 /// The fact of the database under which the server's name stands.
 const SERVER_NAME: &str = "server_name";
@@ -167,13 +167,14 @@ pub async fn build_on(
     let routes = api
         .merge(first_account::routes(page))
         .merge(health::routes(store.clone()))
-        .merge(metrics::routes(Arc::clone(&metrics)));
+        .merge(metrics::routes(Arc::clone(&metrics), Arc::clone(&sync)));
     let router = layered(routes, metrics);
     Ok(Running { router, config: config.clone(), store, sqlite, server_name, users, rooms, sync, media })
 }
 
 fn layered(routes: Router, metrics: Arc<Metrics>) -> Router {
     let served = endpoint::layers::with_fallbacks(routes)
+        .layer(from_fn(draining::end_waiting))
         .layer(from_fn(resources::only_served))
         .layer(from_fn_with_state(metrics, metrics::count));
     endpoint::layers::wrap(served)

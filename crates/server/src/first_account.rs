@@ -29,6 +29,9 @@ pub const PATH: &str = "/_hearth/first-account";
 /// Bytes that the form may have.
 const FORM_BYTES_MAX: usize = 16 * 1024;
 
+/// Characters that the administrator's password needs.
+const PASSWORD_CHARS_MIN: usize = 8;
+
 /// Length of the word that lets the page's own style through the content security policy.
 const NONCE_LENGTH: usize = 22;
 
@@ -107,6 +110,10 @@ async fn create(
     }
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost").to_owned();
     let form = read_form(request).await?;
+    if form.password.chars().count() < PASSWORD_CHARS_MIN {
+        let wrong = format!("The password needs at least {PASSWORD_CHARS_MIN} characters.");
+        return Ok(state.form_page(StatusCode::BAD_REQUEST, &form, Some(&wrong)));
+    }
     let users = match state.users_under(form.server_name.as_deref()).await? {
         Ok(users) => users,
         Err(wrong) => return Ok(state.form_page(StatusCode::BAD_REQUEST, &form, Some(&wrong))),
@@ -181,7 +188,7 @@ impl FirstAccount {
             "<h1>The first account</h1><p>It administers this server.</p>{wrong}<form method=\"post\">{name}\
              <label>User name<input name=\"username\" value=\"{}\" required autofocus autocomplete=\"username\" \
              autocapitalize=\"none\" spellcheck=\"false\"></label>\
-             <label>Password<input name=\"password\" type=\"password\" required minlength=\"8\" \
+             <label>Password<input name=\"password\" type=\"password\" required minlength=\"{PASSWORD_CHARS_MIN}\" \
              autocomplete=\"new-password\"></label><button type=\"submit\">Create the account</button></form>",
             escape(&form.username)
         );

@@ -5,6 +5,7 @@ pub mod commands;
 pub mod config;
 pub mod control;
 pub mod copies;
+pub mod draining;
 pub mod first_account;
 pub mod health;
 pub mod keys;

@@ -25,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use crate::config::{Address, Listener, Resource};
+use crate::draining::Stopping;
 use crate::resources::Served;
 
 /// Connections that a listener has at a time; further ones wait in the system's queue.
@@ -159,6 +160,7 @@ impl Bound {
                 served: self.served.clone(),
                 peer: PeerAddress(peer),
                 scheme: self.scheme(),
+                stopping: Stopping(stop.clone()),
                 tls: self.tls.clone(),
             };
             let watcher = graceful.watcher();
@@ -222,6 +224,7 @@ struct Connection {
     served: Served,
     peer: PeerAddress,
     scheme: Scheme,
+    stopping: Stopping,
     tls: Option<TlsAcceptor>,
 }
 
@@ -240,6 +243,7 @@ impl Connection {
         let service = service_fn(|mut request: Request<Incoming>| {
             request.extensions_mut().insert(self.peer);
             request.extensions_mut().insert(self.scheme);
+            request.extensions_mut().insert(self.stopping.clone());
             request.extensions_mut().insert(self.served.clone());
             self.switch.current().oneshot(request.map(Body::new))
         });

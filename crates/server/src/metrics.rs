@@ -14,6 +14,7 @@ use axum::routing::get;
 use http::header::CONTENT_TYPE;
 use parking_lot::Mutex;
 use store::{Follower, StreamEntry, StreamPosition};
+use sync::Sync;
 
 /// Clock ticks per second in `/proc/self/stat`: fixed by Linux' interface to programs.
 const TICKS_PER_S: f64 = 100.0;
@@ -89,19 +90,20 @@ fn known_method(method: &http::Method) -> &'static str {
 }
 
 /// The route of this file.
-pub fn routes(metrics: Arc<Metrics>) -> Router {
-    Router::new().route("/metrics", get(show)).with_state(metrics)
+pub fn routes(metrics: Arc<Metrics>, sync: Arc<Sync>) -> Router {
+    Router::new().route("/metrics", get(show)).with_state((metrics, sync))
 }
 
-async fn show(State(metrics): State<Arc<Metrics>>) -> Response {
-    ([(CONTENT_TYPE, TEXT_FORM)], metrics.text()).into_response()
+async fn show(State((metrics, sync)): State<(Arc<Metrics>, Arc<Sync>)>) -> Response {
+    ([(CONTENT_TYPE, TEXT_FORM)], metrics.text(sync.waker().n_waiting())).into_response()
 }
 
 impl Metrics {
-    /// All figures.
-    pub fn text(&self) -> String {
+    /// All figures; `waiting` is the number of syncs that wait for something new.
+    pub fn text(&self, waiting: usize) -> String {
         let mut text = String::new();
         process(&mut text);
+        one(&mut text, "hearth_sync_waiting", "gauge", "Syncs that wait for something new.", &waiting.to_string());
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed).to_string();
         let signed = |gauge: &AtomicI64| gauge.load(Ordering::Relaxed).to_string();
         one(&mut text, "hearth_http_requests_in_flight", "gauge", "Requests being served.", &signed(&self.in_flight));

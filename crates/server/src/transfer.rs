@@ -113,7 +113,7 @@ mod tests {
             from.import(JobRow::TABLE, (0..*size).map(|name| job(kind, name)).collect()).await.unwrap();
         }
         from.import(CounterRow::TABLE, vec![CounterRow { id: 1, pos: 77 }.into_values()]).await.unwrap();
-        let writer = WriterRow { writer: "gone".to_owned(), commits: 1 }.into_values();
+        let writer = WriterRow { writer: "gone".to_owned(), commits: 1, last_pos: 1 }.into_values();
         from.import(WriterRow::TABLE, vec![writer]).await.unwrap();
 
         let copied = copy(&from, &to, |_, _| {}).await.unwrap();

@@ -94,7 +94,8 @@ impl Settings {
         for (name, value) in table {
             let name = if section.is_empty() { name } else { format!("{section}.{name}") };
             match value {
-                Value::Table(table) if find(&name).is_none() && is_section(&name) => {
+                // An unknown section is refused with the first key in it, which says more.
+                Value::Table(table) if find(&name).is_none() && (is_section(&name) || !table.is_empty()) => {
                     self.add_table(&name, table, from)?;
                 }
                 value => self.add(&name, value, from.to_owned())?,

@@ -1,0 +1,90 @@
+//! The administrator's commands, with the server running and without.
+
+use crate::program::{Program, run, run_with_input};
+
+const NAME: &str = "server_name=hearth.test";
+
+#[tokio::test]
+async fn accounts_are_managed_with_and_without_a_running_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let create =
+        |name: &str| run_with_input(folder, &["user", "create", name, "--password-stdin"], &[NAME], "a secret!\n");
+    assert_eq!(create("alice").0, 0);
+    {
+        let _running = Program::start(folder, &[NAME]);
+        let (code, said) = create("bob");
+        assert_eq!((code, said.trim()), (0, "Created @bob:hearth.test."));
+        let (code, said) = create("bob");
+        assert_eq!(code, 1, "{said}");
+        let (code, said) = run(folder, &["user", "create", "carol", "--admin"], &[NAME]);
+        assert_eq!(code, 0);
+        assert!(said.contains("Password: "), "{said}");
+        assert_eq!(run(folder, &["user", "deactivate", "@bob:hearth.test"], &[NAME]).0, 0);
+        assert_eq!(run(folder, &["user", "reset-password", "nobody"], &[NAME]).0, 1);
+    }
+    let (_, listed) = run(folder, &["user", "list"], &[NAME]);
+    let lines: Vec<&str> = listed.lines().collect();
+    assert_eq!(lines, ["@alice:hearth.test", "@bob:hearth.test deactivated", "@carol:hearth.test administrator"]);
+}
+
+#[tokio::test]
+async fn a_backup_of_a_running_server_can_be_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let create = ["user", "create", "alice", "--password-stdin"];
+    assert_eq!(run_with_input(folder, &create, &[NAME], "a secret!\n").0, 0);
+    {
+        let _running = Program::start(folder, &[NAME]);
+        let (code, said) = run(folder, &["backup", "copy"], &[NAME]);
+        assert_eq!(code, 0, "{said}");
+        let (code, said) = run(folder, &["backup", "copy"], &[NAME]);
+        assert_eq!(code, 1, "{said}");
+    }
+    let (code, said) = run(folder, &["restore", "copy"], &[NAME]);
+    assert_eq!(code, 1, "a used folder is left alone: {said}");
+    let (code, said) = run(folder, &["restore", "copy", "--data-dir", "again"], &[]);
+    assert_eq!(code, 0, "{said}");
+    let key = |data: &str| std::fs::read(folder.join(data).join("signing.key")).unwrap();
+    assert_eq!(key("again"), key("data"));
+    let (_, listed) = run(folder, &["user", "list"], &["data_dir=again"]);
+    assert_eq!(listed.trim(), "@alice:hearth.test");
+    assert_eq!(run(folder, &["restore", "nowhere", "--data-dir", "third"], &[]).0, 1);
+}
+
+#[test]
+fn a_database_moves_with_all_it_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let create = ["user", "create", "alice", "--password-stdin"];
+    assert_eq!(run_with_input(folder, &create, &[NAME], "a secret!\n").0, 0);
+    let (code, said) = run(folder, &["migrate-database", "--to", "sqlite:new.db"], &[]);
+    assert_eq!(code, 0, "{said}");
+    let (_, listed) = run(folder, &["user", "list"], &["database.url=sqlite:new.db"]);
+    assert_eq!(listed.trim(), "@alice:hearth.test");
+    let (code, said) = run(folder, &["migrate-database", "--to", "sqlite:new.db"], &[]);
+    assert_eq!(code, 4, "a used target is left alone: {said}");
+}
+
+#[tokio::test]
+async fn the_doctor_speaks_with_and_without_a_running_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, said) = run(folder.path(), &["doctor"], &[]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("localhost"), "{said}");
+    let _running = Program::start(folder.path(), &[NAME]);
+    let (code, said) = run(folder.path(), &["doctor"], &[]);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("hearth.test"), "{said}");
+}
+
+#[test]
+fn exit_codes_tell_what_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(run(folder.path(), &["config", "check"], &[]).0, 0);
+    assert_eq!(run(folder.path(), &["config", "check"], &["no.such.key=1"]).0, 3);
+    assert_eq!(run(folder.path(), &["no-such-command"], &[]).0, 2);
+    let (code, said) = run(folder.path(), &["--help"], &[]);
+    assert_eq!(code, 0);
+    assert!(said.contains("Exit codes"), "{said}");
+}

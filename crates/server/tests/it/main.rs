@@ -1,0 +1,9 @@
+//! The program as an administrator meets it: configuration, listeners, restarts, commands.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+mod commands;
+mod config;
+mod first_account;
+mod listeners;
+mod program;
+mod restart;

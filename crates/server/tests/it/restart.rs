@@ -1,0 +1,84 @@
+//! What a restart keeps, and what it refuses.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use crate::program::{Program, run, run_with_input};
+
+#[tokio::test]
+async fn a_restart_keeps_the_signing_key_for_its_owner_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("data/signing.key");
+    let mut program = Program::start(folder.path(), &[]);
+    let before = std::fs::read_to_string(&key).unwrap();
+    assert!(before.starts_with("ed25519 "), "{before}");
+    assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::metadata(folder.path().join("data")).unwrap().permissions().mode() & 0o777, 0o700);
+    assert!(program.stop().success());
+    let program = Program::start(folder.path(), &[]);
+    assert_eq!(std::fs::read_to_string(&key).unwrap(), before);
+    assert_eq!(program.get("/health").await.0, 200);
+}
+
+#[test]
+fn a_damaged_signing_key_is_never_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("data")).unwrap();
+    let key = folder.path().join("data/signing.key");
+    std::fs::write(&key, "ed25519 a_1 ???\n").unwrap();
+    let (code, said) = run(folder.path(), &["user", "list"], &[]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("signing.key"), "{said}");
+    assert_eq!(std::fs::read_to_string(&key).unwrap(), "ed25519 a_1 ???\n");
+}
+
+#[test]
+fn the_server_name_is_fixed_once_a_user_exists() {
+    let folder = tempfile::tempdir().unwrap();
+    let user = |name: &str| run(folder.path(), &["user", "list"], &[&format!("server_name={name}")]);
+    assert_eq!(user("first.test").0, 0);
+    assert_eq!(user("second.test").0, 0);
+    let create = ["user", "create", "alice", "--password-stdin"];
+    let (code, said) = run_with_input(folder.path(), &create, &["server_name=second.test"], "a password of alice\n");
+    assert_eq!(code, 0, "{said}");
+    let (code, said) = user("third.test");
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("second.test") && said.contains("third.test"), "{said}");
+    let (code, said) = run(folder.path(), &["user", "list"], &[]);
+    assert_eq!((code, said.trim()), (0, "@alice:second.test"));
+}
+
+#[test]
+fn a_foreign_database_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("letters.txt");
+    std::fs::write(&file, "dear reader").unwrap();
+    let (code, said) = run(
+        folder.path(),
+        &["serve"],
+        &[&format!("database.url=sqlite:{}", file.display()), "listeners=[{ address = '127.0.0.1:0' }]"],
+    );
+    assert_eq!(code, 4, "{said}");
+    assert!(said.contains("letters.txt"), "{said}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "dear reader");
+}
+
+#[tokio::test]
+async fn two_servers_do_not_share_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = Program::start(folder.path(), &[]);
+    let (code, said) = run(folder.path(), &["serve"], &["listeners=[{ address = '127.0.0.1:0' }]"]);
+    assert_eq!(code, 4, "{said}");
+    assert_eq!(program.get("/health").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_stop_is_quick_and_clean() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Program::start(folder.path(), &[]);
+    assert_eq!(program.get("/_matrix/client/versions").await.0, 200);
+    let started = Instant::now();
+    assert!(program.stop().success());
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    assert!(program.rest().contains("stopping"));
+}
