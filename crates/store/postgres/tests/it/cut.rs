@@ -155,6 +155,37 @@ async fn killed_backends_under_load() {
     database.dispose().await;
 }
 
+/// The whole server crashes and recovers, several times.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "crashes the server of the other tests"]
+async fn crashed_server_under_load() {
+    let Ok(command) = std::env::var("HEARTH_TEST_POSTGRES_CRASH") else { return };
+    let Some(database) = Database::make().await else { return };
+    let nodes: [Arc<dyn Engine>; 2] = [database.open().await, database.open().await];
+    let tasks: Vec<_> = (0..8)
+        .map(|task| {
+            let node = nodes[usize::try_from(task % 2).unwrap()].clone();
+            tokio::spawn(commit_all(node, (0..300).map(move |step| task * 600 + step)))
+        })
+        .collect();
+    let mut watermark = nodes[0].notifier().subscribe();
+    for step in 1..=5 {
+        watermark.wait_for(|reached| reached.0 >= step * 400).await.unwrap();
+        let crash = tokio::process::Command::new("sh").args(["-c", &command]).output().await.unwrap();
+        assert!(crash.status.success(), "{crash:?}");
+    }
+    let mut acknowledged = BTreeMap::new();
+    for task in tasks {
+        acknowledged.extend(task.await.unwrap());
+    }
+    work::check_stream(&nodes[0], &acknowledged).await;
+    assert_eq!(work::raised(&nodes[1], "shared").await, 800);
+    for node in nodes {
+        node.close().await;
+    }
+    database.dispose_anew().await;
+}
+
 /// Reads and commits wait while PostgreSQL is away, and go on by themselves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_outage_is_waited_out() {

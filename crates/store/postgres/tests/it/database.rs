@@ -68,6 +68,12 @@ impl Database {
         self.admin.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", self.name)).await.unwrap();
     }
 
+    /// Drops it after the server has been started again, which ended the connection that made it.
+    pub async fn dispose_anew(mut self) {
+        self.admin = connect(&std::env::var(VARIABLE).unwrap()).await;
+        self.dispose().await;
+    }
+
     /// Name of the database.
     pub fn name(&self) -> &str {
         &self.name
