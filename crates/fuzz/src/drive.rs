@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+#[cfg(test)]
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
