@@ -105,8 +105,9 @@ impl Follower for WakeFollower {
     fn committed(&self, first: StreamPosition, entries: &[StreamEntry]) {
         let Some(rooms) = self.rooms.upgrade() else { return };
         for (pos, entry) in (first.0..).zip(entries) {
-            if let (StreamKind::Receipt, Some(room)) = (entry.kind, entry.room) {
-                self.waker.receipts.lock().insert(room, StreamPosition(pos));
+            // A private receipt wakes its user only, so its room stands in the number.
+            if let (StreamKind::Receipt, Some(room)) = (entry.kind, entry.number) {
+                self.waker.receipts.lock().insert(RoomNum(room), StreamPosition(pos));
             }
             if let Some(user) = &entry.user {
                 self.waker.wake([user]);
