@@ -98,7 +98,7 @@ impl Program {
 
     /// All that was printed after it listened. Call it once the process has ended.
     pub fn rest(&self) -> String {
-        self.lines.try_iter().collect::<Vec<_>>().join("\n")
+        self.lines.iter().collect::<Vec<_>>().join("\n")
     }
 
     /// `GET`s a path as JSON.
