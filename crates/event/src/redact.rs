@@ -95,10 +95,11 @@ fn protected_keys(rules: &Rules, kind: &str) -> &'static [&'static str] {
     }
 }
 
-/// `third_party_invite` with nothing but its `signed` (11+).
+/// `third_party_invite` with nothing but its `signed` (11+). Without a `signed`
+/// an empty object stays: the hash depends on it, and other servers keep it.
 fn signed_third_party_invite(content: &Object) -> Option<(String, Json)> {
     let key = "third_party_invite";
-    let signed = content.get(key)?.get("signed")?.clone();
-    let kept = Object::from([("signed".to_owned(), signed)]);
+    let signed = content.get(key)?.as_object()?.get_key_value("signed");
+    let kept: Object = signed.map(|(key, value)| (key.clone(), value.clone())).into_iter().collect();
     Some((key.to_owned(), Json::Object(kept)))
 }

@@ -5,7 +5,7 @@ use event::{EdgeLimits, FormatError, MAX_PDU_BYTES, Pdu, SUPPORTED_VERSIONS, can
 use serde_json::{Value, json};
 
 use crate::room::merge;
-use crate::support::{object, rules};
+use crate::support::{Rng, canonical, object, rules, ruma_rules, seeds};
 
 /// A well-formed message for a room version with some keys replaced; `null`
 /// removes a key.
@@ -223,4 +223,50 @@ fn redacted_events_keep_their_id() {
         let stored = Pdu::stored(rules(version), pdu.event_id.clone(), pdu.bytes.clone());
         assert_eq!(stored.unwrap(), pdu);
     }
+}
+
+#[test]
+fn limits_agree_with_ruma() {
+    let (mut accepted, mut refused) = (0, 0);
+    for seed in seeds(400) {
+        for version in SUPPORTED_VERSIONS {
+            let mut rng = Rng(seed);
+            let event = random_sizes(&mut rng, version);
+            let bytes = message(version, event);
+            let as_object = object(serde_json::from_slice(&bytes).unwrap());
+            let theirs = ruma_state_res::check_pdu_format(&canonical(&as_object), &ruma_rules(version).event_format);
+            let ours = Pdu::parse(rules(version), bytes);
+            assert_eq!(ours.is_ok(), theirs.is_ok(), "seed {seed}, version {version}: {ours:?} but {theirs:?}");
+            *if ours.is_ok() { &mut accepted } else { &mut refused } += 1;
+        }
+    }
+    assert!(accepted > 100 && refused > 100, "{accepted} accepted, {refused} refused");
+}
+
+/// Replacements that are all at or one beyond a limit, or a key missing.
+fn random_sizes(rng: &mut Rng, version: &str) -> Value {
+    let mut replace = json!({});
+    let paired = !rules(version).event_id_is_hash();
+    let edges = |n: usize| -> Value {
+        (0..n).map(|i| if paired { json!([format!("$e{i}:x"), {}]) } else { json!(format!("$e{i}")) }).collect()
+    };
+    for key in ["type", "state_key", "sender", "room_id", "prev_events", "auth_events", "depth"] {
+        if !rng.one_in(3) {
+            continue;
+        }
+        let n = if rng.one_in(4) { 256 } else { 255 };
+        replace[key] = match key {
+            "sender" => json!(format!("@{}:x", "u".repeat(n - 3))),
+            "room_id" => json!(format!("!{}:x", "r".repeat(n - 3))),
+            "prev_events" => edges(n - 235),
+            "auth_events" => edges(n - 245),
+            "depth" => json!(if n == 256 { -1 } else { (1_i64 << 53) - 1 }),
+            _ => json!("é".repeat(n / 2) + &"x".repeat(n % 2)),
+        };
+    }
+    if rng.one_in(5) {
+        let required = ["type", "sender", "room_id", "prev_events", "auth_events", "depth"];
+        replace[*rng.pick(&required)] = Value::Null;
+    }
+    replace
 }

@@ -131,6 +131,11 @@ fn third_party_invites_keep_what_was_signed() {
     assert!(!kept("10").contains_key("third_party_invite"));
     let expected = json!({ "membership": "invite", "third_party_invite": { "signed": { "token": "t" } } });
     assert_eq!(kept("11"), object(expected));
+    let content = object(json!({ "third_party_invite": { "display_name": "x" } }));
+    let kept = event::redact_content(rules("11"), "m.room.member", &content);
+    assert_eq!(kept, object(json!({ "third_party_invite": {} })));
+    let content = object(json!({ "third_party_invite": "x" }));
+    assert!(event::redact_content(rules("11"), "m.room.member", &content).is_empty());
 }
 
 #[test]
@@ -198,7 +203,12 @@ pub fn random_event(rng: &mut Rng) -> Object {
         }
     }
     if rng.one_in(2) {
-        let invite = json!({ "display_name": "x", "signed": { "mxid": "@a:b", "token": "t" } });
+        let invites = [
+            json!({ "display_name": "x", "signed": { "mxid": "@a:b", "token": "t" } }),
+            json!({ "display_name": "x", "signed": null }),
+            json!({ "display_name": "x" }),
+        ];
+        let invite = rng.pick(&invites).clone();
         content.insert("third_party_invite".to_owned(), invite.into());
     }
     let mut event = Object::new();
