@@ -88,7 +88,7 @@ impl Sync {
         loop {
             waiting.mark_seen();
             let volatile = self.users.volatile().position();
-            let upto = self.store.watermark();
+            let upto = self.settled().await;
             let window = self.window(since.as_ref(), upto);
             let answer = self.collect(request, &filter, &window).await?;
             let at_once = since.is_none() || request.full_state || answer.news;
@@ -102,6 +102,18 @@ impl Sync {
             // Either way the answer is collected anew; running out of time is not an error.
             drop(tokio::time::timeout_at(deadline, waiting.changed()).await);
         }
+    }
+
+    /// The watermark, once it has come to all that waiters have been told of: see [`crate::wake`].
+    async fn settled(&self) -> StreamPosition {
+        let told = self.waker.told();
+        let watermark = self.store.watermark();
+        if watermark >= told {
+            return watermark;
+        }
+        // The sender lives as long as the store.
+        drop(self.store.notifier().subscribe().wait_for(|mark| *mark >= told).await);
+        self.store.watermark()
     }
 
     async fn filter(&self, request: &Request) -> Result<Filter, Error> {

@@ -1,7 +1,12 @@
 //! Who waits for news, and how they are woken: a waiter first marks what it has seen, then reads, then waits for a
 //! later mark, so that no commit between reading and waiting is missed.
+//!
+//! Followers are told of a commit before the watermark moves past it. A waiter that was woken, or that came, in between
+//! would read too little and never be woken again for what it missed. Therefore every reader first lets the watermark
+//! come to the last position that was told ([`Waker::told`]).
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -16,6 +21,8 @@ pub struct Waker {
     users: Mutex<HashMap<UserId, watch::Sender<u64>>>,
     /// Position of the last receipt of each room since the start of the process.
     receipts: Mutex<HashMap<RoomNum, StreamPosition>>,
+    /// The last position of which this follower has been told.
+    told: AtomicI64,
 }
 
 /// One waiting sync.
@@ -31,6 +38,12 @@ impl Waker {
         let mut users = self.users.lock();
         let marks = users.entry(user.clone()).or_insert_with(|| watch::Sender::new(0)).subscribe();
         Waiting { waker: Arc::clone(self), user: user.clone(), marks }
+    }
+
+    /// The last position of which waiters have been, or are being, told. Everything for which a waiter was woken before
+    /// this call is at or before it.
+    pub fn told(&self) -> StreamPosition {
+        StreamPosition(self.told.load(Ordering::SeqCst))
     }
 
     /// How many users have a waiting sync.
@@ -104,6 +117,9 @@ pub struct WakeFollower {
 impl Follower for WakeFollower {
     fn committed(&self, first: StreamPosition, entries: &[StreamEntry]) {
         let Some(rooms) = self.rooms.upgrade() else { return };
+        let last = first.0 + i64::try_from(entries.len()).unwrap_or(0) - 1;
+        // Before anyone is woken: whoever wakes must see it.
+        self.waker.told.fetch_max(last, Ordering::SeqCst);
         for (pos, entry) in (first.0..).zip(entries) {
             // A private receipt wakes its user only, so its room stands in the number.
             if let (StreamKind::Receipt, Some(room)) = (entry.kind, entry.number) {
