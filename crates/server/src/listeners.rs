@@ -1,6 +1,7 @@
 //! Listeners: plain, TLS and Unix sockets, HTTP/1.1 and 2, bounded in number and time, drained at the end.
 
 pub mod tls;
+mod unread;
 
 use std::io;
 use std::net::SocketAddr;
@@ -245,7 +246,7 @@ impl Connection {
             request.extensions_mut().insert(self.scheme);
             request.extensions_mut().insert(self.stopping.clone());
             request.extensions_mut().insert(self.served.clone());
-            self.switch.current().oneshot(request.map(Body::new))
+            self.switch.current().oneshot(request.map(|body| Body::new(unread::Unread::new(body))))
         });
         let mut builder = Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(HEAD_S_MAX));

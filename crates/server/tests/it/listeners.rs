@@ -145,3 +145,25 @@ async fn cb1_cb2_hold_for_the_whole_server() {
     check(Method::HEAD, VERSIONS, 200).await;
     check(Method::GET, "/_matrix/client/v3/capabilities", 401).await;
 }
+
+#[tokio::test]
+async fn a_refusal_is_heard_also_by_who_still_sends() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = Program::start(folder.path(), &[]);
+    let address = program.url.strip_prefix("http://").unwrap();
+    // Far more than the buffers between the two hold.
+    let body = vec![b'x'; 24 * 1024 * 1024];
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = format!(
+            "PUT /_matrix/client/v3/profile/x/displayname HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&body).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    }
+}
