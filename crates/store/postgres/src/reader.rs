@@ -12,7 +12,7 @@ use tokio_postgres::{Config, Row};
 
 use crate::connection::{Backoff, Connection, Fault};
 use crate::params::decode_row;
-use crate::sql;
+use crate::sql::{self, Shape};
 
 /// How long one answer may take.
 const ANSWER_WAIT: Duration = Duration::from_secs(60);
@@ -137,12 +137,12 @@ async fn answer(connection: &mut Connection, reads: &[Read]) -> Result<Vec<Rows>
 
 /// Places of reads that differ in nothing but values, together.
 fn alike(reads: &[Read]) -> Vec<Vec<usize>> {
-    let mut groups: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    let mut groups: BTreeMap<Shape, Vec<usize>> = BTreeMap::new();
     if reads.len() == 1 {
         return vec![vec![0]];
     }
     for (place, read) in reads.iter().enumerate() {
-        groups.entry(sql::select(read).0).or_default().push(place);
+        groups.entry(sql::shape(read)).or_default().push(place);
     }
     groups
         .into_values()

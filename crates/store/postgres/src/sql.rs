@@ -142,18 +142,16 @@ struct Conditions<'a> {
     texts: Vec<String>,
     params: Vec<Param<'a>>,
     types: Vec<ColumnType>,
-    values: Vec<&'a Value>,
 }
 
 impl<'a> Conditions<'a> {
     fn new(table: &'static Table, style: Style) -> Self {
-        Self { table, style, texts: Vec::new(), params: Vec::new(), types: Vec::new(), values: Vec::new() }
+        Self { table, style, texts: Vec::new(), params: Vec::new(), types: Vec::new() }
     }
 
     fn value(&mut self, value: &'a Value, column_type: ColumnType) -> String {
         let place = self.types.len();
         self.types.push(column_type);
-        self.values.push(value);
         match self.style {
             Style::Single => {
                 self.params.push(Param::one(value, column_type));
@@ -234,20 +232,58 @@ pub fn select(read: &Read) -> (String, Vec<Param<'_>>) {
     (sql + &limit, conditions.params)
 }
 
-/// Reads that differ in nothing but values, as one statement: the first column of its answer is the place of the read
-/// among `reads`, from 1; the rows of each read come in its order.
+/// All of a read but its values: reads of equal shape have the same text.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Shape {
+    table: &'static str,
+    index: Option<&'static str>,
+    /// Which values of the prefix are NULL.
+    prefix: Vec<bool>,
+    bounds: [u8; 2],
+    reverse: bool,
+}
+
+/// The shape of a read.
+pub fn shape(read: &Read) -> Shape {
+    let bound = |bound: &Bound<Value>| match bound {
+        Bound::Unbounded => 0,
+        Bound::Included(Value::Null) => 1,
+        Bound::Excluded(Value::Null) => 2,
+        Bound::Included(_) => 3,
+        Bound::Excluded(_) => 4,
+    };
+    Shape {
+        table: read.table.name,
+        index: read.index.map(|index| index.name),
+        prefix: read.prefix.iter().map(|value| *value == Value::Null).collect(),
+        bounds: [bound(&read.lower), bound(&read.upper)],
+        reverse: read.reverse,
+    }
+}
+
+/// The values of a read for which its text has places, in their order: NULL and bounds without a column have none.
+fn values(read: &Read, places: usize) -> impl Iterator<Item = &Value> {
+    let bounds = [&read.lower, &read.upper].into_iter().filter_map(|bound| match bound {
+        Bound::Included(value) | Bound::Excluded(value) => Some(value),
+        Bound::Unbounded => None,
+    });
+    read.prefix.iter().chain(bounds).filter(|value| **value != Value::Null).take(places)
+}
+
+/// Reads of one shape as one statement: the first column of its answer is the place of the read among `reads`, from 1;
+/// the rows of each read come in its order.
 pub fn select_merged<'a>(reads: &[&'a Read]) -> (String, Vec<Param<'a>>) {
-    let mut columns: Vec<Vec<&'a Value>> = Vec::new();
-    let mut shape = (String::new(), Vec::new());
+    let (sql, types) = reads
+        .first()
+        .map(|read| select_styled(read, Style::Merged))
+        .map(|(sql, conditions)| (sql, conditions.types))
+        .unwrap_or_default();
+    let mut columns: Vec<Vec<&'a Value>> = vec![Vec::with_capacity(reads.len()); types.len()];
     for read in reads {
-        let (sql, conditions) = select_styled(read, Style::Merged);
-        columns.resize_with(conditions.values.len(), Vec::new);
-        for (column, value) in columns.iter_mut().zip(conditions.values) {
+        for (column, value) in columns.iter_mut().zip(values(read, types.len())) {
             column.push(value);
         }
-        shape = (sql, conditions.types);
     }
-    let (sql, types) = shape;
     let mut params: Vec<Param<'a>> =
         columns.into_iter().zip(&types).map(|(column, of)| Param::column(column.into_iter(), *of)).collect();
     params.push(Param::Ints(reads.iter().map(|read| Some(i64::from(read.limit))).collect()));

@@ -11,5 +11,6 @@ mod database;
 mod nodes;
 mod opening;
 mod proxy;
+mod reads;
 mod speed;
 mod work;
