@@ -8,6 +8,23 @@
 //! An event received from a peer becomes a [`Verified`] only through
 //! [`verify`]; an event of our own only through [`build`], the one function
 //! that signs events.
+//!
+//! # Known quirks
+//!
+//! Where the specification leaves room, the reading is the one that does not
+//! split rooms shared with the servers already out there:
+//!
+//! - A state without join rules has the join rule `invite`.
+//! - A power level property that is absent is compared as absent, not as its
+//!   default, when power levels change.
+//! - Power levels and join rules are power events with an empty state key only,
+//!   and what a power event builds on is followed through the full conflicted
+//!   set only.
+//! - In room version 1, if none of the conflicting events of an entry is
+//!   allowed, the one of least depth stands.
+//! - Redaction in room version 11 keeps an empty `third_party_invite` if that
+//!   was an object without `signed`.
+//! - JSON with duplicate keys or lone surrogates is no event in any version.
 
 mod base64;
 mod builder;

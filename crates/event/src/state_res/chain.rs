@@ -49,7 +49,7 @@ pub fn auth_difference(
             walk.cite_auth_events(id, &walk.only(set));
         }
     }
-    walk.run(0);
+    walk.run(false);
     let mut difference = walk.difference();
     if difference.is_empty() {
         return difference;
@@ -63,7 +63,7 @@ pub fn auth_difference(
         shared.cite_auth_events(&id, &shared.only(0));
     }
     shared.stop_below = floor;
-    shared.run(1);
+    shared.run(true);
     difference.retain(|id| !shared.reached.contains_key(id));
     difference
 }
@@ -147,9 +147,9 @@ impl<'a> Walk<'a> {
     }
 
     /// Walks until nothing is left, or, if all is ordered, until everything
-    /// left is reached from all sets. `keep_full` walks on regardless.
-    fn run(&mut self, keep_full: usize) {
-        while !(self.ordered && self.n_partial == 0 && keep_full == 0) {
+    /// left is reached from all sets. `to_the_end` walks on regardless.
+    fn run(&mut self, to_the_end: bool) {
+        while !(self.ordered && self.n_partial == 0 && !to_the_end) {
             let Some(((_, id), full)) = self.pending.pop_last() else { return };
             self.n_partial -= usize::from(!full);
             let sets = self.reached.get(&id).cloned().unwrap_or_default();
