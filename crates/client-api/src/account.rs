@@ -4,8 +4,11 @@
 mod account_data;
 mod account_deactivation;
 mod admin;
+mod cross_signing;
 mod devices;
 mod filter;
+mod key_backup;
+mod keys;
 mod login;
 mod login_token;
 mod logout;
@@ -40,8 +43,11 @@ pub fn routes() -> Router<State> {
         account_data::routes(),
         account_deactivation::routes(),
         admin::routes(),
+        cross_signing::routes(),
         devices::routes(),
         filter::routes(),
+        key_backup::routes(),
+        keys::routes(),
         login::routes(),
         login_token::routes(),
         logout::routes(),

@@ -59,6 +59,7 @@ pub fn users(error: ::users::Error) -> Error {
         E::UnknownToken => Error::unknown_token(false),
         E::NotFound(_) => Error::not_found(text),
         E::InvalidParam(_) => Error::invalid_param(text),
+        E::MissingParam(name) => Error::missing_param(name),
         E::ServerControlled(_) => Error::bad_json(text).status(StatusCode::METHOD_NOT_ALLOWED),
         E::TooLarge(_) => Error::too_large(text),
         E::KeyTooLarge => Error::key_too_large(),

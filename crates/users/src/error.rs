@@ -39,6 +39,9 @@ pub enum Error {
     /// A parameter has a value that is not allowed.
     #[error("{0}")]
     InvalidParam(String),
+    /// A parameter is missing.
+    #[error("{0} is missing")]
+    MissingParam(&'static str),
     /// The server keeps this itself: it cannot be written so.
     #[error("{0} is controlled by the server")]
     ServerControlled(&'static str),

@@ -4,6 +4,7 @@
 mod accounts;
 mod data;
 mod interactive;
+mod keys;
 mod live;
 mod push;
 

@@ -1,0 +1,130 @@
+//! `POST /_matrix/client/v3/keys/upload`, `/keys/query`, `/keys/claim`, `GET /_matrix/client/v3/keys/changes`
+//! (<https://spec.matrix.org/v1.19/client-server-api/#key-management-api>; behaviours CE1 to CE5).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::routing::{get, post};
+use axum::{Json, Router, extract};
+use endpoint::{Error, GuestRequester, JsonBody, OptionalBody, Query, Requester};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use store::{StreamPosition, UserId};
+use users::keys::ByUser;
+
+use crate::{Routes, State, error_map};
+
+/// Users and devices that one request names.
+const NAMED_MAX: usize = 10_000;
+
+/// The routes of this file.
+pub fn routes() -> Router<State> {
+    Router::new()
+        .client("/keys/upload", post(upload))
+        .client("/keys/query", post(query))
+        .client("/keys/claim", post(claim))
+        .client("/keys/changes", get(changes))
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Upload {
+    device_keys: Option<Value>,
+    #[serde(default)]
+    one_time_keys: Option<Map<String, Value>>,
+    #[serde(default)]
+    fallback_keys: Option<Map<String, Value>>,
+    #[serde(default, rename = "org.matrix.msc2732.fallback_keys")]
+    unstable_fallback_keys: Option<Map<String, Value>>,
+}
+
+async fn upload(
+    extract::State(state): extract::State<State>,
+    GuestRequester(requester): GuestRequester,
+    OptionalBody(body): OptionalBody<Upload>,
+) -> Result<Json<Value>, Error> {
+    let (user, device) = (&requester.user_id, requester.device()?);
+    if let Some(keys) = body.device_keys.filter(|keys| !keys.is_null()) {
+        state.users.put_device_keys(user, device, &keys).await.map_err(error_map::users)?;
+    }
+    let one_time = body.one_time_keys.unwrap_or_default();
+    let fallback = body.fallback_keys.or(body.unstable_fallback_keys).unwrap_or_default();
+    state.users.put_one_time_keys(user, device, &one_time, &fallback).await.map_err(error_map::users)?;
+    let counts = state.users.one_time_key_counts(user, device).await.map_err(error_map::users)?;
+    Ok(Json(json!({ "one_time_key_counts": counts })))
+}
+
+#[derive(Debug, Deserialize)]
+struct Asked {
+    device_keys: BTreeMap<String, Vec<String>>,
+}
+
+async fn query(
+    extract::State(state): extract::State<State>,
+    GuestRequester(requester): GuestRequester,
+    JsonBody(body): JsonBody<Asked>,
+) -> Result<Json<Value>, Error> {
+    if body.device_keys.values().map(|devices| devices.len() + 1).sum::<usize>() > NAMED_MAX {
+        return Err(Error::too_large("Too many users and devices at once."));
+    }
+    let wanted: BTreeMap<UserId, Vec<String>> =
+        body.device_keys.into_iter().map(|(user, devices)| (UserId::from(user), devices)).collect();
+    let failures = unreachable(&state, wanted.keys());
+    let found = state.users.query_keys(&requester.user_id, &wanted).await.map_err(error_map::users)?;
+    Ok(Json(json!({
+        "device_keys": found.device_keys,
+        "master_keys": found.master_keys,
+        "self_signing_keys": found.self_signing_keys,
+        "user_signing_keys": found.user_signing_keys,
+        "failures": failures,
+    })))
+}
+
+#[derive(Debug, Deserialize)]
+struct Claim {
+    one_time_keys: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+async fn claim(
+    extract::State(state): extract::State<State>,
+    GuestRequester(_): GuestRequester,
+    JsonBody(body): JsonBody<Claim>,
+) -> Result<Json<Value>, Error> {
+    if body.one_time_keys.values().map(BTreeMap::len).sum::<usize>() > NAMED_MAX {
+        return Err(Error::too_large("Too many devices at once."));
+    }
+    let wanted: ByUser<String> =
+        body.one_time_keys.into_iter().map(|(user, devices)| (UserId::from(user), devices)).collect();
+    let failures = unreachable(&state, wanted.keys());
+    let claimed = state.users.claim_keys(&wanted).await.map_err(error_map::users)?;
+    Ok(Json(json!({ "one_time_keys": claimed, "failures": failures })))
+}
+
+/// The servers of those who are not ours: without federation none can be asked.
+fn unreachable<'a>(state: &State, users: impl Iterator<Item = &'a UserId>) -> Value {
+    let servers = users.filter(|user| !state.users.is_local(user)).map(|user| user.server_name().to_owned());
+    let failures: BTreeMap<String, Value> = servers.map(|server| (server, json!({}))).collect();
+    json!(failures)
+}
+
+#[derive(Debug, Deserialize)]
+struct Span {
+    from: String,
+    to: String,
+}
+
+async fn changes(
+    extract::State(state): extract::State<State>,
+    requester: Requester,
+    Query(Span { from, to }): Query<Span>,
+) -> Result<Json<Value>, Error> {
+    let (from, to) = (position(&from)?, position(&to)?);
+    let changed = state.users.device_changes(from, to).await.map_err(error_map::users)?;
+    let friends = state.rooms.local_friends(&requester.user_id);
+    let seen = |user: &UserId| *user == requester.user_id || friends.contains(user);
+    let changed: BTreeSet<String> =
+        changed.into_iter().filter(|(user, _)| seen(user)).map(|(user, _)| user.to_string()).collect();
+    Ok(Json(json!({ "changed": changed, "left": [] })))
+}
+
+fn position(token: &str) -> Result<StreamPosition, Error> {
+    ::sync::Token::parse(token).map(|token| token.pos).map_err(error_map::sync)
+}

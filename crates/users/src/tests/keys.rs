@@ -1,0 +1,277 @@
+//! Keys of devices and users, and the key backup. Signatures are real ones.
+
+use std::collections::BTreeMap;
+
+use event::SigningKey;
+use serde_json::{Map, Value as Json, json};
+use store::{DeviceId, UserId};
+
+use super::{Bench, user};
+use crate::Error;
+use crate::keys::ByUser;
+use crate::keys::backup::BackupKey;
+use crate::keys::cross_signing::CrossSigningKeys;
+use crate::login::LoggedIn;
+
+/// The object with a signature by `key` under the id `ed25519:<name>`.
+fn signed(object: &Json, signer: &UserId, key: &SigningKey, name: &str) -> Json {
+    let mut parsed = event::Json::object_from_slice(object.to_string().as_bytes()).unwrap();
+    key.sign_json(&mut parsed, signer.as_str());
+    let mut object: Json = serde_json::from_str(&event::canonical_json::to_string(&parsed)).unwrap();
+    let made = object["signatures"][signer.as_str()][key.key_id()].take();
+    object["signatures"] = json!({ signer.as_str(): { format!("ed25519:{name}"): made } });
+    object
+}
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::generate(&[seed; 32])
+}
+
+fn device_keys(login: &LoggedIn, seed: u8) -> Json {
+    let (user, device) = (&login.user, login.device.as_str());
+    let object = json!({
+        "user_id": user.as_str(),
+        "device_id": device,
+        "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
+        "keys": { format!("ed25519:{device}"): key(seed).public_b64(), format!("curve25519:{device}"): "x" },
+    });
+    signed(&object, user, &key(seed), device)
+}
+
+fn cross_key(user: &UserId, usage: &str, seed: u8) -> Json {
+    let public = key(seed).public_b64();
+    json!({ "user_id": user.as_str(), "usage": [usage], "keys": { format!("ed25519:{public}"): public } })
+}
+
+fn cross_keys(user: &UserId, master: u8) -> CrossSigningKeys {
+    let sign = |object: Json| signed(&object, user, &key(master), &key(master).public_b64());
+    CrossSigningKeys {
+        master: Some(cross_key(user, "master", master)),
+        self_signing: Some(sign(cross_key(user, "self_signing", master + 1))),
+        user_signing: Some(sign(cross_key(user, "user_signing", master + 2))),
+    }
+}
+
+#[tokio::test]
+async fn ce1_device_keys_belong_to_the_device_and_are_signed_by_it() {
+    let bench = Bench::new().await;
+    let login = bench.join("alice").await;
+    let put = |keys: Json| {
+        let (users, login) = (&bench.users, &login);
+        async move { users.put_device_keys(&login.user, &login.device, &keys).await }
+    };
+    let good = device_keys(&login, 1);
+    let mut other_user = good.clone();
+    other_user["user_id"] = "@bob:example.org".into();
+    let mut other_device = good.clone();
+    other_device["device_id"] = "OTHER".into();
+    let mut changed = good.clone();
+    changed["algorithms"] = json!(["changed"]);
+    assert!(matches!(put(other_user).await, Err(Error::InvalidParam(_))));
+    assert!(matches!(put(other_device).await, Err(Error::InvalidParam(_))));
+    assert!(matches!(put(changed).await, Err(Error::InvalidSignature(_))));
+    put(good.clone()).await.unwrap();
+    let after = bench.store.watermark();
+    put(good).await.unwrap();
+    assert_eq!(bench.store.watermark(), after, "the same keys change nothing");
+}
+
+fn one_time(ids: &[&str]) -> Map<String, Json> {
+    ids.iter().map(|id| (format!("signed_curve25519:{id}"), json!({ "key": id }))).collect()
+}
+
+fn wanted(login: &LoggedIn) -> ByUser<String> {
+    let device = BTreeMap::from([(login.device.to_string(), "signed_curve25519".to_owned())]);
+    BTreeMap::from([(login.user.clone(), device)])
+}
+
+async fn claim(bench: &Bench, login: &LoggedIn) -> Option<String> {
+    let claimed = bench.users.claim_keys(&wanted(login)).await.unwrap();
+    let keys = claimed.get(&login.user)?.get(login.device.as_str())?;
+    keys.keys().next().map(|id| id.strip_prefix("signed_curve25519:").unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn ce2_one_time_keys_go_oldest_first_and_once_then_the_fallback_key() {
+    let bench = Bench::new().await;
+    let login = bench.join("alice").await;
+    let put = |one_time: Map<String, Json>, fallback: Map<String, Json>| {
+        let (users, login) = (&bench.users, &login);
+        async move { users.put_one_time_keys(&login.user, &login.device, &one_time, &fallback).await }
+    };
+    put(one_time(&["Z"]), one_time(&["F"])).await.unwrap();
+    put(one_time(&["A"]), Map::new()).await.unwrap();
+    put(one_time(&["A", "Z"]), Map::new()).await.unwrap();
+    let counts = bench.users.one_time_key_counts(&login.user, &login.device).await.unwrap();
+    assert_eq!(counts["signed_curve25519"], 2);
+    let other = Map::from_iter([("signed_curve25519:A".to_owned(), json!({ "key": "other" }))]);
+    assert!(matches!(put(other, Map::new()).await, Err(Error::InvalidParam(_))));
+    assert!(matches!(
+        put(Map::from_iter([("nocolon".to_owned(), json!("x"))]), Map::new()).await,
+        Err(Error::InvalidParam(_))
+    ));
+    let unused = || bench.users.unused_fallback_keys(&login.user, &login.device);
+    assert_eq!(unused().await.unwrap(), ["signed_curve25519"]);
+    let (first, second) = tokio::join!(claim(&bench, &login), claim(&bench, &login));
+    assert_eq!((first.as_deref(), second.as_deref()), (Some("Z"), Some("A")));
+    for _ in 0..2 {
+        assert_eq!(claim(&bench, &login).await.as_deref(), Some("F"));
+    }
+    assert!(unused().await.unwrap().is_empty());
+    put(Map::new(), one_time(&["G"])).await.unwrap();
+    assert_eq!(unused().await.unwrap().len(), 1);
+    let counts = bench.users.one_time_key_counts(&login.user, &login.device).await.unwrap();
+    assert_eq!(counts["signed_curve25519"], 0, "zero is said (CY13)");
+}
+
+#[tokio::test]
+async fn ce3_queries_honour_device_lists_and_hide_others_user_signing_keys() {
+    let bench = Bench::new().await;
+    let login = bench.join("alice").await;
+    let alice = login.user.clone();
+    bench.users.put_device(&alice, &login.device, Some("Laptop".to_owned()), false).await.unwrap();
+    bench.users.put_device_keys(&alice, &login.device, &device_keys(&login, 1)).await.unwrap();
+    bench.users.put_cross_signing_keys(&alice, &cross_keys(&alice, 10)).await.unwrap();
+    let query = |asker: UserId, devices: Vec<String>| {
+        let (users, alice) = (&bench.users, alice.clone());
+        async move {
+            let wanted = BTreeMap::from([(alice, devices), (user("nobody"), vec![])]);
+            users.query_keys(&asker, &wanted).await.unwrap()
+        }
+    };
+    let own = query(alice.clone(), vec![]).await;
+    let key = &own.device_keys[&alice][login.device.as_str()];
+    assert_eq!(key["unsigned"]["device_display_name"], "Laptop");
+    assert!(own.master_keys.len() == 1 && own.self_signing_keys.len() == 1 && own.user_signing_keys.len() == 1);
+    let bobs = query(user("bob"), vec![login.device.to_string()]).await;
+    assert!(bobs.device_keys.contains_key(&alice) && bobs.user_signing_keys.is_empty());
+    assert!(!bobs.device_keys.contains_key(&user("nobody")));
+    assert!(query(user("bob"), vec!["OTHER".to_owned()]).await.device_keys.is_empty());
+    bench.users.delete_devices(&alice, std::slice::from_ref(&login.device)).await.unwrap();
+    assert!(query(alice.clone(), vec![]).await.device_keys.is_empty(), "keys go with their device (CE8)");
+}
+
+#[tokio::test]
+async fn ce6_only_a_change_of_keys_needs_proof() {
+    let bench = Bench::new().await;
+    let alice = bench.join("alice").await.user;
+    let keys = cross_keys(&alice, 10);
+    assert!(!bench.users.cross_signing_needs_proof(&alice, &keys).await.unwrap());
+    let without_master = CrossSigningKeys { master: None, ..keys.clone() };
+    let missing = bench.users.put_cross_signing_keys(&alice, &without_master).await;
+    assert!(matches!(missing, Err(Error::MissingParam(_))));
+    bench.users.put_cross_signing_keys(&alice, &keys).await.unwrap();
+    assert!(!bench.users.cross_signing_needs_proof(&alice, &keys).await.unwrap());
+    assert!(!bench.users.cross_signing_needs_proof(&alice, &without_master).await.unwrap());
+    assert!(bench.users.cross_signing_needs_proof(&alice, &cross_keys(&alice, 20)).await.unwrap());
+
+    let unsigned = CrossSigningKeys { self_signing: Some(cross_key(&alice, "self_signing", 11)), ..keys.clone() };
+    let refused = bench.users.put_cross_signing_keys(&alice, &unsigned).await;
+    assert!(matches!(refused, Err(Error::InvalidSignature(_))));
+    let mixed = CrossSigningKeys { self_signing: cross_keys(&alice, 20).self_signing, ..keys };
+    let refused = bench.users.put_cross_signing_keys(&alice, &mixed).await;
+    assert!(matches!(refused, Err(Error::InvalidSignature(_))), "signed by another master key");
+}
+
+#[tokio::test]
+async fn ce6_ca4_keys_and_device_ids_differ() {
+    let bench = Bench::new().await;
+    let alice = bench.join("alice").await.user;
+    let id = DeviceId::from(key(10).public_b64());
+    bench.users.put_device(&alice, &id, None, true).await.unwrap();
+    let refused = bench.users.put_cross_signing_keys(&alice, &cross_keys(&alice, 10)).await;
+    assert!(matches!(refused, Err(Error::Forbidden(_))));
+    bench.users.put_cross_signing_keys(&alice, &cross_keys(&alice, 20)).await.unwrap();
+    let device =
+        crate::login::NewDevice { id: Some(key(20).public_b64().into()), ..crate::login::NewDevice::default() };
+    let refused = bench.users.login_by_password("alice", "secret", device).await;
+    assert!(matches!(refused, Err(Error::InvalidParam(_))));
+}
+
+#[tokio::test]
+async fn ce7_signatures_are_checked_one_by_one_and_seen_by_the_right_people() {
+    let bench = Bench::new().await;
+    let login = bench.join("alice").await;
+    let (alice, bob) = (login.user.clone(), bench.join("bob").await.user);
+    let keys = device_keys(&login, 1);
+    bench.users.put_device_keys(&alice, &login.device, &keys).await.unwrap();
+    bench.users.put_cross_signing_keys(&alice, &cross_keys(&alice, 10)).await.unwrap();
+    bench.users.put_cross_signing_keys(&bob, &cross_keys(&bob, 20)).await.unwrap();
+
+    let self_signed = signed(&keys, &alice, &key(11), &key(11).public_b64());
+    let forged = signed(&keys, &alice, &key(12), &key(11).public_b64());
+    let upload = |target: String, object: Json| ByUser::from([(alice.clone(), BTreeMap::from([(target, object)]))]);
+    let device = login.device.to_string();
+    let failed = bench.users.put_signatures(&alice, &upload(device.clone(), forged)).await.unwrap();
+    assert!(matches!(failed[&alice][&device], Error::InvalidSignature(_)));
+    let failed = bench.users.put_signatures(&alice, &upload("NONE".to_owned(), self_signed.clone())).await.unwrap();
+    assert!(matches!(failed[&alice]["NONE"], Error::NotFound(_)));
+    assert!(bench.users.put_signatures(&alice, &upload(device.clone(), self_signed)).await.unwrap().is_empty());
+
+    let master = cross_key(&alice, "master", 10);
+    let by_bob = signed(&master, &bob, &key(22), &key(22).public_b64());
+    let target = key(10).public_b64();
+    assert!(bench.users.put_signatures(&bob, &upload(target, by_bob)).await.unwrap().is_empty());
+
+    let wanted = BTreeMap::from([(alice.clone(), vec![])]);
+    let seen = |asker: UserId| {
+        let (users, wanted) = (&bench.users, wanted.clone());
+        async move { users.query_keys(&asker, &wanted).await.unwrap() }
+    };
+    let bobs = seen(bob.clone()).await;
+    let by = format!("ed25519:{}", key(11).public_b64());
+    assert!(bobs.device_keys[&alice][&device]["signatures"][alice.as_str()][by].is_string());
+    assert!(bobs.master_keys[&alice]["signatures"][bob.as_str()].is_object());
+    let carols = seen(user("carol")).await;
+    assert!(carols.master_keys[&alice]["signatures"][bob.as_str()].is_null(), "only for the signer's eyes");
+}
+
+fn backup_key(index: i64, verified: bool) -> BackupKey {
+    BackupKey {
+        room_id: "!r:x".to_owned(),
+        session_id: "s".to_owned(),
+        first_message_index: index,
+        forwarded_count: 0,
+        is_verified: verified,
+        session_data: json!({ "index": index }),
+    }
+}
+
+#[tokio::test]
+async fn ce9_backups_keep_the_better_key_of_the_current_version() {
+    let bench = Bench::new().await;
+    let alice = user("alice");
+    assert!(matches!(bench.users.backup(&alice, None).await, Err(Error::NotFound(_))));
+    let first = bench.users.create_backup(&alice, "m.a", &json!({})).await.unwrap();
+    let second = bench.users.create_backup(&alice, "m.a", &json!({})).await.unwrap();
+    assert_eq!((first, second), (1, 2));
+    let stale = bench.users.put_backup_keys(&alice, first, &[backup_key(1, false)]).await;
+    assert!(matches!(stale, Err(Error::WrongBackupVersion(current)) if current == "2"));
+    let put = |key: BackupKey| {
+        let (users, alice) = (&bench.users, alice.clone());
+        async move { users.put_backup_keys(&alice, second, &[key]).await.unwrap() }
+    };
+    let steps = [
+        (backup_key(5, false), 1, 5),
+        (backup_key(6, false), 1, 5),
+        (backup_key(4, false), 2, 4),
+        (backup_key(9, true), 3, 9),
+        (backup_key(1, false), 3, 9),
+    ];
+    for (key, etag, index) in steps {
+        let row = put(key.clone()).await;
+        assert_eq!((row.etag, row.count), (etag, 1), "{key:?}");
+        let stored = bench.users.backup_keys(&alice, second, Some("!r:x"), Some("s")).await.unwrap();
+        assert_eq!(stored[0].first_message_index, index, "{key:?}");
+    }
+    let other = bench.users.update_backup(&alice, second, "m.b", &json!({})).await;
+    assert!(matches!(other, Err(Error::InvalidParam(_))));
+    let row = bench.users.delete_backup_keys(&alice, second, Some("!r:x"), None).await.unwrap();
+    assert_eq!((row.etag, row.count), (4, 0));
+    bench.users.delete_backup(&alice, second).await.unwrap();
+    bench.users.delete_backup(&alice, second).await.unwrap();
+    assert!(matches!(bench.users.backup(&alice, Some(second)).await, Err(Error::NotFound(_))));
+    assert!(matches!(bench.users.delete_backup(&alice, 9).await, Err(Error::NotFound(_))));
+    assert_eq!(bench.users.backup(&alice, None).await.unwrap().version, first);
+    assert_eq!(bench.users.create_backup(&alice, "m.a", &json!({})).await.unwrap(), 3, "numbers are not given again");
+}
