@@ -50,7 +50,7 @@ const BROKEN = {
 const WRONG = {
     "an array": "[]", "a string": '"x"', "null": "null", "a number": "12", "absurd numbers": absurd("1e400"),
     "negative numbers": absurd("-1"), "large integers": absurd("9223372036854775808"), "arrays": absurd("[]"),
-    "nulls": absurd("null"), "objects": absurd("{}"), "long strings": absurd(`"${"x".repeat(70_000)}"`),
+    "nulls": absurd("null"), "objects": absurd("{}"), "long strings": absurd(`"${"x".repeat(8_000)}"`),
     "zero bytes": absurd('"\\u0000"'),
 };
 
