@@ -20,7 +20,7 @@ use crate::metrics::{self, Metrics};
 use crate::notify::PushRules;
 use crate::sessions::Accounts;
 use crate::world::World;
-use crate::{draining, health, keys, resources};
+use crate::{draining, health, keys, readers, resources};
 
 /// The fact of the database under which the server's name stands.
 const SERVER_NAME: &str = "server_name";
@@ -127,6 +127,7 @@ pub async fn build_on(
     let Opened { store, sqlite } = opened;
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     let server_name = decide_server_name(&store, config.server_name.as_deref()).await?;
+    readers::after_restore(&store).await?;
     let signing_key = Arc::new(keys::load(&config.data_dir, entropy.as_ref())?);
     let metrics = Arc::new(Metrics::default());
     store.notifier().add_follower(Arc::clone(&metrics) as _);
@@ -181,11 +182,6 @@ fn layered(routes: Router, metrics: Arc<Metrics>) -> Router {
 }
 
 impl Running {
-    /// What is due by time alone, to be called about once a second.
-    pub fn tick(&self) {
-        self.users.tick();
-    }
-
     /// Deactivates an account and takes it out of all its rooms (behaviour CA8).
     ///
     /// # Errors

@@ -12,6 +12,7 @@ pub mod keys;
 pub mod listeners;
 pub mod metrics;
 pub mod notify;
+pub mod readers;
 pub mod resources;
 pub mod sessions;
 pub mod transfer;

@@ -2,14 +2,12 @@
 
 use std::io::IsTerminal;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
 use parking_lot::RwLock;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
 use tracing_subscriber::EnvFilter;
 use users::Users;
 
@@ -17,13 +15,10 @@ use super::Failure;
 use crate::boot::{self, Opened, Running};
 use crate::config::sources::Given;
 use crate::config::{Config, LogFormat, Resource};
-use crate::control;
 use crate::first_account::{PATH, Rename};
 use crate::listeners::{Bound, Switch};
 use crate::world::World;
-
-/// How often the rooms are told that time has passed.
-const TICK: Duration = Duration::from_secs(1);
+use crate::{control, readers};
 
 /// Runs the server until it is told to stop.
 ///
@@ -52,10 +47,10 @@ pub async fn run(given: &Given) -> Result<(), Failure> {
     print_first_account_link(&running.users, &listeners).await?;
 
     let (stop, stopping) = watch::channel(false);
-    let mut tasks = vec![tokio::spawn(tick(Arc::clone(&builder), stopping.clone()))];
+    let current = Arc::clone(&builder);
+    let current: control::Current = Arc::new(move || current.current());
+    let mut tasks = vec![tokio::spawn(readers::run(Arc::clone(&current), stopping.clone()))];
     if let Some(control) = control::bind(&builder.config.data_dir).await {
-        let current = Arc::clone(&builder);
-        let current = Arc::new(move || current.current());
         tasks.push(tokio::spawn(control::serve(control, current, stopping.clone())));
     }
     for listener in listeners {
@@ -135,21 +130,6 @@ async fn print_first_account_link(users: &Users, listeners: &[Bound]) -> Result<
         (None, _) => {}
     }
     Ok(())
-}
-
-/// Lets time pass for the rooms.
-async fn tick(builder: Arc<Builder>, mut stop: watch::Receiver<bool>) {
-    let mut every = tokio::time::interval(TICK);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = every.tick() => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
-        if let Some(running) = builder.current() {
-            running.tick();
-        }
-    }
 }
 
 /// Resolves at the first SIGTERM or SIGINT. A second one ends the process at once.
