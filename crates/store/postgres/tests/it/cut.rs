@@ -77,6 +77,22 @@ async fn stalled_after_commit() {
     check_cut(Cut::Stall).await;
 }
 
+/// A whole transaction lies in a buffer on the way while its connection is lost, and comes to be executed after the same
+/// batch was committed anew: its number is burnt by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_transaction_is_refused() {
+    let Some(database) = Database::make().await else { return };
+    let (proxy, engine) = proxied(&database).await;
+    proxy.plan([Some(Cut::LateAll)]);
+    assert_eq!(engine.submit(work::plain(1)).await.unwrap().last.0, 1);
+    proxy.late_is_done().await;
+    assert_eq!(proxy.cuts(), 1);
+    assert_eq!(engine.submit(work::plain(2)).await.unwrap().last.0, 2);
+    work::check_stream(&engine, &BTreeMap::from([(1, 1), (2, 2)])).await;
+    engine.close().await;
+    database.dispose().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn held_before_commit() {
     check_cut(Cut::Hold).await;

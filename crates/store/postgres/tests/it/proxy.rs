@@ -25,6 +25,9 @@ pub enum Cut {
     AfterCommit,
     /// Before COMMIT, which goes on to the server only when the engine has connected again.
     LateCommit,
+    /// Before BEGIN, which goes on to the server together with all up to COMMIT only when the engine tries again. The
+    /// server does not know this connection as the writer's, so the engine cannot have it ended.
+    LateAll,
     /// Not at all, but from COMMIT on no answer comes back.
     Stall,
     /// Not at all, but COMMIT never goes on to the server.
@@ -45,6 +48,9 @@ struct State {
     cuts: AtomicUsize,
     down: AtomicBool,
     writers: Notify,
+    begins: Notify,
+    /// All of a late transaction was executed, or refused.
+    late: Notify,
     /// Changes when everything is to be cut.
     generation: watch::Sender<u64>,
 }
@@ -64,6 +70,8 @@ impl Proxy {
             cuts: AtomicUsize::new(0),
             down: AtomicBool::new(false),
             writers: Notify::new(),
+            begins: Notify::new(),
+            late: Notify::new(),
             generation: watch::Sender::new(0),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -99,6 +107,11 @@ impl Proxy {
     /// How often the connection was cut so far.
     pub fn cuts(&self) -> usize {
         self.state.cuts.load(Ordering::Acquire)
+    }
+
+    /// Waits until the server is done with a transaction that came late.
+    pub async fn late_is_done(&self) {
+        self.state.late.notified().await;
     }
 
     /// Ends all connections and takes no new ones, or takes them again.
@@ -151,9 +164,14 @@ async fn serve(state: Arc<State>, client: TcpStream) {
         drop(to_client);
         while !matches!(from_server.read(&mut buffer).await, Ok(0) | Err(_)) {}
     });
+    let mut back = back;
+    let late = state.clone();
     let mut passage = Passage { state, from_client, to_server, silent, cut, statements: BTreeMap::new() };
     tokio::select! {
-        _ = passage.run() => {}
+        done = passage.run() => if matches!(done, Ok(Cut::LateAll)) {
+            let _ended = (&mut back).await;
+            late.late.notify_one();
+        },
         _ = ended.changed() => back.abort(),
     }
 }
@@ -170,13 +188,17 @@ struct Passage {
 }
 
 impl Passage {
-    async fn run(&mut self) -> std::io::Result<()> {
-        let startup = self.frame(0).await?;
+    async fn run(&mut self) -> std::io::Result<Cut> {
+        let mut startup = self.frame(0).await?;
         let mark = b"application_name\0hearth-test-";
-        let writer = startup.windows(mark.len()).any(|part| part == mark);
-        if writer {
+        let writer = startup.windows(mark.len()).position(|part| part == mark);
+        if let Some(place) = writer {
             self.state.writers.notify_waiters();
+            if self.state.plan.lock().front() == Some(&Some(Cut::LateAll)) {
+                startup[place + mark.len() - 12..][..6].copy_from_slice(b"hidden");
+            }
         }
+        let writer = writer.is_some();
         self.to_server.write_all(&startup).await?;
         loop {
             let frame = self.frame(1).await?;
@@ -184,16 +206,27 @@ impl Passage {
             let cut = match what {
                 Some("COMMIT") => self.state.plan.lock().pop_front().flatten(),
                 Some("BEGIN") => {
+                    self.state.begins.notify_waiters();
                     let mut plan = self.state.plan.lock();
-                    if plan.front() == Some(&Some(Cut::Begin)) { plan.pop_front().flatten() } else { None }
+                    let first = matches!(plan.front(), Some(Some(Cut::Begin | Cut::LateAll)));
+                    if first { plan.pop_front().flatten() } else { None }
                 }
                 _ => None,
             };
             match cut {
                 None => self.to_server.write_all(&frame).await?,
                 Some(cut) => {
-                    let rest = self.until_sync(frame).await?;
-                    return self.perform(cut, &rest).await;
+                    let mut rest = self.until_sync(frame).await?;
+                    while cut == Cut::LateAll {
+                        let next = self.frame(1).await?;
+                        let commit = self.meaning(&next) == Some("COMMIT");
+                        rest.extend(self.until_sync(next).await?);
+                        if commit {
+                            break;
+                        }
+                    }
+                    self.perform(cut, &rest).await?;
+                    return Ok(cut);
                 }
             }
         }
@@ -218,6 +251,13 @@ impl Passage {
                 self.cut.notify_one();
                 again.await;
                 self.to_server.write_all(statement).await
+            }
+            Cut::LateAll => {
+                let again = self.state.begins.notified();
+                self.cut.notify_one();
+                again.await;
+                self.to_server.write_all(statement).await?;
+                self.to_server.shutdown().await
             }
             Cut::Stall | Cut::Hold => {
                 self.silent.store(true, Ordering::Release);
