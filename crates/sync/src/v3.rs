@@ -177,6 +177,7 @@ impl Sync {
         answer.body.events("presence", &presence);
         self.add_to_device(&mut answer, request, window).await?;
         self.add_device_lists(&mut answer, request, window, &newcomers).await?;
+        self.add_key_counts(&mut answer, request).await?;
         Ok(answer)
     }
 
@@ -288,6 +289,17 @@ impl Sync {
         if !events.is_empty() {
             answer.body.raw("to_device", &format!("{{\"events\":{}}}", array(&events)));
         }
+        Ok(())
+    }
+
+    /// In every answer, zeros included: a client that is not told does not upload (CY13).
+    async fn add_key_counts(&self, answer: &mut Answer, request: &Request) -> Result<(), Error> {
+        let Some(device) = &request.device else { return Ok(()) };
+        let counts = self.users.one_time_key_counts(&request.user, device).await?;
+        let unused = self.users.unused_fallback_keys(&request.user, device).await?;
+        answer.body.raw("device_one_time_keys_count", &json!(counts).to_string());
+        answer.body.raw("device_unused_fallback_key_types", &json!(unused).to_string());
+        answer.body.raw("org.matrix.msc2732.device_unused_fallback_key_types", &json!(unused).to_string());
         Ok(())
     }
 
