@@ -1,7 +1,5 @@
 //! `GET /_matrix/client/v3/capabilities`
 
-use std::sync::Arc;
-
 use axum::extract;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -17,12 +15,13 @@ pub fn routes() -> Router<State> {
 
 async fn capabilities(
     GuestRequester(requester): GuestRequester,
-    extract::State(options): extract::State<Arc<Options>>,
+    extract::State(state): extract::State<State>,
 ) -> Json<Value> {
-    Json(json!({ "capabilities": of(&requester, &options) }))
+    let login_tokens = state.users.options().login_tokens;
+    Json(json!({ "capabilities": of(&requester, &state.options, login_tokens) }))
 }
 
-fn of(requester: &Requester, options: &Options) -> Value {
+fn of(requester: &Requester, options: &Options, login_tokens: bool) -> Value {
     let user = !requester.guest;
     let versions: serde_json::Map<String, Value> =
         event::SUPPORTED_VERSIONS.iter().map(|version| ((*version).to_owned(), "stable".into())).collect();
@@ -32,7 +31,7 @@ fn of(requester: &Requester, options: &Options) -> Value {
         "m.set_displayname": { "enabled": true },
         "m.set_avatar_url": { "enabled": user },
         "m.3pid_changes": { "enabled": false },
-        "m.get_login_token": { "enabled": user },
+        "m.get_login_token": { "enabled": user && login_tokens },
         "m.profile_fields": { "enabled": user },
         "m.forget_forced_upon_leave": { "enabled": false },
     });

@@ -13,6 +13,7 @@ pub mod room;
 pub mod routes;
 pub mod state;
 pub mod sync;
+pub mod third_party;
 pub mod versions;
 
 pub use routes::Routes;
@@ -30,6 +31,7 @@ pub fn router(state: State) -> Router {
         media::routes(),
         room::routes(),
         sync::routes(),
+        third_party::routes(),
     ];
     all.into_iter().fold(Router::new(), Router::merge).with_state(state)
 }

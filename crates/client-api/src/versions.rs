@@ -8,14 +8,38 @@ use serde_json::{Value, json};
 
 use crate::State;
 
-/// Versions of the specification.
+/// Versions of the specification. From v1.13 on, clients would offer to report rooms, which is not there yet.
 const VERSIONS: &[&str] = &[
     "r0.6.0", "r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11",
     "v1.12",
 ];
 
 /// Proposals that clients look for by flag, also where the feature has long been part of the specification.
-const FEATURES: &[&str] = &[];
+const FEATURES: &[&str] = &[
+    // Cross-signing.
+    "org.matrix.e2e_cross_signing",
+    // Private read receipts.
+    "org.matrix.msc2285.stable",
+    // Threads, their receipts and their counts.
+    "org.matrix.msc3440.stable",
+    "org.matrix.msc3771",
+    "org.matrix.msc3773",
+    // Events by time.
+    "org.matrix.msc3030",
+    // Room types in the directory.
+    "org.matrix.msc3827.stable",
+    // Media for those who have an account alone.
+    "org.matrix.msc3916.stable",
+    // Mentions by name.
+    "org.matrix.msc3952_intentional_mentions",
+    // Relations of relations.
+    "org.matrix.msc3981",
+    // Fields of profiles.
+    "uk.tcpip.msc4133",
+    "uk.tcpip.msc4133.stable",
+    // Locking and suspending accounts.
+    "uk.timedout.msc4323",
+];
 
 /// The routes of this file.
 pub fn routes() -> Router<State> {

@@ -167,3 +167,16 @@ async fn a_refusal_is_heard_also_by_who_still_sends() {
         assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
     }
 }
+
+#[tokio::test]
+async fn cb12_versions_need_no_token() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = Program::start(folder.path(), &[]);
+    let (status, body) = program.get(VERSIONS).await;
+    assert_eq!(status, 200);
+    let versions: Vec<&str> = body["versions"].as_array().unwrap().iter().filter_map(|v| v.as_str()).collect();
+    assert!(versions.contains(&"v1.11"), "{body}");
+    assert!(body["unstable_features"].as_object().unwrap().values().all(|flag| flag.is_boolean()), "{body}");
+    // A token that is not known changes nothing.
+    assert_eq!(program.get(&format!("{VERSIONS}?access_token=nobody")).await, (200, body));
+}
