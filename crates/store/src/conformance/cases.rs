@@ -17,22 +17,32 @@ struct Case {
 }
 
 pub(super) async fn run(harness: &dyn Harness) -> Result<(), Failure> {
-    let mut pair = Pair::fresh(harness).await;
-    for case in [dependents(), twice(), positions(), swap(), violation(), late_violation(), malformed(), nothing()] {
-        let name = case.name;
-        check(&pair, case).await.map_err(|failure| Failure(format!("{name}: {failure}")))?;
+    // All at once, so that an engine may commit them as a group; and each when the one before is durable.
+    for at_once in [true, false] {
+        let mut pair = Pair::fresh(harness).await;
+        for case in [dependents(), twice(), positions(), swap(), violation(), late_violation(), malformed(), nothing()]
+        {
+            let name = case.name;
+            let outcome = check(&pair, case, at_once).await;
+            outcome.map_err(|failure| Failure(format!("{name}, at once {at_once}: {failure}")))?;
+        }
+        import(&pair).await.map_err(|failure| Failure(format!("import: {failure}")))?;
+        unanswered(&pair).await?;
+        let reopened = pair.reopen(harness, at_once, TABLES).await;
+        reopened.map_err(|failure| Failure(format!("after the cases: {failure}")))?;
+        pair.engine.close().await;
     }
-    import(&pair).await.map_err(|failure| Failure(format!("import: {failure}")))?;
-    unanswered(&pair).await?;
-    pair.reopen(harness, true, TABLES).await.map_err(|failure| Failure(format!("after the cases: {failure}")))?;
-    pair.engine.close().await;
     Ok(())
 }
 
-async fn check(pair: &Pair, case: Case) -> Result<(), Failure> {
+async fn check(pair: &Pair, case: Case, at_once: bool) -> Result<(), Failure> {
     let mut submitted = Vec::new();
     for batch in case.batches {
-        submitted.push(pair.submit(batch).await);
+        if at_once {
+            submitted.push(pair.submit(batch).await);
+        } else {
+            pair.commit(batch).await?;
+        }
     }
     for submitted in submitted {
         pair.settle(submitted).await?;

@@ -130,7 +130,8 @@ impl Mutant {
         match (&outcome, self.fault) {
             (Err(CommitError::Store(Error::Engine(detail))), fault) if detail.starts_with("unique") => match fault {
                 Fault::HalfBatch => {
-                    let first = CommitBatch { writes: batch.writes.into_iter().take(1).collect(), ..Default::default() };
+                    let first =
+                        CommitBatch { writes: batch.writes.into_iter().take(1).collect(), ..Default::default() };
                     drop(inner.submit(first).await);
                     outcome
                 }
