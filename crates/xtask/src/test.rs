@@ -155,6 +155,8 @@ const STORIES: &[Story] = &[
     on_postgres("chat.mjs", &[]),
     on_sqlite("chat.mjs", &["--chromium"]),
     on_sqlite("first_account.mjs", &[]),
+    on_sqlite("accounts.mjs", &[]),
+    on_postgres("accounts.mjs", &[]),
     on_sqlite("bad_input.mjs", &[]),
     on_sqlite("kill.mjs", KILLS),
     on_postgres("kill.mjs", KILLS),

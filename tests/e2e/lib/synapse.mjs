@@ -47,6 +47,8 @@ report_stats: false
 listeners:
   - {port: ${this.port}, bind_addresses: ['127.0.0.1'], type: http, tls: false, resources: [{names: [client], compress: false}]}
 database: {name: sqlite3, args: {database: ${this.folder}/hs.db}}
+enable_registration: true
+enable_registration_without_verification: true
 registration_shared_secret: "${SHARED_SECRET}"
 macaroon_secret_key: control
 form_secret: control
