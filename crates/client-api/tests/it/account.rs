@@ -1,0 +1,506 @@
+//! Accounts, sessions, devices, authentication and what users keep, over HTTP.
+
+use std::sync::Arc;
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::sync_server::{Client, Server, escape, next_batch};
+
+async fn post(server: &Server, token: Option<&str>, path: &str, body: Value) -> (u16, Value) {
+    server.ask(Method::POST, &format!("/_matrix/client/v3{path}"), token, Some(body)).await
+}
+
+async fn get(server: &Server, token: Option<&str>, path: &str) -> (u16, Value) {
+    server.ask(Method::GET, &format!("/_matrix/client/v3{path}"), token, None).await
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+/// Registers with the password `secret` and returns the whole answer.
+async fn register(server: &Server, name: &str, more: Value) -> Value {
+    let mut body = json!({ "username": name, "password": "secret", "auth": { "type": "m.login.dummy" } });
+    for (member, value) in more.as_object().unwrap() {
+        body[member] = value.clone();
+    }
+    let (status, answer) = post(server, None, "/register", body).await;
+    assert_eq!(status, 200, "{answer}");
+    answer
+}
+
+fn login_body(name: &str, password: &str) -> Value {
+    json!({
+        "type": "m.login.password",
+        "identifier": { "type": "m.id.user", "user": name },
+        "password": password,
+    })
+}
+
+fn code(answer: &(u16, Value)) -> (u16, &str) {
+    (answer.0, answer.1["errcode"].as_str().unwrap_or_default())
+}
+
+#[tokio::test]
+async fn ca1_ca3_registration_step_by_step() {
+    let server = Server::new().await;
+    let (status, first) = post(&server, None, "/register", json!({})).await;
+    assert_eq!((status, first.get("errcode")), (401, None));
+    let dummy = json!({ "stages": ["m.login.dummy"] });
+    assert!(first["flows"].as_array().unwrap().contains(&dummy) && first["params"].is_object());
+    let auth = json!({ "type": "m.login.dummy", "session": first["session"] });
+    let body = json!({ "username": "Alice", "password": "secret", "device_id": "PHONE", "auth": auth });
+    let (status, made) = post(&server, None, "/register", body).await;
+    assert_eq!(status, 200, "{made}");
+    assert_eq!((text(&made["user_id"]), text(&made["device_id"])), ("@alice:example.org", "PHONE"));
+    let who = get(&server, made["access_token"].as_str(), "/account/whoami").await;
+    let expected = json!({ "user_id": "@alice:example.org", "device_id": "PHONE", "is_guest": false });
+    assert_eq!(who, (200, expected));
+    let quiet = register(&server, "bob", json!({ "inhibit_login": true })).await;
+    assert_eq!(quiet, json!({ "user_id": "@bob:example.org" }));
+}
+
+#[tokio::test]
+async fn ca3_ca19_names_are_judged_before_authentication() {
+    let server = Server::new().await;
+    register(&server, "alice", json!({})).await;
+    for (name, errcode) in [("alice", "M_USER_IN_USE"), ("a b", "M_INVALID_USERNAME"), ("ü", "M_INVALID_USERNAME")] {
+        let answer = post(&server, None, "/register", json!({ "username": name, "password": "x" })).await;
+        assert_eq!(code(&answer), (400, errcode), "{name}");
+        let answer = get(&server, None, &format!("/register/available?username={}", escape(name))).await;
+        assert_eq!(code(&answer), (400, errcode), "{name}");
+    }
+    assert_eq!(get(&server, None, "/register/available?username=free").await, (200, json!({ "available": true })));
+    let guest = post(&server, None, "/register?kind=guest", json!({})).await;
+    assert_eq!(code(&guest), (403, "M_FORBIDDEN"));
+    assert_eq!(code(&post(&server, None, "/register?kind=other", json!({})).await), (400, "M_INVALID_PARAM"));
+    let number = json!({ "username": 5 });
+    assert_eq!(code(&post(&server, None, "/register", number).await), (400, "M_BAD_JSON"));
+}
+
+#[tokio::test]
+async fn ca4_logins_that_fail_look_alike() {
+    let server = Server::new().await;
+    register(&server, "alice", json!({})).await;
+    let wrong = post(&server, None, "/login", login_body("alice", "wrong")).await;
+    let nobody = post(&server, None, "/login", login_body("nobody", "secret")).await;
+    assert_eq!(code(&wrong), (403, "M_FORBIDDEN"));
+    assert_eq!(wrong, nobody);
+    let (status, login) = post(&server, None, "/login", login_body("@ALICE:example.org", "secret")).await;
+    assert_eq!((status, text(&login["user_id"])), (200, "@alice:example.org"));
+    let old = json!({ "type": "m.login.password", "user": "alice", "password": "secret" });
+    assert_eq!(post(&server, None, "/login", old).await.0, 200);
+    for (body, errcode) in [
+        (json!({ "type": "m.login.unknown" }), "M_UNKNOWN"),
+        (json!({ "type": "m.login.password", "user": "alice" }), "M_MISSING_PARAM"),
+        (json!({}), "M_BAD_JSON"),
+    ] {
+        assert_eq!(code(&post(&server, None, "/login", body.clone()).await), (400, errcode), "{body}");
+    }
+    let (_, flows) = get(&server, None, "/login").await;
+    assert_eq!(flows["flows"][0]["type"], "m.login.password");
+}
+
+#[tokio::test]
+async fn ca6_cb3_a_logout_ends_the_token() {
+    let server = Server::new().await;
+    let made = register(&server, "alice", json!({})).await;
+    let token = made["access_token"].as_str();
+    assert_eq!(post(&server, token, "/logout", json!({})).await, (200, json!({})));
+    let dead = get(&server, token, "/account/whoami").await;
+    assert_eq!(code(&dead), (401, "M_UNKNOWN_TOKEN"));
+    assert_eq!(dead.1["soft_logout"], false);
+    assert_eq!(code(&get(&server, None, "/account/whoami").await), (401, "M_MISSING_TOKEN"));
+}
+
+#[tokio::test]
+async fn ca9_refreshing_over_http() {
+    let server = Server::new().await;
+    let made = register(&server, "alice", json!({ "refresh_token": true })).await;
+    let token = made["access_token"].as_str();
+    server.clock.advance(made["expires_in_ms"].as_i64().unwrap());
+    let expired = get(&server, token, "/account/whoami").await;
+    assert_eq!((code(&expired), &expired.1["soft_logout"]), ((401, "M_UNKNOWN_TOKEN"), &json!(true)));
+    let (status, fresh) = post(&server, None, "/refresh", json!({ "refresh_token": made["refresh_token"] })).await;
+    assert_eq!(status, 200);
+    assert_eq!(get(&server, fresh["access_token"].as_str(), "/account/whoami").await.0, 200);
+    let used = post(&server, None, "/refresh", json!({ "refresh_token": made["refresh_token"] })).await;
+    assert_eq!(code(&used), (401, "M_UNKNOWN_TOKEN"));
+}
+
+fn proof(session: &Value, name: &str, password: &str) -> Value {
+    let identifier = json!({ "type": "m.id.user", "user": name });
+    json!({ "type": "m.login.password", "session": session, "identifier": identifier, "password": password })
+}
+
+#[tokio::test]
+async fn ca1_ca2_ca19_deleting_a_device() {
+    let server = Server::new().await;
+    let laptop = register(&server, "alice", json!({ "device_id": "LAPTOP" })).await;
+    register(&server, "bob", json!({})).await;
+    let mut body = login_body("alice", "secret");
+    body["device_id"] = "PHONE".into();
+    post(&server, None, "/login", body).await;
+    let token = laptop["access_token"].as_str();
+    let path = "/_matrix/client/v3/devices/PHONE";
+    let delete = |body: Value| server.ask(Method::DELETE, path, token, Some(body));
+    let (status, first) = delete(json!({})).await;
+    assert_eq!((status, &first["flows"]), (401, &json!([{ "stages": ["m.login.password"] }])));
+    let session = &first["session"];
+    let wrong = delete(json!({ "auth": proof(session, "alice", "wrong") })).await;
+    assert_eq!((code(&wrong), wrong.1["flows"].is_array()), ((401, "M_FORBIDDEN"), true));
+    let others = delete(json!({ "auth": proof(session, "bob", "secret") })).await;
+    assert_eq!(code(&others), (403, "M_FORBIDDEN"));
+    assert_eq!(delete(json!({ "auth": proof(session, "alice", "secret") })).await, (200, json!({})));
+    assert_eq!(delete(json!({ "auth": proof(&Value::Null, "alice", "secret") })).await.0, 200, "again: still 200");
+    let (_, devices) = get(&server, token, "/devices").await;
+    assert_eq!(devices["devices"].as_array().unwrap().len(), 1);
+    let rename = server.ask(Method::PUT, path, token, Some(json!({ "display_name": "x" }))).await;
+    assert_eq!(code(&rename), (404, "M_NOT_FOUND"));
+    let own = "/_matrix/client/v3/devices/LAPTOP";
+    assert_eq!(server.ask(Method::PUT, own, token, Some(json!({ "display_name": "x" }))).await.0, 200);
+    let (_, device) = get(&server, token, "/devices/LAPTOP").await;
+    assert_eq!((text(&device["device_id"]), text(&device["display_name"])), ("LAPTOP", "x"));
+}
+
+#[tokio::test]
+async fn ca7_ca8_a_new_password_and_the_end_of_an_account() {
+    let server = Server::new().await;
+    let made = register(&server, "alice", json!({})).await;
+    let (_, other) = post(&server, None, "/login", login_body("alice", "secret")).await;
+    let (token, other) = (made["access_token"].as_str(), other["access_token"].as_str());
+    let change = json!({ "new_password": "changed", "auth": proof(&Value::Null, "alice", "secret") });
+    assert_eq!(post(&server, token, "/account/password", change).await.0, 200);
+    assert_eq!(get(&server, token, "/account/whoami").await.0, 200);
+    assert_eq!(get(&server, other, "/account/whoami").await.0, 401);
+
+    let (_, room) = post(&server, token, "/createRoom", json!({ "preset": "public_chat" })).await;
+    let bob = server.register("bob").await;
+    bob.join(text(&room["room_id"])).await;
+    let end = json!({ "auth": proof(&Value::Null, "alice", "changed") });
+    let ended = post(&server, token, "/account/deactivate", end).await;
+    assert_eq!(ended, (200, json!({ "id_server_unbind_result": "success" })));
+    assert_eq!(get(&server, token, "/account/whoami").await.0, 401);
+    let members = bob.do_get(&format!("/rooms/{}/joined_members", escape(text(&room["room_id"])))).await;
+    assert_eq!(members["joined"].as_object().unwrap().keys().collect::<Vec<_>>(), ["@bob:example.org"]);
+    assert_eq!(code(&post(&server, None, "/login", login_body("alice", "changed")).await), (403, "M_FORBIDDEN"));
+    let taken = post(&server, None, "/register", json!({ "username": "alice", "password": "x" })).await;
+    assert_eq!(code(&taken), (400, "M_USER_IN_USE"));
+    assert_eq!(get(&server, None, "/profile/@alice:example.org").await.0, 404);
+}
+
+#[tokio::test]
+async fn ca10_a_login_token_works_once() {
+    let server = Server::new().await;
+    let made = register(&server, "alice", json!({})).await;
+    let path = "/_matrix/client/v1/login/get_token";
+    let ask = |body: Value| server.ask(Method::POST, path, made["access_token"].as_str(), Some(body));
+    assert_eq!(ask(json!({})).await.0, 401);
+    let (status, answer) = ask(json!({ "auth": proof(&Value::Null, "alice", "secret") })).await;
+    assert_eq!((status, &answer["expires_in_ms"]), (200, &json!(120_000)));
+    assert_eq!(ask(json!({})).await.0, 401, "authentication is asked for anew (CA19)");
+    let login = json!({ "type": "m.login.token", "token": answer["login_token"] });
+    assert_eq!(post(&server, None, "/login", login.clone()).await.0, 200);
+    assert_eq!(code(&post(&server, None, "/login", login).await), (403, "M_FORBIDDEN"));
+}
+
+#[tokio::test]
+async fn ca13_ca18_locking_and_suspending() {
+    let server = Server::new().await;
+    let (root, alice) = (server.register("root").await, server.register("alice").await);
+    let made = register(&server, "bob", json!({})).await;
+    let bob = made["access_token"].as_str();
+    let lock = |user: &str| format!("/_matrix/client/v1/admin/lock/{user}");
+    let suspend = "/_matrix/client/v1/admin/suspend/@bob:example.org";
+    for user in ["@bob:example.org", "@nobody:example.org", "@x:elsewhere.org"] {
+        assert_eq!(code(&alice.get(&lock(user)).await), (403, "M_FORBIDDEN"), "{user}");
+    }
+    server.users.set_admin(&root.user, true).await.unwrap();
+    assert_eq!(code(&root.get(&lock("@nobody:example.org")).await), (404, "M_NOT_FOUND"));
+    assert_eq!(code(&root.get(&lock("@x:elsewhere.org")).await), (400, "M_INVALID_PARAM"));
+    let oneself = root.put(&lock("@root:example.org"), json!({ "locked": true })).await;
+    assert_eq!(code(&oneself), (403, "M_FORBIDDEN"));
+    assert_eq!(root.do_put(&lock("@bob:example.org"), json!({ "locked": true })).await, json!({ "locked": true }));
+    let locked = get(&server, bob, "/account/whoami").await;
+    assert_eq!((code(&locked), &locked.1["soft_logout"]), ((401, "M_USER_LOCKED"), &json!(true)));
+    root.do_put(&lock("@bob:example.org"), json!({ "locked": false })).await;
+    assert_eq!(get(&server, bob, "/account/whoami").await.0, 200, "tokens survive the unlock");
+
+    root.do_put(suspend, json!({ "suspended": true })).await;
+    assert_eq!(root.do_get(suspend).await, json!({ "suspended": true }));
+    let path = "/_matrix/client/v3/profile/@bob:example.org/displayname";
+    let rename = server.ask(Method::PUT, path, bob, Some(json!({ "displayname": "B" }))).await;
+    assert_eq!(code(&rename), (403, "M_USER_SUSPENDED"));
+    root.do_put(suspend, json!({ "suspended": false })).await;
+    root.do_put(&lock("@bob:example.org"), json!({ "locked": true })).await;
+    assert_eq!(post(&server, bob, "/logout", json!({})).await.0, 200, "the locked may log out");
+    let whois = root.do_get("/admin/whois/@alice:example.org").await;
+    assert!(whois["devices"]["DEVICE"]["sessions"].is_array());
+    assert_eq!(code(&alice.get("/admin/whois/@root:example.org").await), (403, "M_FORBIDDEN"));
+    assert_eq!(alice.get("/admin/whois/@alice:example.org").await.0, 200);
+}
+
+#[tokio::test]
+async fn shared_secret_registration_is_not_there_without_a_secret() {
+    let server = Server::new().await;
+    let path = "/_synapse/admin/v1/register";
+    assert_eq!(code(&server.ask(Method::GET, path, None, None).await), (404, "M_UNRECOGNIZED"));
+    let body = json!({ "nonce": "x", "username": "x", "password": "x", "mac": "x" });
+    assert_eq!(code(&server.ask(Method::POST, path, None, Some(body)).await), (404, "M_UNRECOGNIZED"));
+}
+
+async fn two_in_a_room() -> (Client, Client, String) {
+    let server = Server::new().await;
+    let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+    let room = alice.public_room().await;
+    bob.join(&room).await;
+    (alice, bob, room)
+}
+
+#[tokio::test]
+async fn cr26_a_profile_change_reaches_the_rooms() {
+    let (alice, bob, room) = two_in_a_room().await;
+    alice.do_put("/profile/@alice:example.org/displayname", json!({ "displayname": "Alice" })).await;
+    alice.do_put("/profile/@alice:example.org/org.example.x", json!({ "org.example.x": [1] })).await;
+    let profile = bob.do_get("/profile/@alice:example.org").await;
+    assert_eq!(profile, json!({ "displayname": "Alice", "org.example.x": [1] }));
+    let field = bob.do_get("/profile/@alice:example.org/displayname").await;
+    assert_eq!(field, json!({ "displayname": "Alice" }));
+    let path = format!("/rooms/{}/state/m.room.member/@alice:example.org", escape(&room));
+    assert_eq!(bob.do_get(&path).await["displayname"], "Alice");
+    let others = bob.put("/profile/@alice:example.org/displayname", json!({ "displayname": "B" })).await;
+    assert_eq!(code(&others), (403, "M_FORBIDDEN"));
+    let own = "/profile/@alice:example.org";
+    let missing = alice.put(&format!("{own}/displayname"), json!({ "other": 1 })).await;
+    assert_eq!(code(&missing), (400, "M_MISSING_PARAM"));
+    let bad = alice.put(&format!("{own}/Bad"), json!({ "Bad": 1 })).await;
+    assert_eq!(code(&bad), (400, "M_INVALID_PARAM"));
+    let large = alice.put(&format!("{own}/a.b"), json!({ "a.b": "x".repeat(65_536) })).await;
+    assert_eq!(code(&large), (400, "M_PROFILE_TOO_LARGE"));
+    let gone = alice.send(Method::DELETE, &format!("{own}/displayname"), None).await;
+    assert_eq!(gone, (200, json!({})));
+    assert_eq!(bob.do_get(&path).await.get("displayname"), None);
+    assert_eq!(code(&bob.get(&format!("{own}/displayname")).await), (404, "M_NOT_FOUND"));
+}
+
+fn ephemeral<'a>(sync: &'a Value, room: &str, kind: &str) -> Option<&'a Value> {
+    let events = sync["rooms"]["join"][room]["ephemeral"]["events"].as_array()?;
+    events.iter().find(|event| event["type"] == kind)
+}
+
+#[tokio::test]
+async fn cr24_typing_is_ones_own_and_for_members() {
+    let (alice, bob, room) = two_in_a_room().await;
+    let carol = alice.server.register("carol").await;
+    let since = bob.sync("").await;
+    let path = |user: &str| format!("/rooms/{}/typing/{user}", escape(&room));
+    let typing = json!({ "typing": true, "timeout": 30_000 });
+    assert_eq!(code(&alice.put(&path("@bob:example.org"), typing.clone()).await), (403, "M_FORBIDDEN"));
+    assert_eq!(code(&carol.put(&path("@carol:example.org"), typing.clone()).await), (403, "M_FORBIDDEN"));
+    alice.do_put(&path("@alice:example.org"), typing).await;
+    let seen = bob.sync_since(&since, "").await;
+    let event = ephemeral(&seen, &room, "m.typing").unwrap();
+    assert_eq!(*event, json!({ "type": "m.typing", "content": { "user_ids": ["@alice:example.org"] } }));
+}
+
+#[tokio::test]
+async fn cr25_cr32_receipts_and_markers() {
+    let (alice, bob, room) = two_in_a_room().await;
+    let event = alice.say(&room, "hi").await;
+    let thread =
+        json!({ "body": "x", "msgtype": "m.text", "m.relates_to": { "rel_type": "m.thread", "event_id": event } });
+    let reply = alice.send_event(&room, "m.room.message", thread).await;
+    let since = alice.sync("").await;
+    let path = |kind: &str, id: &str| format!("/rooms/{}/receipt/{kind}/{}", escape(&room), escape(id));
+    for (kind, id, body, expected) in [
+        ("m.read", event.as_str(), json!({ "thread_id": 5 }), (400, "M_INVALID_PARAM")),
+        ("m.read", &event, json!({ "thread_id": "" }), (400, "M_INVALID_PARAM")),
+        ("m.read", &event, json!({ "thread_id": "$other" }), (400, "M_INVALID_PARAM")),
+        ("m.read", &reply, json!({ "thread_id": "main" }), (400, "M_INVALID_PARAM")),
+        ("m.fully_read", &event, json!({ "thread_id": "main" }), (400, "M_INVALID_PARAM")),
+        ("m.other", &event, json!({}), (400, "M_INVALID_PARAM")),
+        ("m.read", "$unknown", json!({}), (404, "M_NOT_FOUND")),
+    ] {
+        assert_eq!(code(&bob.post(&path(kind, id), body.clone()).await), expected, "{kind} {id} {body}");
+    }
+    bob.do_post(&path("m.read.private", &reply), json!({ "thread_id": event })).await;
+    let private = alice.sync_since(&since, "").await;
+    assert_eq!(ephemeral(&private, &room, "m.receipt"), None);
+    bob.do_post(&path("m.read", &event), json!({ "thread_id": "main" })).await;
+    let public = alice.sync_since(&since, "").await;
+    let receipt = &ephemeral(&public, &room, "m.receipt").unwrap()["content"][&event]["m.read"]["@bob:example.org"];
+    assert_eq!(receipt["thread_id"], "main");
+    let markers = json!({ "m.fully_read": reply, "m.read": reply });
+    bob.do_post(&format!("/rooms/{}/read_markers", escape(&room)), markers).await;
+    let marker = format!("/user/@bob:example.org/rooms/{}/account_data/m.fully_read", escape(&room));
+    assert_eq!(bob.do_get(&marker).await, json!({ "event_id": reply }));
+}
+
+#[tokio::test]
+async fn cr25_cy9_account_data_tags_and_filters() {
+    let (alice, bob, room) = two_in_a_room().await;
+    let since = alice.sync("").await;
+    let own = "/user/@alice:example.org";
+    let of_room = format!("{own}/rooms/{}", escape(&room));
+    alice.do_put(&format!("{own}/account_data/org.example"), json!({ "a": 1 })).await;
+    alice.do_put(&format!("{of_room}/account_data/org.example"), json!({ "b": 2 })).await;
+    alice.do_put(&format!("{of_room}/tags/m.favourite"), json!({ "order": 0.25 })).await;
+    let news = alice.sync_since(&since, "").await;
+    let expected = json!([{ "type": "org.example", "content": { "a": 1 } }]);
+    assert_eq!(news["account_data"]["events"], expected);
+    let kept = news["rooms"]["join"][&room]["account_data"]["events"].as_array().unwrap();
+    assert_eq!(kept.len(), 2);
+    assert_eq!(alice.do_get(&format!("{own}/account_data/org.example")).await, json!({ "a": 1 }));
+    assert_eq!(alice.do_get(&format!("{of_room}/tags")).await, json!({ "tags": { "m.favourite": { "order": 0.25 } } }));
+    alice.send(Method::DELETE, &format!("{of_room}/tags/m.favourite"), None).await;
+    assert_eq!(alice.do_get(&format!("{of_room}/tags")).await, json!({ "tags": {} }));
+
+    let refused = [
+        (alice.put(&format!("{own}/account_data/m.push_rules"), json!({})).await, (405, "M_BAD_JSON")),
+        (alice.put(&format!("{of_room}/account_data/m.fully_read"), json!({})).await, (405, "M_BAD_JSON")),
+        (alice.put(&format!("{own}/account_data/x"), json!([])).await, (400, "M_BAD_JSON")),
+        (alice.put(&format!("{own}/rooms/nonsense/account_data/x"), json!({})).await, (400, "M_INVALID_PARAM")),
+        (bob.put(&format!("{own}/account_data/x"), json!({})).await, (403, "M_FORBIDDEN")),
+        (bob.get(&format!("{own}/account_data/org.example")).await, (403, "M_FORBIDDEN")),
+        (alice.get(&format!("{own}/account_data/none")).await, (404, "M_NOT_FOUND")),
+        (alice.post(&format!("{own}/filter"), json!({ "room": 5 })).await, (400, "M_BAD_JSON")),
+        (bob.post(&format!("{own}/filter"), json!({})).await, (403, "M_FORBIDDEN")),
+        (alice.get(&format!("{own}/filter/none")).await, (404, "M_NOT_FOUND")),
+    ];
+    for (place, (answer, expected)) in refused.iter().enumerate() {
+        assert_eq!(code(answer), *expected, "case {place}");
+    }
+    let filter = json!({ "room": { "timeline": { "limit": 1 } } });
+    let id = alice.do_post(&format!("{own}/filter"), filter.clone()).await["filter_id"].clone();
+    assert_eq!(alice.do_get(&format!("{own}/filter/{}", text(&id))).await, filter);
+}
+
+#[tokio::test]
+async fn cp1_push_rules_over_http() {
+    let server = Server::new().await;
+    let alice = server.register("alice").await;
+    let since = alice.sync("").await;
+    let rule = "/pushrules/global/content/cake";
+    let body = json!({ "pattern": "cake*lie", "actions": ["notify"] });
+    assert_eq!(code(&alice.get(rule).await), (404, "M_NOT_FOUND"));
+    assert_eq!(alice.do_put(rule, body.clone()).await, json!({}));
+    let expected = json!({
+        "rule_id": "cake", "default": false, "enabled": true, "pattern": "cake*lie", "actions": ["notify"],
+    });
+    assert_eq!(alice.do_get(rule).await, expected);
+    alice.do_put(&format!("{rule}/enabled"), json!({ "enabled": false })).await;
+    assert_eq!(alice.do_get(&format!("{rule}/enabled")).await, json!({ "enabled": false }));
+    alice.do_put(&format!("{rule}/actions"), json!({ "actions": ["dont_notify"] })).await;
+    assert_eq!(alice.do_get(&format!("{rule}/actions")).await, json!({ "actions": [] }));
+    let news = alice.sync_since(&since, "").await;
+    let shown = &news["account_data"]["events"][0];
+    assert_eq!(
+        (text(&shown["type"]), &shown["content"]["global"]["content"][0]["rule_id"]),
+        ("m.push_rules", &json!("cake"))
+    );
+    let all = alice.do_get("/pushrules/").await;
+    assert_eq!(all["global"], alice.do_get("/pushrules/global/").await);
+    assert_eq!(all["global"]["override"][0]["rule_id"], ".m.rule.master");
+    for (path, expected) in [
+        ("/pushrules/global/content/.own", (400, "M_INVALID_PARAM")),
+        ("/pushrules/global/content/a%2Fb", (400, "M_INVALID_PARAM")),
+        ("/pushrules/global/nonsense/x", (400, "M_INVALID_PARAM")),
+        ("/pushrules/global/content/x?before=none", (400, "M_UNKNOWN")),
+    ] {
+        assert_eq!(code(&alice.put(path, body.clone()).await), expected, "{path}");
+    }
+    assert_eq!(alice.send(Method::DELETE, rule, None).await.0, 200);
+    assert_eq!(code(&alice.send(Method::DELETE, rule, None).await), (404, "M_NOT_FOUND"));
+}
+
+#[tokio::test]
+async fn ce10_cy12_cy13_to_device_messages_and_keys() {
+    let (alice, bob, _) = two_in_a_room().await;
+    let first = bob.sync("").await;
+    assert_eq!(first["device_one_time_keys_count"], json!({ "signed_curve25519": 0 }));
+    let send = json!({ "messages": { "@bob:example.org": { "*": { "n": 1 } } } });
+    for _ in 0..2 {
+        alice.do_put("/sendToDevice/m.test/t1", send.clone()).await;
+    }
+    let news = bob.sync_since(&first, "").await;
+    let expected = json!([{ "sender": "@alice:example.org", "type": "m.test", "content": { "n": 1 } }]);
+    assert_eq!(news["to_device"]["events"], expected);
+    assert_eq!(bob.sync_since(&first, "").await["to_device"]["events"], expected, "repeated");
+    assert_eq!(bob.sync_since(&news, "").await.get("to_device"), None);
+
+    let keys = json!({
+        "one_time_keys": { "signed_curve25519:A": { "key": "a" } },
+        "fallback_keys": { "signed_curve25519:F": { "key": "f", "fallback": true } },
+    });
+    let counts = bob.do_post("/keys/upload", keys).await;
+    assert_eq!(counts, json!({ "one_time_key_counts": { "signed_curve25519": 1 } }));
+    let synced = bob.sync("").await;
+    assert_eq!(synced["device_unused_fallback_key_types"], json!(["signed_curve25519"]));
+    let claim = json!({ "one_time_keys": { "@bob:example.org": { "DEVICE": "signed_curve25519" } } });
+    for id in ["A", "F"] {
+        let claimed = alice.do_post("/keys/claim", claim.clone()).await;
+        let keys = claimed["one_time_keys"]["@bob:example.org"]["DEVICE"].as_object().unwrap().clone();
+        assert_eq!(keys.keys().collect::<Vec<_>>(), [&format!("signed_curve25519:{id}")]);
+    }
+    let wrong = json!({ "device_keys": { "@bob:example.org": {} } });
+    assert_eq!(code(&alice.post("/keys/query", wrong).await), (400, "M_BAD_JSON"));
+    let remote = alice.do_post("/keys/query", json!({ "device_keys": { "@x:elsewhere.org": [] } })).await;
+    assert_eq!(remote["failures"], json!({ "elsewhere.org": {} }));
+}
+
+#[tokio::test]
+async fn ce4_ce5_a_changed_device_is_told_to_those_who_share_a_room() {
+    let (alice, bob, _) = two_in_a_room().await;
+    let carol = alice.server.register("carol").await;
+    let (since, others) = (alice.sync("").await, carol.sync("").await);
+    bob.do_put("/devices/DEVICE", json!({ "display_name": "Phone" })).await;
+    let news = alice.sync_since(&since, "").await;
+    assert_eq!(news["device_lists"]["changed"], json!(["@bob:example.org"]));
+    assert_eq!(carol.sync_since(&others, "").await.get("device_lists"), None);
+    let (from, to) = (next_batch(&since), next_batch(&news));
+    let changes = alice.do_get(&format!("/keys/changes?from={from}&to={to}")).await;
+    assert_eq!(changes["changed"], json!(["@bob:example.org"]));
+}
+
+#[tokio::test]
+async fn ce9_key_backups_over_http() {
+    let server = Server::new().await;
+    let alice = server.register("alice").await;
+    assert_eq!(code(&alice.get("/room_keys/version").await), (404, "M_NOT_FOUND"));
+    let version = json!({ "algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": { "public_key": "x" } });
+    assert_eq!(alice.do_post("/room_keys/version", version).await, json!({ "version": "1" }));
+    let key = json!({ "first_message_index": 1, "forwarded_count": 0, "is_verified": false, "session_data": {} });
+    let path = "/room_keys/keys/!r%3Ax/s";
+    assert_eq!(alice.do_put(&format!("{path}?version=1"), key.clone()).await, json!({ "count": 1, "etag": "1" }));
+    assert_eq!(alice.do_get(&format!("{path}?version=1")).await, key);
+    let all = alice.do_get("/room_keys/keys?version=1").await;
+    assert_eq!(all, json!({ "rooms": { "!r:x": { "sessions": { "s": key } } } }));
+    let stale = alice.put(&format!("{path}?version=7"), key.clone()).await;
+    assert_eq!((code(&stale), &stale.1["current_version"]), ((403, "M_WRONG_ROOM_KEYS_VERSION"), &json!("1")));
+    assert_eq!(alice.send(Method::DELETE, "/room_keys/version/1", None).await.0, 200);
+    assert_eq!(code(&alice.get("/room_keys/version/1").await), (404, "M_NOT_FOUND"));
+}
+
+#[tokio::test]
+async fn presence_is_for_those_who_share_a_room() {
+    let (alice, bob, _) = two_in_a_room().await;
+    let carol = alice.server.register("carol").await;
+    let path = "/presence/@alice:example.org/status";
+    alice.do_put(path, json!({ "presence": "unavailable", "status_msg": "away" })).await;
+    let seen = bob.do_get(path).await;
+    assert_eq!((text(&seen["presence"]), text(&seen["status_msg"])), ("unavailable", "away"));
+    assert_eq!(code(&carol.get(path).await), (403, "M_FORBIDDEN"));
+    assert_eq!(code(&bob.put(path, json!({ "presence": "online" })).await), (403, "M_FORBIDDEN"));
+    assert_eq!(code(&alice.put(path, json!({ "presence": "busy" })).await), (400, "M_INVALID_PARAM"));
+}
+
+#[tokio::test]
+async fn an_openid_token_names_its_user() {
+    let server: Arc<Server> = Server::new().await;
+    let alice = server.register("alice").await;
+    let answer = alice.do_post("/user/@alice:example.org/openid/request_token", json!({})).await;
+    assert_eq!((text(&answer["token_type"]), &answer["expires_in"]), ("Bearer", &json!(3_600)));
+    let named = server.users.openid_user(text(&answer["access_token"])).await.unwrap();
+    assert_eq!(named, Some(alice.user));
+}
