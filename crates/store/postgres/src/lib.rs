@@ -192,7 +192,7 @@ fn start(
         queue,
         settled: settling,
         connection: None,
-        own: hints.own,
+        hints,
         commit_wait: options.commit_wait,
         number: 0,
         away: None,

@@ -54,11 +54,19 @@ fn key_equals(table: &Table) -> String {
 
 /// Locks and returns the rows with the given keys (one array per key column), in key order.
 pub fn lock(table: &Table) -> String {
+    lock_and(table, &names(table.columns, &format!("{}.", quoted(table.name))))
+}
+
+/// Locks the rows with the given keys (one array per key column), in key order.
+pub fn hold(table: &Table) -> String {
+    lock_and(table, "1")
+}
+
+fn lock_and(table: &Table, answer: &str) -> String {
     let name = quoted(table.name);
     let before = format!("{name}.");
     format!(
-        "SELECT {} FROM {name} JOIN {} AS {} ON {} ORDER BY {} FOR UPDATE OF {name}",
-        names(table.columns, &before),
+        "SELECT {answer} FROM {name} JOIN {} AS {} ON {} ORDER BY {} FOR UPDATE OF {name}",
         unnest(table, table.key),
         alias("k", table.key),
         key_equals(table),

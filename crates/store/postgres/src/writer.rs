@@ -11,8 +11,7 @@
 //! answered or submitted again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use store::merge::{self, Address, Merged};
@@ -23,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_postgres::{Config, Row};
 
-use crate::connection::{Backoff, CHANNEL, Call, Connection, Fault};
+use crate::connection::{Backoff, CHANNEL, Call, Connection, Fault, Hints};
 use crate::params::{Param, decode_row, key_arrays};
 use crate::sql::{self, Insertion};
 
@@ -98,8 +97,8 @@ pub struct Writer {
     pub settled: mpsc::Sender<Settled>,
     /// The connection, if it stands.
     pub connection: Option<Connection>,
-    /// Where the writer's server process is noted for the listener.
-    pub own: Arc<AtomicI32>,
+    /// What other nodes tell of, and where the writer's server process is noted for the listener.
+    pub hints: Hints,
     /// How long PostgreSQL may take for one round trip.
     pub commit_wait: Duration,
     /// Number of the last transaction tried; even.
@@ -267,7 +266,7 @@ impl Writer {
         let name = self.config.get_application_name().unwrap_or_default().to_owned();
         let call = connection.call(END_OTHERS, vec![text(&name)]).await?;
         connection.run(&[call], self.commit_wait).await?;
-        self.own.store(connection.pid, Ordering::Relaxed);
+        self.hints.own.store(connection.pid, Ordering::Relaxed);
         Ok(connection)
     }
 
@@ -283,6 +282,7 @@ impl Writer {
             number: self.number,
             wait: self.commit_wait,
             thorough,
+            alone: *self.hints.told.borrow() == 0,
         };
         let tried = transaction.run(batches).await;
         match &tried {
@@ -335,6 +335,8 @@ struct Transaction<'a> {
     wait: Duration,
     /// Delete every row before it is written, so that unique values may change places.
     thorough: bool,
+    /// No other node was heard of, so nobody is in the way.
+    alone: bool,
 }
 
 impl Transaction<'_> {
@@ -453,6 +455,14 @@ impl Transaction<'_> {
         let entries = int(merged.stream.len());
         for (insert, (table, rows)) in &insertions {
             calls.push(self.insertion(*insert, table, rows, entries).await?);
+        }
+        // Who holds the counter must not wait for a row whose holder waits for the counter.
+        for (insert, (table, rows)) in placed.iter().filter(|_| !self.alone) {
+            let keys = rows.iter().filter_map(|row| row.get(..table.key)).filter(|key| !is_placed(table, key));
+            let keys: Vec<&[Value]> = keys.collect();
+            if insert.insertion == Insertion::Replace && !keys.is_empty() {
+                calls.push(self.connection.call(&sql::hold(table), key_arrays(table, table.key, &keys)).await?);
+            }
         }
         let counter = calls.len();
         calls.push(self.counter(entries).await?);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use store::tables::core::StreamRow;
+use store::tables::users::DeviceChangeRow;
 use store::{CommitError, Engine, Read};
 
 use crate::database::Database;
@@ -180,6 +181,53 @@ async fn crossing_writes_all_come_through() {
         ticket.await.unwrap();
     }
     assert_eq!(work::stream(&nodes[0]).await.len(), 90);
+    database.dispose().await;
+}
+
+async fn change_devices(node: Arc<dyn Engine>, checked: bool) {
+    for _ in 0..150 {
+        let user = store::UserId::from("@a:b");
+        let mut batch = store::CommitBatch::new();
+        if checked {
+            batch.expect_present::<DeviceChangeRow>(vec![(&user).into()]);
+        }
+        let pos = batch.announce(store::StreamKind::DeviceList, None, Some(user.clone()), None);
+        batch.put(DeviceChangeRow { user_id: user, pos });
+        node.submit(batch).await.unwrap();
+    }
+}
+
+/// One node locks a row that carries a position, since it checks it; another writes it without checks. Neither may hold
+/// the counter while it waits for the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_with_positions_make_no_deadlock() {
+    let Some(database) = Database::make().await else { return };
+    let nodes = nodes(&database).await;
+    change_devices(nodes[1].clone(), false).await;
+    // Nodes lock with care once they have heard of each other.
+    for (number, node) in (0..).zip(&nodes) {
+        let last = node.submit(work::plain(number)).await.unwrap().last;
+        for node in &nodes {
+            work::reach(node, last).await;
+        }
+    }
+    let tasks: Vec<_> = nodes
+        .iter()
+        .zip([true, false, true])
+        .map(|(node, checked)| tokio::spawn(change_devices(node.clone(), checked)))
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    for node in nodes {
+        node.close().await;
+    }
+    // The server's processes tell their figures when they end.
+    let connected = "SELECT 1 FROM pg_stat_activity WHERE datname = $1";
+    while !database.admin.query(connected, &[&database.name()]).await.unwrap().is_empty() {}
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = $1";
+    let deadlocks: i64 = database.admin.query_one(deadlocks, &[&database.name()]).await.unwrap().get(0);
+    assert_eq!(deadlocks, 0);
     database.dispose().await;
 }
 
