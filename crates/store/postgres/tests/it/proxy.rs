@@ -217,13 +217,11 @@ impl Passage {
                 None => self.to_server.write_all(&frame).await?,
                 Some(cut) => {
                     let mut rest = self.until_sync(frame).await?;
-                    while cut == Cut::LateAll {
+                    let mut complete = cut != Cut::LateAll;
+                    while !complete {
                         let next = self.frame(1).await?;
-                        let commit = self.meaning(&next) == Some("COMMIT");
+                        complete = self.meaning(&next) == Some("COMMIT");
                         rest.extend(self.until_sync(next).await?);
-                        if commit {
-                            break;
-                        }
                     }
                     self.perform(cut, &rest).await?;
                     return Ok(cut);
