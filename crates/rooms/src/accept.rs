@@ -227,7 +227,10 @@ pub(crate) async fn judge(draft: &mut Draft<'_>, pdu: &Arc<Pdu>) -> Result<Judge
         known: None,
         withheld: false,
     };
-    if let Err(reason) = passes_auth_events(draft, pdu, &judged.auth).await? {
+    if pdu.is_create() && pdu.event_id != draft.room.create.event_id {
+        judged.flags = flags::REJECTED;
+        judged.reason = Some("the room has a create event already".to_owned());
+    } else if let Err(reason) = passes_auth_events(draft, pdu, &judged.auth).await? {
         judged.flags = flags::REJECTED;
         judged.reason = Some(reason);
     } else if let Err(reason) = passes_state(draft, pdu, state_before).await? {
