@@ -14,15 +14,18 @@ mod list_joined_rooms;
 mod list_public_rooms;
 mod members;
 mod message_pagination;
-pub(crate) mod people;
+pub(crate) mod mutual_rooms;
+pub mod people;
 mod redaction;
 mod relations;
 mod room_event_by_timestamp;
+mod room_initial_sync;
 mod room_send;
 mod room_state;
 mod room_summary;
 mod room_upgrades;
 mod rooms;
+mod space_hierarchy;
 mod summary;
 mod threads_list;
 
@@ -46,14 +49,17 @@ pub fn routes() -> Router<State> {
         list_public_rooms::routes(),
         members::routes(),
         message_pagination::routes(),
+        mutual_rooms::routes(),
         redaction::routes(),
         relations::routes(),
         room_event_by_timestamp::routes(),
+        room_initial_sync::routes(),
         room_send::routes(),
         room_state::routes(),
         room_summary::routes(),
         room_upgrades::routes(),
         rooms::routes(),
+        space_hierarchy::routes(),
         threads_list::routes(),
     ];
     all.into_iter().fold(Router::new(), Router::merge)

@@ -1,12 +1,12 @@
 //! A room as the public directory, room summaries and space hierarchies describe it, and who may know of it.
 
+use endpoint::Error;
 use rooms::state::type_key;
 use rooms::{Room, StateMap};
 use serde_json::{Map, Value, json};
 use store::UserId;
 
 use crate::{State, error_map};
-use endpoint::Error;
 
 /// The state events of which a summary is made, all with an empty state key.
 const TYPES: &[&str] = &[
@@ -113,13 +113,14 @@ impl<'a> Summary<'a> {
     /// # Errors
     /// `M_UNKNOWN` when the store fails.
     pub async fn is_accessible(&self, state: &State, user: Option<&UserId>) -> Result<bool, Error> {
-        if matches!(self.join_rule(), "public" | "knock" | "knock_restricted") || self.world_readable() {
-            return Ok(true);
-        }
-        let Some(user) = user else { return Ok(false) };
+        let open = matches!(self.join_rule(), "public" | "knock" | "knock_restricted");
+        let Some(user) = user else { return Ok(open || self.world_readable()) };
         let row = state.rooms.membership_row(self.room.num, user).await.map_err(error_map::rooms)?;
-        if row.is_some_and(|row| matches!(row.membership.as_str(), "join" | "invite")) {
-            return Ok(true);
+        match row.as_ref().map(|row| row.membership.as_str()) {
+            Some("join" | "invite") => return Ok(true),
+            Some("ban") => return Ok(self.world_readable()),
+            _ if open || self.world_readable() => return Ok(true),
+            _ => {}
         }
         for allowed in self.allowed_rooms() {
             if state.rooms.joined_room(allowed, user).await.is_ok() {

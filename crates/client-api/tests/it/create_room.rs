@@ -122,7 +122,8 @@ async fn cr3_version_12_rooms_belong_to_their_creators() {
     // A creator has more power than any level.
     bob.join(&room).await;
     bob.set_state(&room, "m.room.tombstone", json!({ "body": "", "replacement_room": "!a:b" })).await;
-    let old = alice.create_room(json!({ "room_version": "11", "preset": "trusted_private_chat", "invite": [bob.user] }));
+    let old =
+        alice.create_room(json!({ "room_version": "11", "preset": "trusted_private_chat", "invite": [bob.user] }));
     let levels = alice.state(&old.await, "m.room.power_levels").await;
     assert_eq!(levels["users"], json!({ alice.user.clone(): 100, bob.user.clone(): 100 }));
 }
@@ -137,7 +138,8 @@ async fn cr31_rooms_whose_state_cannot_be_are_refused() {
         "power_level_content_override": { "users": { alice.user.clone(): 0 } },
     });
     alice.post("/createRoom", body).await.refused(400, "M_INVALID_ROOM_STATE");
-    let member = json!({ "type": "m.room.member", "state_key": "@other:example.org", "content": { "membership": "join" } });
+    let member =
+        json!({ "type": "m.room.member", "state_key": "@other:example.org", "content": { "membership": "join" } });
     alice.post("/createRoom", json!({ "initial_state": [member] })).await.refused(400, "M_INVALID_ROOM_STATE");
     assert_eq!(alice.get("/joined_rooms").await.ok(), json!({ "joined_rooms": [] }));
 }

@@ -4,10 +4,17 @@
 
 mod harness;
 
+mod account;
 mod create_room;
 mod directory;
 mod events;
 mod history;
 mod membership;
+mod purge;
 mod relations;
+mod spaces;
+mod sync;
+mod sync_lazy;
+mod sync_server;
+mod sync_waiting;
 mod upgrade;

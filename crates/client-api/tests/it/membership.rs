@@ -99,9 +99,7 @@ async fn cr6_kicks_and_bans_need_a_target_and_power() {
     let server = Server::new().await;
     let [alice, bob, carol] = server.people(["alice", "bob", "carol"]).await;
     let levels = json!({ "ban": 50, "kick": 60, "users": { bob.user.clone(): 55 } });
-    let room = alice
-        .create_room(json!({ "preset": "public_chat", "power_level_content_override": levels }))
-        .await;
+    let room = alice.create_room(json!({ "preset": "public_chat", "power_level_content_override": levels })).await;
     bob.join(&room).await;
     moderate(&alice, "kick", &room, &carol.user).await.refused(403, "M_FORBIDDEN");
     moderate(&alice, "unban", &room, &carol.user).await.refused(403, "M_FORBIDDEN");

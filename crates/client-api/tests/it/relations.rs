@@ -50,7 +50,10 @@ async fn cr16_edits_count_from_the_same_sender_only() {
     let event = bob.get(&format!("/rooms/{room}/event/{original}")).await.ok();
     assert_eq!(event["content"]["body"], "original");
     let replace = &event["unsigned"]["m.relations"]["m.replace"];
-    assert_eq!((&replace["event_id"], &replace["content"]["m.new_content"]["body"]), (&json!(second), &json!("second")));
+    assert_eq!(
+        (&replace["event_id"], &replace["content"]["m.new_content"]["body"]),
+        (&json!(second), &json!("second"))
+    );
     assert_eq!(bundle(&bob, &room, &second).await, Value::Null);
     alice.put(&format!("/rooms/{room}/redact/{second}/1"), json!({})).await.ok();
     assert_eq!(bundle(&bob, &room, &original).await["m.replace"]["event_id"], first);
