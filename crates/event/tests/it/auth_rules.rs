@@ -54,7 +54,7 @@ fn joining_by_join_rule_and_membership() {
 }
 
 #[test]
-fn the_creator_joins_first_and_only_right_after_create() {
+fn rv5_the_creator_joins_first_and_only_right_after_create() {
     for version in SUPPORTED_VERSIONS {
         let mut state = State::new(version);
         let first = |state: &mut State, user: &str, prev: Value| {
@@ -286,7 +286,7 @@ fn third_party_invites_are_signed_by_a_key_of_the_room() {
 }
 
 #[test]
-fn rooms_that_do_not_federate() {
+fn rv9_rooms_that_do_not_federate() {
     for version in SUPPORTED_VERSIONS {
         let mut state = State::with_create(version, json!({ "m.federate": false }));
         state.join_rule("public");
@@ -297,7 +297,7 @@ fn rooms_that_do_not_federate() {
 }
 
 #[test]
-fn aliases_have_a_rule_of_their_own_until_version_5() {
+fn rv10_aliases_have_a_rule_of_their_own_until_version_5() {
     for version in SUPPORTED_VERSIONS {
         let mut state = State::public(version);
         let special = rules(version).special_aliases;
@@ -409,7 +409,7 @@ fn changing_levels() {
 }
 
 #[test]
-fn changing_levels_of_users() {
+fn rv5_changing_levels_of_users() {
     for version in SUPPORTED_VERSIONS {
         let check = |old: Value, new: Value, expected: &str| {
             let verdict = change(version, json!({ "users": old }), json!({ "users": new }));
@@ -429,7 +429,7 @@ fn changing_levels_of_users() {
 }
 
 #[test]
-fn values_that_are_no_levels() {
+fn rv10_values_that_are_no_levels() {
     for version in SUPPORTED_VERSIONS {
         let rules = rules(version);
         let check = |new: Value, expected: &str| {

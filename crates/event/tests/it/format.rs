@@ -163,7 +163,7 @@ fn the_size_is_that_of_canonical_json() {
 }
 
 #[test]
-fn canonical_json_is_enforced_on_the_whole_event_from_version_6() {
+fn rv3_canonical_json_is_enforced_on_the_whole_event_from_version_6() {
     for version in SUPPORTED_VERSIONS {
         let strict = rules(version).strict_canonical_json;
         for replace in [
@@ -180,7 +180,7 @@ fn canonical_json_is_enforced_on_the_whole_event_from_version_6() {
 }
 
 #[test]
-fn big_numbers_survive_in_old_rooms() {
+fn rv3_big_numbers_survive_in_old_rooms() {
     let text = String::from_utf8(message("5", json!({ "content": { "n": 0 } })).to_vec()).unwrap();
     let text = text.replace("\"n\":0", "\"n\":123456789012345678901234567890.5");
     let pdu = Pdu::parse(rules("5"), Bytes::from(text)).unwrap();
@@ -212,7 +212,7 @@ fn the_target_of_a_redaction_is_where_the_version_puts_it() {
 }
 
 #[test]
-fn redacted_events_keep_their_id() {
+fn rv1_redacted_events_keep_their_id() {
     for version in SUPPORTED_VERSIONS {
         let pdu = parse(version, json!({ "unsigned": { "age": 1 } })).unwrap();
         let redacted = pdu.redacted(rules(version)).unwrap();

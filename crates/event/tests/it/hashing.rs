@@ -13,7 +13,7 @@ use crate::redaction::random_event;
 use crate::support::{AllKeys, Rng, canonical, key_of, object, rules, ruma_rules, seeds};
 
 #[test]
-fn hashes_agree_with_ruma() {
+fn rv1_hashes_agree_with_ruma() {
     for seed in seeds(200) {
         let event = random_event(&mut Rng(seed));
         for version in SUPPORTED_VERSIONS {

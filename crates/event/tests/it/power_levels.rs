@@ -18,7 +18,7 @@ fn level_of(version: &str, json: &str) -> Level {
 }
 
 #[test]
-fn numbers_strings_and_floats() {
+fn rv4_numbers_strings_and_floats() {
     let check = |versions: &[&str], json: &str, expected: i64| {
         for version in versions {
             assert_eq!(level_of(version, json), Level::Int(expected), "{json} in {version}");
@@ -57,7 +57,7 @@ fn numbers_strings_and_floats() {
 }
 
 #[test]
-fn defaults_hold_with_and_without_the_event() {
+fn rv4_defaults_hold_with_and_without_the_event() {
     for with_event in [false, true] {
         let mut state = State::new("11");
         if with_event {

@@ -36,7 +36,7 @@ fn kept_top_level(version: &str) -> Vec<String> {
 }
 
 #[test]
-fn top_level_keys() {
+fn rv2_top_level_keys() {
     let common = [
         "auth_events",
         "content",
@@ -69,7 +69,7 @@ fn kept(version: &str, kind: &str, content: &[&str]) -> String {
 }
 
 #[test]
-fn content_keys() {
+fn rv2_content_keys() {
     let check = |kind: &str, content: &[&str], expected: &[(&str, &str)]| {
         for (versions, keys) in expected {
             for version in versions.split(' ') {
@@ -151,7 +151,7 @@ fn redacting_twice_changes_nothing() {
 }
 
 #[test]
-fn agrees_with_ruma() {
+fn rv2_agrees_with_ruma() {
     for seed in seeds(400) {
         let mut rng = Rng(seed);
         let event = random_event(&mut rng);

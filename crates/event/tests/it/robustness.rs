@@ -181,7 +181,7 @@ impl Events for LargeRoom {
 }
 
 #[test]
-fn a_small_fork_of_a_large_room_costs_little() {
+fn rv8_a_small_fork_of_a_large_room_costs_little() {
     let room = LargeRoom { n_members: 100_000, n_read: Cell::new(0), with_generations: true };
     let [one, two] = room.topics().map(id);
     let unasked = |_| panic!("the states differ in nothing that the members could matter for");

@@ -319,7 +319,7 @@ fn is_comparable(graph: &Graph, sets: &[StateMap<OwnedEventId>]) -> bool {
 }
 
 #[test]
-fn resolution_agrees_with_ruma() {
+fn rv6_resolution_agrees_with_ruma() {
     let (mut conflicts, mut entries, mut unlike_any, mut skipped, mut compared) = (0, 0, 0, 0, 0);
     for seed in seeds(60) {
         for version in VERSIONS {
@@ -347,7 +347,7 @@ fn resolution_agrees_with_ruma() {
 }
 
 #[test]
-fn rejected_auth_events_are_not_used() {
+fn rv7_rejected_auth_events_are_not_used() {
     let mut differs = 0;
     for seed in seeds(30) {
         for version in VERSIONS {
