@@ -6,6 +6,7 @@ use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use client_api::SupportContact;
 use endpoint::Door;
+use event::SigningKey;
 use media::Media;
 use rooms::Rooms;
 use store::tables::rooms::RoomRow;
@@ -25,6 +26,9 @@ use crate::{draining, health, keys, readers, resources};
 /// The fact of the database under which the server's name stands.
 const SERVER_NAME: &str = "server_name";
 
+/// The fact under which the public half of its signing key stands.
+const SIGNING_KEY: &str = "signing_key";
+
 /// The name of a server that nobody has named yet.
 const UNNAMED: &str = "localhost";
 
@@ -43,6 +47,17 @@ pub enum Error {
     /// There is no signing key.
     #[error("{0}")]
     Key(#[from] keys::Error),
+    /// Another node signs with another key.
+    #[error(
+        "the database knows a server that signs with `{known}`, and `signing.key` in `data_dir` holds `{own}`: copy the \
+         `signing.key` of the first node here"
+    )]
+    OtherKey {
+        /// The key in the database.
+        known: String,
+        /// The key of the file.
+        own: String,
+    },
     /// The media folder cannot be used.
     #[error("media: {0}")]
     Media(#[from] media::Error),
@@ -129,6 +144,7 @@ pub async fn build_on(
     let server_name = decide_server_name(&store, config.server_name.as_deref()).await?;
     readers::after_restore(&store).await?;
     let signing_key = Arc::new(keys::load(&config.data_dir, entropy.as_ref())?);
+    remember_key(&store, &signing_key, sqlite.is_none()).await?;
     let metrics = Arc::new(Metrics::default());
     store.notifier().add_follower(Arc::clone(&metrics) as _);
 
@@ -270,6 +286,20 @@ async fn decide_server_name(store: &Store, configured: Option<&str>) -> Result<S
     }
     store.set_meta(SERVER_NAME, &name).await?;
     Ok(name)
+}
+
+/// Notes the key with which this database's server signs. Nodes that share a database must share it; a server alone may
+/// have lost its own.
+async fn remember_key(store: &Store, key: &SigningKey, shared: bool) -> Result<(), Error> {
+    let own = format!("{} {}", key.key_id(), key.public_b64());
+    match store.meta(SIGNING_KEY).await? {
+        Some(known) if known == own => return Ok(()),
+        Some(known) if shared => return Err(Error::OtherKey { known, own }),
+        Some(known) => tracing::warn!(known, own, "the server signed with another key until now"),
+        None => {}
+    }
+    store.set_meta(SIGNING_KEY, &own).await?;
+    Ok(())
 }
 
 /// Gives a server without users its name.

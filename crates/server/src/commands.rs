@@ -101,7 +101,7 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => 3,
-            Self::Boot(boot::Error::OtherName { .. }) => 3,
+            Self::Boot(boot::Error::OtherName { .. } | boot::Error::OtherKey { .. }) => 3,
             Self::Boot(boot::Error::Store(_) | boot::Error::Commit(_)) => 4,
             Self::Listener(_) => 5,
             Self::StoreLost => 6,

@@ -20,6 +20,9 @@ use crate::listeners::{Bound, Switch};
 use crate::world::World;
 use crate::{control, readers};
 
+/// Open files and sockets that a busy server may need.
+const OPEN_FILES_WANTED: u64 = 65_536;
+
 /// Runs the server until it is told to stop.
 ///
 /// # Errors
@@ -29,6 +32,12 @@ pub async fn run(given: &Given) -> Result<(), Failure> {
     start_log(&config)?;
     for warning in warnings {
         tracing::warn!("{warning}");
+    }
+    // Each waiting sync is an open socket, and systems begin with a limit of a thousand or so.
+    match rlimit::increase_nofile_limit(OPEN_FILES_WANTED) {
+        Ok(files) if files >= OPEN_FILES_WANTED => {}
+        Ok(files) => tracing::debug!(files, "the system allows fewer open files than a busy server wants"),
+        Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
     }
     // The addresses first: a second process on the same folder should fail before it touches anything.
     let mut listeners = Vec::new();

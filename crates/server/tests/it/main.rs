@@ -5,5 +5,6 @@ mod commands;
 mod config;
 mod first_account;
 mod listeners;
+mod postgres;
 mod program;
 mod restart;
