@@ -303,6 +303,13 @@ impl Rooms {
 }
 
 impl Rooms {
+    /// The joined local members of each room to which a user is joined, as far as rooms are in memory.
+    pub fn local_circles(&self, user: &UserId) -> Vec<Arc<std::collections::BTreeSet<UserId>>> {
+        let rooms = self.rooms.lock();
+        let circles = rooms.values().map(|room| Arc::clone(&room.head().local));
+        circles.filter(|circle| circle.contains(user)).collect()
+    }
+
     /// Local users who share a joined room with a user, as far as rooms are in memory.
     pub fn local_friends(&self, user: &UserId) -> std::collections::BTreeSet<UserId> {
         let rooms: Vec<Arc<Room>> = self.rooms.lock().values().cloned().collect();
