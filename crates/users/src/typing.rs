@@ -25,12 +25,14 @@ struct Room {
 /// The typists of all rooms.
 pub(crate) struct Typists {
     rooms: Mutex<HashMap<RoomNum, Room>>,
+    /// Rooms by the number of their last change.
+    changes: Mutex<BTreeMap<i64, RoomNum>>,
     volatile: Arc<Volatile>,
 }
 
 impl Typists {
     pub(crate) fn new(volatile: Arc<Volatile>) -> Self {
-        Self { rooms: Mutex::default(), volatile }
+        Self { rooms: Mutex::default(), changes: Mutex::default(), volatile }
     }
 
     /// Ends what is over. A room that falls silent keeps its number, so that readers learn of the silence.
@@ -44,9 +46,18 @@ impl Typists {
         for number in over {
             if let Some(room) = rooms.get_mut(&number) {
                 room.until.retain(|_, until| *until > now_ms);
-                self.volatile.change(VolatileChange::Typing(number), |changed| room.changed = changed);
+                self.change(number, room);
             }
         }
+    }
+
+    fn change(&self, number: RoomNum, room: &mut Room) {
+        self.volatile.change(VolatileChange::Typing(number), |changed| {
+            let mut changes = self.changes.lock();
+            changes.remove(&room.changed);
+            changes.insert(changed, number);
+            room.changed = changed;
+        });
     }
 
     fn set(&self, room: RoomNum, user: &UserId, until: Option<i64>) {
@@ -62,7 +73,7 @@ impl Typists {
             None => entry.until.remove(user),
         };
         if entry.until.len() != before {
-            self.volatile.change(VolatileChange::Typing(room), |changed| entry.changed = changed);
+            self.change(room, entry);
         }
     }
 }
@@ -81,6 +92,11 @@ impl Users {
         let rooms = self.typing.rooms.lock();
         let until = rooms.get(&room).map(|room| &room.until);
         until.into_iter().flatten().filter(|(_, until)| **until > now).map(|(user, _)| user.clone()).collect()
+    }
+
+    /// The rooms in which it changed who types, after the volatile number `since`.
+    pub fn rooms_typed_since(&self, since: i64) -> Vec<RoomNum> {
+        self.typing.changes.lock().range(since.saturating_add(1)..).map(|(_, room)| *room).collect()
     }
 
     /// Who types in a room, if that changed after the volatile number `since`.
