@@ -44,6 +44,15 @@ impl Object {
         if events.is_empty() { self } else { self.raw(name, &format!("{{\"events\":{}}}", array(events))) }
     }
 
+    /// Adds members that are JSON text already: an object's without its braces.
+    pub fn members(&mut self, members: &str) -> &mut Self {
+        if !self.is_empty() && !members.is_empty() {
+            self.text.push(',');
+        }
+        self.text.push_str(members);
+        self
+    }
+
     /// Adds a text member.
     pub fn text(&mut self, name: &str, value: &str) -> &mut Self {
         self.raw(name, &quote(value))

@@ -1,8 +1,10 @@
 //! "What is new for this device since this token": the one engine behind `/sync`.
 
+pub mod changes;
 pub mod error;
 pub mod filter;
 pub mod json;
+mod known;
 pub mod lazy_members;
 pub mod presence;
 pub mod room_section;
@@ -14,7 +16,7 @@ pub mod wake;
 use std::sync::Arc;
 
 use rooms::Rooms;
-use store::Store;
+use store::{Store, StreamPosition};
 use users::Users;
 
 pub use error::Error;
@@ -22,6 +24,8 @@ pub use filter::{EventFilter, Filter, RoomFilter};
 pub use token::Token;
 pub use v3::Request;
 
+use crate::changes::Changes;
+use crate::known::Known;
 use crate::lazy_members::LazyMembers;
 use crate::wake::{WakeFollower, Waker};
 
@@ -32,6 +36,10 @@ pub struct Sync {
     pub(crate) users: Arc<Users>,
     pub(crate) waker: Arc<Waker>,
     pub(crate) lazy: LazyMembers,
+    pub(crate) changes: Arc<Changes>,
+    pub(crate) known: Arc<Known>,
+    /// The watermark when this engine began to follow the stream.
+    pub(crate) began: StreamPosition,
 }
 
 impl Sync {
@@ -39,10 +47,18 @@ impl Sync {
     /// on who is in a room after the commit.
     pub fn new(store: Store, rooms: Arc<Rooms>, users: Arc<Users>) -> Arc<Self> {
         let waker = Arc::new(Waker::default());
-        let follower = Arc::new(WakeFollower { waker: Arc::clone(&waker), rooms: Arc::downgrade(&rooms) });
+        let (changes, known) = (Arc::new(Changes::default()), Arc::new(Known::default()));
+        let follower = Arc::new(WakeFollower {
+            waker: Arc::clone(&waker),
+            rooms: Arc::downgrade(&rooms),
+            changes: Arc::clone(&changes),
+            known: Arc::clone(&known),
+        });
         store.notifier().add_follower(Arc::<WakeFollower>::clone(&follower));
+        let began = store.watermark();
+        changes.begin(began);
         users.volatile().add_follower(follower);
-        Arc::new(Self { store, rooms, users, waker, lazy: LazyMembers::default() })
+        Arc::new(Self { store, rooms, users, waker, lazy: LazyMembers::default(), changes, known, began })
     }
 
     /// The waiting syncs.

@@ -4,43 +4,40 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 use store::UserId;
+use users::presence::Presence;
 
 use crate::{Filter, Sync};
 
 impl Sync {
-    /// Presence events for a user: what changed since the volatile number `since`, and all of `newcomers`.
-    pub(crate) fn presence_events(
-        &self,
-        user: &UserId,
-        since: i64,
-        newcomers: &BTreeSet<UserId>,
-        filter: &Filter,
-        now_ms: i64,
-    ) -> Vec<String> {
+    /// Whose presence changed since the volatile number `since`, and that of all of `newcomers`.
+    pub(crate) fn presence_of(&self, since: i64, newcomers: &BTreeSet<UserId>) -> Vec<(UserId, Presence)> {
         let mut changed = self.users.presence_since(since);
         let known: BTreeSet<UserId> = changed.iter().map(|(user, _)| user.clone()).collect();
         for newcomer in newcomers.iter().filter(|newcomer| !known.contains(*newcomer)) {
             changed.extend(self.users.presence(newcomer).map(|presence| (newcomer.clone(), presence)));
         }
-        if changed.is_empty() {
-            return Vec::new();
-        }
-        let friends = self.rooms.local_friends(user);
         changed
-            .into_iter()
-            .filter(|(other, _)| other == user || friends.contains(other))
-            .filter(|(other, _)| filter.presence.accepts("m.presence", Some(other.as_str())))
-            .map(|(other, presence)| {
-                let mut content = json!({
-                    "presence": presence.state.as_str(),
-                    "currently_active": presence.currently_active,
-                    "last_active_ago": now_ms.saturating_sub(presence.active_ms).max(0),
-                });
-                if let (Some(status), Some(content)) = (presence.status, content.as_object_mut()) {
-                    content.insert("status_msg".to_owned(), json!(status));
-                }
-                json!({ "type": "m.presence", "sender": other, "content": content }).to_string()
-            })
-            .collect()
     }
+}
+
+/// Presence as events, as far as the filter wants it.
+pub(crate) fn presence_events(
+    changed: impl Iterator<Item = (UserId, Presence)>,
+    filter: &Filter,
+    now_ms: i64,
+) -> Vec<String> {
+    changed
+        .filter(|(other, _)| filter.presence.accepts("m.presence", Some(other.as_str())))
+        .map(|(other, presence)| {
+            let mut content = json!({
+                "presence": presence.state.as_str(),
+                "currently_active": presence.currently_active,
+                "last_active_ago": now_ms.saturating_sub(presence.active_ms).max(0),
+            });
+            if let (Some(status), Some(content)) = (presence.status, content.as_object_mut()) {
+                content.insert("status_msg".to_owned(), json!(status));
+            }
+            json!({ "type": "m.presence", "sender": other, "content": content }).to_string()
+        })
+        .collect()
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use rooms::state_tree::Root;
 use rooms::timeline::Place;
 use rooms::unread::{Counts, Mark, ReadMarks};
 use rooms::view::Rendering;
@@ -11,11 +12,11 @@ use rooms::{Event, Room, Roots};
 use serde_json::{Map, Value, json};
 use store::tables::rooms::MembershipRow;
 use store::tables::users::ReceiptRow;
-use store::{DeviceId, StreamPosition, UserId};
+use store::{DeviceId, EventNum, StreamPosition, UserId};
 use users::account_data::AccountData;
 
 use crate::json::{Object, array, quote};
-use crate::v3::Window;
+use crate::v3::{People, Window};
 use crate::{Error, Filter, Sync, state_delta};
 
 /// Events read at a time while a timeline is filled.
@@ -24,6 +25,8 @@ const CHUNK: u32 = 64;
 const SCANNED_MAX: usize = 2_000;
 /// Heroes of a room without a name.
 const HEROES: usize = 5;
+/// Types of events on which a room's summary depends.
+const SUMMED: &[&str] = &[MEMBER, "m.room.name", "m.room.canonical_alias"];
 /// Type of membership events.
 const MEMBER: &str = "m.room.member";
 
@@ -65,7 +68,7 @@ impl Sync {
             return Ok(Timeline { events, limited, start: None });
         }
         'fill: while scanned < SCANNED_MAX {
-            let chunk = self.rooms.newest(room, since, at, CHUNK).await?;
+            let chunk = self.newest(room, since, at, CHUNK).await?;
             scanned += chunk.len();
             let Some(oldest) = chunk.last() else { break };
             at = StreamPosition(oldest.pos().0 - 1);
@@ -103,29 +106,78 @@ impl Sync {
         window: &Window,
         reader: &Reader<'_>,
         account_data: &[AccountData],
+        people: &mut People,
     ) -> Result<Option<Object>, Error> {
         let fresh = window.since.is_none_or(|since| row.joined_pos > since);
         let since = if fresh { StreamPosition::ZERO } else { window.since.unwrap_or(StreamPosition::ZERO) };
-        let head = room.head();
-        let ephemeral = self.ephemeral(room, reader, window, fresh).await?;
-        let account_data = account_data_of(reader, account_data);
-        let moved = fresh || reader.full_state || head.row.last_pos > since;
-        if !moved && ephemeral.is_empty() && account_data.is_empty() {
+        let receipts = self.receipts(room, reader, window, fresh).await?;
+        let has_read = receipts.iter().any(|row| row.user_id == *reader.user);
+        let ephemeral = self.ephemeral(room, reader, window, fresh, receipts);
+        let account_data = account_data_of(reader, room, account_data);
+        let moved = fresh || reader.full_state || room.head().row.last_pos > since;
+        if !moved && !has_read && ephemeral.is_empty() && account_data.is_empty() {
             return Ok(None);
         }
         let mut section = Object::new();
+        let mut news = fresh || reader.full_state;
         if moved {
-            let end = self.rooms.state_at(room, window.upto).await?;
-            self.add_events(&mut section, room, row, reader, since, window.upto, end, fresh).await?;
+            let end = self.state_at(room, window.upto).await?;
+            news |= self.add_events(&mut section, room, row, reader, since, window.upto, end, fresh).await?;
+            self.meet(room, window, fresh, since, end, people).await?;
         } else {
             section.raw("timeline", &empty_timeline(&self.rooms.place_at(room, window.upto).await?));
             if reader.use_state_after {
                 add_state_after(&mut section, &[]);
             }
         }
+        if !news && !has_read && ephemeral.is_empty() && account_data.is_empty() {
+            // All that happened is what the reader does not want or may not see.
+            return Ok(None);
+        }
         section.events("ephemeral", &ephemeral).events("account_data", &account_data);
         self.add_unread(&mut section, room, row, reader).await?;
         Ok(Some(section))
+    }
+
+    /// Finds out who came and who left between the reader's token and the end.
+    async fn meet(
+        &self,
+        room: &Arc<Room>,
+        window: &Window,
+        fresh: bool,
+        since: StreamPosition,
+        end: Roots,
+        people: &mut People,
+    ) -> Result<(), Error> {
+        if window.since.is_none() {
+            return Ok(());
+        }
+        if fresh {
+            people.came.extend(room.head().local.iter().cloned());
+            return Ok(());
+        }
+        let known = self.state_at(room, since).await?;
+        if known.members == end.members {
+            return Ok(());
+        }
+        let (known, end) = (Roots { rest: Root::EMPTY, ..known }, Roots { rest: Root::EMPTY, ..end });
+        for change in self.rooms.state_delta(room, known, end).await? {
+            let nums: Vec<_> = [change.before, change.after].into_iter().flatten().collect();
+            let events = self.rooms.events(room, None, &nums).await?;
+            let Some(user) = events.iter().find_map(|event| event.pdu.state_key.as_deref()).map(UserId::from) else {
+                continue;
+            };
+            let joined = |num: Option<EventNum>| {
+                let mut found = events.iter().filter(|event| Some(event.num()) == num);
+                found.any(|event| event.pdu.membership() == Some("join"))
+            };
+            match (joined(change.before), joined(change.after)) {
+                (false, true) => drop(people.came.insert(user)),
+                (true, false) => drop(people.gone.insert(user)),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// A room that the user has left; `None` if there is nothing to show.
@@ -147,7 +199,7 @@ impl Sync {
         let upto = row.pos.min(window.upto);
         let end = match never_joined {
             true => Roots::EMPTY,
-            false => self.rooms.state_at(room, upto).await?,
+            false => self.state_at(room, upto).await?,
         };
         self.add_events(&mut section, room, row, reader, since, upto, end, since == StreamPosition::ZERO).await?;
         Ok(Some(section))
@@ -164,17 +216,17 @@ impl Sync {
         upto: StreamPosition,
         end: Roots,
         fresh: bool,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let mut viewer = Viewer::with_membership(&self.rooms, room, reader.user, Some(row.clone()));
         let timeline = self.timeline(room, &mut viewer, reader, since, upto).await?;
         let whole = fresh || reader.full_state;
         let known = match whole {
             true => Roots::EMPTY,
-            false => self.rooms.state_at(room, since).await?,
+            false => self.state_at(room, since).await?,
         };
         let start = match (timeline.start, end == Roots::EMPTY) {
             (_, true) => Roots::EMPTY,
-            (Some(start), _) => self.rooms.state_at(room, StreamPosition(start.0 - 1)).await?,
+            (Some(start), _) => self.state_at(room, StreamPosition(start.0 - 1)).await?,
             (None, _) => end,
         };
         // Someone who never was in the room gets no state of it.
@@ -187,9 +239,9 @@ impl Sync {
         self.select_members(room, reader, &mut state, &timeline, at_start, whole).await?;
         let filter = &reader.filter.room.state;
         state.retain(|event| filter.accepts_event(event) && filter.accepts_room(&room.id));
-        let changed_members =
-            state.iter().chain(&timeline.events).any(|event| event.pdu.kind == MEMBER) || whole || timeline.limited;
-        if changed_members && row.membership == "join" {
+        let sums = |event: &Arc<Event>| SUMMED.contains(&event.pdu.kind.as_str());
+        let changed_summary = whole || timeline.limited || known.members != end.members;
+        if (changed_summary || state.iter().chain(&timeline.events).any(sums)) && row.membership == "join" {
             self.add_summary(section, room, reader, end, &mut state).await?;
         }
         let rendering = Rendering {
@@ -216,7 +268,7 @@ impl Sync {
         } else {
             section.raw("state", &format!("{{\"events\":{}}}", array(&state)));
         }
-        Ok(())
+        Ok(!events.is_empty() || !state.is_empty() || timeline.limited || changed_summary)
     }
 
     /// With lazy loading, keeps of a whole state only the members that the timeline needs, and adds those that an
@@ -325,28 +377,41 @@ impl Sync {
         Ok(if here.is_empty() { gone } else { here })
     }
 
-    async fn ephemeral(
+    /// Receipts of a room that moved since the token, without those of ignored users.
+    async fn receipts(
         &self,
         room: &Room,
         reader: &Reader<'_>,
         window: &Window,
         fresh: bool,
-    ) -> Result<Vec<String>, Error> {
+    ) -> Result<Vec<ReceiptRow>, Error> {
+        let since = if fresh { StreamPosition::ZERO } else { window.since.unwrap_or(StreamPosition::ZERO) };
+        let unmoved = since >= self.began && self.waker.last_receipt(room.num).is_none_or(|last| last <= since);
+        if unmoved {
+            return Ok(Vec::new());
+        }
+        let mut rows = self.users.receipts_since(room.num, since, window.upto, reader.user).await?;
+        rows.retain(|row| !reader.ignored.contains(row.user_id.as_str()));
+        Ok(rows)
+    }
+
+    fn ephemeral(
+        &self,
+        room: &Room,
+        reader: &Reader<'_>,
+        window: &Window,
+        fresh: bool,
+        receipts: Vec<ReceiptRow>,
+    ) -> Vec<String> {
         let filter = &reader.filter.room.ephemeral;
         let mut events = Vec::new();
         if !filter.accepts_room(&room.id) {
-            return Ok(events);
+            return events;
         }
-        let since = if fresh { StreamPosition::ZERO } else { window.since.unwrap_or(StreamPosition::ZERO) };
-        let unmoved = since >= self.store.watermark_at_open()
-            && self.waker.last_receipt(room.num).is_none_or(|last| last <= since);
-        if !unmoved && filter.accepts("m.receipt", None) {
-            let rows = self.users.receipts_since(room.num, since, window.upto, reader.user).await?;
-            let rows: Vec<ReceiptRow> =
-                rows.into_iter().filter(|row| !reader.ignored.contains(row.user_id.as_str())).collect();
-            if !rows.is_empty() {
-                events.push(receipt_event(&rows));
-            }
+        let receipts: Vec<ReceiptRow> =
+            receipts.into_iter().filter(|row| filter.accepts("m.receipt", Some(row.user_id.as_str()))).collect();
+        if !receipts.is_empty() {
+            events.push(receipt_event(&receipts));
         }
         if filter.accepts("m.typing", None) {
             let typing = match (fresh, window.epoch_is_new) {
@@ -360,7 +425,7 @@ impl Sync {
                 events.push(json!({ "type": "m.typing", "content": { "user_ids": users } }).to_string());
             }
         }
-        Ok(events)
+        events
     }
 
     async fn add_unread(
@@ -370,7 +435,7 @@ impl Sync {
         row: &MembershipRow,
         reader: &Reader<'_>,
     ) -> Result<(), Error> {
-        let marks = read_marks(&self.users.receipts_of(room.num, reader.user).await?);
+        let marks = self.marks(reader.user, room.num).await?;
         let unread = self.rooms.unread(room, row, &marks).await?;
         if !reader.filter.room.timeline.unread_thread_notifications {
             section.raw("unread_notifications", &counts(unread.total()));
@@ -398,8 +463,11 @@ fn add_state_after(section: &mut Object, state: &[String]) {
     section.raw("state_after", &text).raw("org.matrix.msc4222.state_after", &text);
 }
 
-fn account_data_of(reader: &Reader<'_>, account_data: &[AccountData]) -> Vec<String> {
+fn account_data_of(reader: &Reader<'_>, room: &Room, account_data: &[AccountData]) -> Vec<String> {
     let filter = &reader.filter.room.account_data;
+    if !filter.accepts_room(&room.id) {
+        return Vec::new();
+    }
     account_data.iter().filter(|one| filter.accepts(&one.kind, None)).map(account_data_event).collect()
 }
 

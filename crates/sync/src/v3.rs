@@ -1,15 +1,18 @@
 //! `GET /_matrix/client/v3/sync`: collects what is new, and waits if nothing is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 use store::tables::rooms::MembershipRow;
-use store::{DeviceId, StreamPosition, UserId};
+use store::{DeviceId, RoomNum, StreamPosition, UserId};
 use users::account_data::AccountData;
 use users::presence::PresenceState;
 
-use crate::json::{Object, array, quote};
+use crate::json::{Object, quote};
+use crate::known::Memberships;
+use crate::presence::presence_events;
 use crate::room_section::{Reader, account_data_event};
 use crate::{Error, Filter, Sync, Token};
 
@@ -17,6 +20,8 @@ use crate::{Error, Filter, Sync, Token};
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 /// To-device messages in one answer.
 const TO_DEVICE_MAX: u32 = 100;
+/// Changed rooms that are looked through, also for a user of fewer.
+const CHANGED_MAX: usize = 200;
 /// How long a token of another node's making may be ahead of this node.
 const AHEAD: Duration = Duration::from_secs(1);
 
@@ -41,6 +46,24 @@ pub struct Request {
     pub timeout: Duration,
     /// Time now, in milliseconds since the epoch.
     pub now_ms: i64,
+}
+
+/// The rooms of an answer.
+#[derive(Default)]
+struct Parts {
+    join: Object,
+    invite: Object,
+    knock: Object,
+    leave: Object,
+}
+
+/// Users whom an answer's changes of membership concern.
+#[derive(Default)]
+pub(crate) struct People {
+    /// Who shares a room now and perhaps did not before.
+    pub came: BTreeSet<UserId>,
+    /// Who shared a room before and perhaps does no more.
+    pub gone: BTreeSet<UserId>,
 }
 
 /// The span that one answer covers.
@@ -78,7 +101,9 @@ impl Sync {
         let since = request.since.as_deref().map(Token::parse).transpose()?;
         if let Some(since) = &since {
             self.reach(since, request).await?;
-            if let Some(device) = &request.device {
+            if let Some(device) = &request.device
+                && !self.has_no_messages(&request.user, device)
+            {
                 self.users.delete_to_device(&request.user, device, since.to_device).await?;
             }
         }
@@ -88,9 +113,9 @@ impl Sync {
         loop {
             waiting.mark_seen();
             let volatile = self.users.volatile().position();
-            let upto = self.settled().await;
+            let (upto, memberships) = self.settled(&request.user).await?;
             let window = self.window(since.as_ref(), upto);
-            let answer = self.collect(request, &filter, &window).await?;
+            let answer = self.collect(request, &filter, &window, &memberships).await?;
             let at_once = since.is_none() || request.full_state || answer.news;
             if at_once || tokio::time::Instant::now() >= deadline {
                 let to_device = answer.to_device.unwrap_or(upto);
@@ -104,31 +129,38 @@ impl Sync {
         }
     }
 
-    /// The watermark, once it has come to all that waiters have been told of: see [`crate::wake`].
-    async fn settled(&self) -> StreamPosition {
-        let told = self.waker.told();
-        let watermark = self.store.watermark();
-        if watermark >= told {
-            return watermark;
+    /// The watermark, once it has come to all that waiters have been told of (see [`crate::wake`]), and the user's
+    /// memberships as of there: a change after it would be shown now and again with the next token.
+    async fn settled(&self, user: &UserId) -> Result<(StreamPosition, Arc<Memberships>), Error> {
+        let mut least = self.waker.told();
+        loop {
+            let mut upto = self.store.watermark();
+            if upto < least {
+                // The sender lives as long as the store.
+                drop(self.store.notifier().subscribe().wait_for(|mark| *mark >= least).await);
+                upto = self.store.watermark();
+            }
+            let memberships = self.memberships(user).await?;
+            least = memberships.newest();
+            if least <= upto {
+                return Ok((upto, memberships));
+            }
         }
-        // The sender lives as long as the store.
-        drop(self.store.notifier().subscribe().wait_for(|mark| *mark >= told).await);
-        self.store.watermark()
     }
 
-    async fn filter(&self, request: &Request) -> Result<Filter, Error> {
+    async fn filter(&self, request: &Request) -> Result<Arc<Filter>, Error> {
         match request.filter.as_deref() {
-            None | Some("") => Ok(Filter::default()),
-            Some(inline) if inline.starts_with('{') => Filter::parse(inline),
-            Some(id) => {
-                let text = self.users.filter(&request.user, id).await?;
-                Filter::parse(&text.ok_or_else(|| Error::UnknownFilter(id.to_owned()))?)
-            }
+            None | Some("") => Ok(Arc::default()),
+            Some(inline) if inline.starts_with('{') => Filter::parse(inline).map(Arc::new),
+            Some(id) => self.stored_filter(&request.user, id).await,
         }
     }
 
     /// A token may be a little ahead of this node, never far.
     async fn reach(&self, since: &Token, request: &Request) -> Result<(), Error> {
+        if self.store.watermark() >= since.pos {
+            return Ok(());
+        }
         let mut watermark = self.store.notifier().subscribe();
         let reached = watermark.wait_for(|mark| *mark >= since.pos);
         match tokio::time::timeout(AHEAD, reached).await {
@@ -151,10 +183,14 @@ impl Sync {
         }
     }
 
-    async fn collect(&self, request: &Request, filter: &Filter, window: &Window) -> Result<Answer, Error> {
-        let memberships = self.rooms.memberships(&request.user).await?;
-        let ignored: BTreeSet<String> =
-            self.users.ignored(&request.user).await?.iter().map(|user| user.to_string()).collect();
+    async fn collect(
+        &self,
+        request: &Request,
+        filter: &Filter,
+        window: &Window,
+        memberships: &Memberships,
+    ) -> Result<Answer, Error> {
+        let ignored = self.ignored(&request.user).await?;
         let mut account_data = self.account_data(request, window).await?;
         let reader = Reader {
             user: &request.user,
@@ -170,14 +206,16 @@ impl Sync {
             global.iter().filter(|one| filter.account_data.accepts(&one.kind, None)).map(account_data_event).collect();
         answer.news |= !global.is_empty();
         answer.body.events("account_data", &global);
-        let newcomers = self.add_rooms(&mut answer, &memberships, window, &reader, &account_data).await?;
-        let presence_since = if window.since.is_some() { window.number } else { 0 };
-        let presence = self.presence_events(&request.user, presence_since, &newcomers, filter, request.now_ms);
-        answer.news |= !presence.is_empty();
-        answer.body.events("presence", &presence);
+        let candidates = self.candidates(window, memberships, &reader, &account_data).await?;
+        let people = self.add_rooms(&mut answer, memberships, candidates, window, &reader, &account_data).await?;
+        self.add_presence(&mut answer, request, filter, window, memberships, &people).await?;
         self.add_to_device(&mut answer, request, window).await?;
-        self.add_device_lists(&mut answer, request, window, &newcomers).await?;
-        self.add_key_counts(&mut answer, request).await?;
+        self.add_device_lists(&mut answer, request, window, memberships, &people).await?;
+        if let Some(device) = &request.device {
+            answer.body.members(&self.key_counts(&request.user, device).await?);
+            let keys = self.changes.user(&request.user).keys;
+            answer.news |= keys <= window.upto && window.since.is_some_and(|since| keys > since.max(self.began));
+        }
         Ok(answer)
     }
 
@@ -187,7 +225,9 @@ impl Sync {
         request: &Request,
         window: &Window,
     ) -> Result<BTreeMap<String, Vec<AccountData>>, Error> {
+        let changed = self.changes.user(&request.user).account_data;
         let all = match window.since {
+            Some(since) if changed <= since => Vec::new(),
             Some(since) => self.users.account_data_since(&request.user, since, window.upto).await?,
             None => self.users.all_account_data(&request.user).await?,
         };
@@ -198,18 +238,41 @@ impl Sync {
         Ok(by_room)
     }
 
-    /// Adds all rooms, and returns the users who are new to this reader: their presence is sent whole.
+    /// The rooms in which there may be news; all, if that is not known.
+    async fn candidates(
+        &self,
+        window: &Window,
+        memberships: &Memberships,
+        reader: &Reader<'_>,
+        account_data: &BTreeMap<String, Vec<AccountData>>,
+    ) -> Result<BTreeSet<RoomNum>, Error> {
+        let all = || memberships.rows.keys().copied().collect();
+        let Some(since) = window.since.filter(|_| !reader.full_state && !window.epoch_is_new) else { return Ok(all()) };
+        let Some(changed) = self.changes.rooms_since(since, CHANGED_MAX.max(memberships.rows.len())) else {
+            return Ok(all());
+        };
+        let changed = changed.into_iter().chain(self.users.rooms_typed_since(window.number));
+        let mut rooms: BTreeSet<RoomNum> = changed.filter(|room| memberships.rows.contains_key(room)).collect();
+        rooms.extend(memberships.since(since));
+        for room_id in account_data.keys() {
+            rooms.extend(self.rooms.room(room_id).await?.map(|room| room.num));
+        }
+        Ok(rooms)
+    }
+
+    /// Adds rooms, and returns whom the reader has come to share a room with, and with whom no more.
     async fn add_rooms(
         &self,
         answer: &mut Answer,
-        memberships: &[MembershipRow],
+        memberships: &Memberships,
+        candidates: BTreeSet<RoomNum>,
         window: &Window,
         reader: &Reader<'_>,
         account_data: &BTreeMap<String, Vec<AccountData>>,
-    ) -> Result<BTreeSet<UserId>, Error> {
-        let (mut join, mut invite, mut knock, mut leave) = (Object::new(), Object::new(), Object::new(), Object::new());
-        let mut newcomers = BTreeSet::new();
-        for row in memberships {
+    ) -> Result<People, Error> {
+        let mut parts = Parts::default();
+        let mut people = People::default();
+        for row in candidates.iter().filter_map(|room| memberships.rows.get(room)) {
             let Some(room) = self.rooms.room_by_num(row.room).await? else { continue };
             if !reader.filter.room.includes(&room.id) {
                 continue;
@@ -218,16 +281,15 @@ impl Sync {
             match row.membership.as_str() {
                 "join" => {
                     let data = account_data.get(&room.id).map_or(&[][..], Vec::as_slice);
-                    if let Some(section) = self.joined_room(&room, row, window, reader, data).await? {
-                        join.object(&room.id, section);
-                        newcomers.extend(self.newcomers(&room, row, window).await?);
+                    if let Some(section) = self.joined_room(&room, row, window, reader, data, &mut people).await? {
+                        parts.join.object(&room.id, section);
                     }
                 }
                 "invite" if is_new && !reader.ignored.contains(row.sender.as_str()) => {
-                    invite.raw(&room.id, &stripped("invite_state", row));
+                    parts.invite.raw(&room.id, &stripped("invite_state", row));
                 }
                 "knock" if is_new => {
-                    knock.raw(&room.id, &stripped("knock_state", row));
+                    parts.knock.raw(&room.id, &stripped("knock_state", row));
                 }
                 "leave" | "ban" => {
                     let shown = match window.since {
@@ -235,44 +297,66 @@ impl Sync {
                         None => reader.filter.room.include_leave && !row.forgotten && row.left_pos.0 > 0,
                     };
                     if shown && let Some(section) = self.left_room(&room, row, window, reader).await? {
-                        leave.object(&room.id, section);
+                        parts.leave.object(&room.id, section);
+                    }
+                    if is_new && row.left_pos == row.pos {
+                        people.gone.extend(room.head().local.iter().cloned());
                     }
                 }
                 _ => {}
             }
         }
         let mut rooms = Object::new();
-        rooms.object("join", join).object("invite", invite).object("knock", knock).object("leave", leave);
+        rooms.object("join", parts.join).object("invite", parts.invite);
+        rooms.object("knock", parts.knock).object("leave", parts.leave);
         answer.news |= !rooms.is_empty();
         answer.body.object("rooms", rooms);
-        Ok(newcomers)
+        Ok(people)
     }
 
-    /// Local users who have come into a room since the token, or all of a room that the reader has come into.
-    async fn newcomers(
+    async fn add_presence(
         &self,
-        room: &rooms::Room,
-        row: &MembershipRow,
+        answer: &mut Answer,
+        request: &Request,
+        filter: &Filter,
         window: &Window,
-    ) -> Result<BTreeSet<UserId>, Error> {
-        let Some(since) = window.since else { return Ok(BTreeSet::new()) };
-        let head = room.head();
-        if row.joined_pos > since {
-            return Ok(head.local.iter().cloned().collect());
+        memberships: &Memberships,
+        people: &People,
+    ) -> Result<(), Error> {
+        let since = if window.since.is_some() { window.number } else { 0 };
+        let changed = self.presence_of(since, &people.came);
+        if changed.is_empty() {
+            return Ok(());
         }
-        if head.row.last_pos <= since {
-            return Ok(BTreeSet::new());
+        let friends = self.friends(memberships).await?;
+        let changed = changed.into_iter().filter(|(other, _)| *other == request.user || friends.contains(other));
+        let events = presence_events(changed, filter, request.now_ms);
+        answer.news |= !events.is_empty();
+        answer.body.events("presence", &events);
+        Ok(())
+    }
+
+    /// Local users who share a joined room, oneself included if there is any.
+    async fn friends(&self, memberships: &Memberships) -> Result<HashSet<UserId>, Error> {
+        let mut friends = HashSet::new();
+        for row in memberships.joined() {
+            let Some(room) = self.rooms.room_by_num(row.room).await? else { continue };
+            friends.extend(room.head().local.iter().cloned());
         }
-        let recent = self.rooms.newest(room, since, window.upto, 100).await?;
-        let joined = recent.iter().filter(|event| event.pdu.membership() == Some("join"));
-        let users = joined.filter_map(|event| event.pdu.state_key.as_deref().map(UserId::from));
-        Ok(users.filter(|user| head.local.contains(user)).collect())
+        Ok(friends)
     }
 
     async fn add_to_device(&self, answer: &mut Answer, request: &Request, window: &Window) -> Result<(), Error> {
-        let Some(device) = &request.device else { return Ok(()) };
+        let Some(device) = request.device.as_ref().filter(|device| !self.has_no_messages(&request.user, device)) else {
+            return Ok(());
+        };
         let waiting =
             self.users.to_device(&request.user, device, window.to_device, window.upto, TO_DEVICE_MAX + 1).await?;
+        if waiting.is_empty() {
+            // What was before the token is deleted already.
+            self.note_no_messages(&request.user, device, window.upto);
+            return Ok(());
+        }
         let fits = TO_DEVICE_MAX as usize;
         if waiting.len() > fits {
             answer.to_device = waiting.get(fits - 1).map(|row| row.pos);
@@ -285,46 +369,38 @@ impl Sync {
                 format!("{{\"sender\":{sender},\"type\":{kind},\"content\":{}}}", row.content)
             })
             .collect();
-        answer.news |= !events.is_empty();
-        if !events.is_empty() {
-            answer.body.raw("to_device", &format!("{{\"events\":{}}}", array(&events)));
-        }
+        answer.news = true;
+        answer.body.events("to_device", &events);
         Ok(())
     }
 
-    /// In every answer, zeros included: a client that is not told does not upload (CY13).
-    async fn add_key_counts(&self, answer: &mut Answer, request: &Request) -> Result<(), Error> {
-        let Some(device) = &request.device else { return Ok(()) };
-        let counts = self.users.one_time_key_counts(&request.user, device).await?;
-        let unused = self.users.unused_fallback_keys(&request.user, device).await?;
-        answer.body.raw("device_one_time_keys_count", &json!(counts).to_string());
-        answer.body.raw("device_unused_fallback_key_types", &json!(unused).to_string());
-        answer.body.raw("org.matrix.msc2732.device_unused_fallback_key_types", &json!(unused).to_string());
-        Ok(())
-    }
-
+    /// Whose devices changed or are to be learnt, and whose need not be followed any more.
     async fn add_device_lists(
         &self,
         answer: &mut Answer,
         request: &Request,
         window: &Window,
-        newcomers: &BTreeSet<UserId>,
+        memberships: &Memberships,
+        people: &People,
     ) -> Result<(), Error> {
         let Some(since) = window.since else { return Ok(()) };
-        let changes = self.users.device_changes(since, window.upto).await?;
-        if changes.is_empty() && newcomers.is_empty() {
+        let changes = match self.changes.device_lists() > since {
+            true => self.users.device_changes(since, window.upto).await?,
+            false => Vec::new(),
+        };
+        if changes.is_empty() && people.came.is_empty() && people.gone.is_empty() {
             return Ok(());
         }
-        let friends = self.rooms.local_friends(&request.user);
-        let mut changed: BTreeSet<UserId> = changes
-            .into_iter()
-            .map(|(user, _)| user)
-            .filter(|user| *user == request.user || friends.contains(user))
-            .collect();
-        changed.extend(newcomers.iter().filter(|user| **user != request.user).cloned());
-        if !changed.is_empty() {
+        let friends = self.friends(memberships).await?;
+        let changes = changes.into_iter().map(|(user, _)| user);
+        let mut changed: BTreeSet<UserId> =
+            changes.filter(|user| *user == request.user || friends.contains(user)).collect();
+        changed.extend(people.came.iter().filter(|user| **user != request.user && friends.contains(*user)).cloned());
+        let others = people.gone.iter().filter(|user| **user != request.user);
+        let left: BTreeSet<&UserId> = others.filter(|user| !friends.contains(*user)).collect();
+        if !changed.is_empty() || !left.is_empty() {
             answer.news = true;
-            answer.body.raw("device_lists", &json!({ "changed": changed, "left": [] }).to_string());
+            answer.body.raw("device_lists", &json!({ "changed": changed, "left": left }).to_string());
         }
         Ok(())
     }

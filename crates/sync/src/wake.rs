@@ -5,7 +5,7 @@
 //! would read too little and never be woken again for what it missed. Therefore every reader first lets the watermark
 //! come to the last position that was told ([`Waker::told`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -14,6 +14,9 @@ use rooms::Rooms;
 use store::{Follower, RoomNum, StreamEntry, StreamKind, StreamPosition, UserId};
 use tokio::sync::watch;
 use users::volatile::{VolatileChange, VolatileFollower};
+
+use crate::changes::Changes;
+use crate::known::Known;
 
 /// The waiting syncs, by user.
 #[derive(Default)]
@@ -56,15 +59,22 @@ impl Waker {
         self.receipts.lock().get(&room).copied()
     }
 
-    fn wake<'a>(&self, woken: impl IntoIterator<Item = &'a UserId>) {
-        let users = self.users.lock();
-        if users.is_empty() {
-            return;
+    fn wake(&self, user: &UserId) {
+        if let Some(marks) = self.users.lock().get(user) {
+            marks.send_modify(|mark| *mark += 1);
         }
-        for user in woken {
-            if let Some(marks) = users.get(user) {
+    }
+
+    fn wake_members(&self, members: &BTreeSet<UserId>) {
+        let users = self.users.lock();
+        if users.len() < members.len() {
+            for (_, marks) in users.iter().filter(|(user, _)| members.contains(*user)) {
                 marks.send_modify(|mark| *mark += 1);
             }
+            return;
+        }
+        for marks in members.iter().filter_map(|user| users.get(user)) {
+            marks.send_modify(|mark| *mark += 1);
         }
     }
 
@@ -76,7 +86,7 @@ impl Waker {
 
     fn wake_room(&self, rooms: &Rooms, room: RoomNum) {
         match rooms.local_members(room) {
-            Some(members) => self.wake(members.iter()),
+            Some(members) => self.wake_members(&members),
             // Not in memory: whoever is concerned loads it.
             None => self.wake_all(),
         }
@@ -112,6 +122,10 @@ pub struct WakeFollower {
     pub waker: Arc<Waker>,
     /// Who is in which room.
     pub rooms: Weak<Rooms>,
+    /// What changed last.
+    pub(crate) changes: Arc<Changes>,
+    /// What is kept in memory.
+    pub(crate) known: Arc<Known>,
 }
 
 impl Follower for WakeFollower {
@@ -121,12 +135,19 @@ impl Follower for WakeFollower {
         // Before anyone is woken: whoever wakes must see it.
         self.waker.told.fetch_max(last, Ordering::SeqCst);
         for (pos, entry) in (first.0..).zip(entries) {
-            // A private receipt wakes its user only, so its room stands in the number.
-            if let (StreamKind::Receipt, Some(room)) = (entry.kind, entry.number) {
-                self.waker.receipts.lock().insert(RoomNum(room), StreamPosition(pos));
+            self.changes.note(StreamPosition(pos), entry);
+            match (entry.kind, entry.number) {
+                // A private receipt wakes its user only, so its room stands in the number.
+                (StreamKind::Receipt, Some(room)) => {
+                    self.waker.receipts.lock().insert(RoomNum(room), StreamPosition(pos));
+                }
+                (StreamKind::RoomPurged, _) => self.known.purged(),
+                _ => {}
             }
+        }
+        for entry in entries {
             if let Some(user) = &entry.user {
-                self.waker.wake([user]);
+                self.waker.wake(user);
             }
             if entry.kind == StreamKind::DeviceList {
                 self.waker.wake_all();
@@ -143,8 +164,10 @@ impl VolatileFollower for WakeFollower {
         match change {
             VolatileChange::Typing(room) => self.waker.wake_room(&rooms, room),
             VolatileChange::Presence(user) => {
-                let friends = rooms.local_friends(user);
-                self.waker.wake(friends.iter().chain([user]));
+                self.waker.wake(user);
+                for members in rooms.local_circles(user) {
+                    self.waker.wake_members(&members);
+                }
             }
         }
     }

@@ -344,11 +344,12 @@ async fn cy10_counts_come_with_the_event_that_they_count() {
     let (alice, bob, room) = two(&server).await;
     let start = bob.sync("").await;
     let first = alice.say(&room, "one").await;
-    alice.say(&room, "hello bob").await;
+    let mention = json!({ "msgtype": "m.text", "body": "hello", "m.mentions": { "user_ids": [bob.user] } });
+    alice.send_event(&room, "m.room.message", mention).await;
     let answer = bob.sync_since(&start, "").await;
     let counts = |answer: &Value| joined(answer, &room)["unread_notifications"].clone();
     assert_eq!(counts(&answer)["notification_count"], 2);
-    assert_eq!(counts(&answer)["highlight_count"], 1, "the local part of his name: {answer}");
+    assert_eq!(counts(&answer)["highlight_count"], 1, "he is mentioned: {answer}");
     read(&bob, &room, &first, ReceiptType::Read).await;
     let answer = bob.sync_since(&answer, "").await;
     assert_eq!(counts(&answer)["notification_count"], 1, "{answer}");

@@ -67,7 +67,6 @@ async fn cy7_only_needed_members_come_and_not_again() {
     assert!(!members(&full, &room).contains(&"@erin".to_owned()));
     let whole = bob.sync("").await;
     assert_eq!(members(&whole, &room).len(), 5, "without lazy loading all");
-
 }
 
 #[tokio::test]

@@ -1,0 +1,174 @@
+//! What changed last for whom, in memory: by this a sync knows what it need not read. It only ever says "nothing changed
+//! since" of the time since this process follows the stream; of the time before it knows nothing.
+
+use std::collections::{BTreeMap, HashMap};
+
+use parking_lot::Mutex;
+use store::{RoomNum, StreamEntry, StreamKind, StreamPosition, UserId};
+
+/// Most rooms whose last change is remembered.
+const ROOMS_MAX: usize = 100_000;
+/// Most users whose last changes are remembered.
+const USERS_MAX: usize = 100_000;
+
+/// Positions of the last changes of what belongs to a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UserChanges {
+    /// Memberships.
+    pub memberships: StreamPosition,
+    /// Account data, global and of rooms.
+    pub account_data: StreamPosition,
+    /// To-device messages.
+    pub to_device: StreamPosition,
+    /// One-time and fallback keys.
+    pub keys: StreamPosition,
+    /// The user's own receipts.
+    pub receipts: StreamPosition,
+}
+
+impl UserChanges {
+    fn all(pos: StreamPosition) -> Self {
+        Self { memberships: pos, account_data: pos, to_device: pos, keys: pos, receipts: pos }
+    }
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Rooms by their last change, and the other way round. Complete after `rooms_from`.
+    rooms: BTreeMap<i64, RoomNum>,
+    last: HashMap<RoomNum, i64>,
+    rooms_from: i64,
+    /// Complete after `users_from`.
+    users: HashMap<UserId, UserChanges>,
+    users_from: StreamPosition,
+    device_lists: StreamPosition,
+}
+
+/// The last changes.
+#[derive(Default)]
+pub struct Changes {
+    inner: Mutex<Inner>,
+}
+
+impl Changes {
+    /// Says that all that happens after `pos` will be told.
+    pub fn begin(&self, pos: StreamPosition) {
+        let mut inner = self.inner.lock();
+        inner.rooms_from = inner.rooms_from.max(pos.0);
+        inner.users_from = inner.users_from.max(pos);
+        inner.device_lists = inner.device_lists.max(pos);
+    }
+
+    /// Notes a committed stream entry.
+    pub fn note(&self, pos: StreamPosition, entry: &StreamEntry) {
+        let mut inner = self.inner.lock();
+        // A private receipt wakes its user only, so its room stands in the number.
+        let room = match entry.kind {
+            StreamKind::Receipt => entry.room.or(entry.number.map(RoomNum)),
+            _ => entry.room,
+        };
+        if let Some(room) = room {
+            inner.note_room(pos.0, room);
+        }
+        match (entry.kind, &entry.user) {
+            (StreamKind::DeviceList, _) => inner.device_lists = pos,
+            (StreamKind::RoomPurged, _) => {
+                // Whose memberships went with the room is not told.
+                inner.users.clear();
+                inner.users_from = pos;
+            }
+            (kind, Some(user)) => inner.note_user(pos, kind, user),
+            _ => {}
+        }
+    }
+
+    /// The rooms in which something changed after `since`; `None` if that is not known, or if they are more than `max`.
+    pub fn rooms_since(&self, since: StreamPosition, max: usize) -> Option<Vec<RoomNum>> {
+        let inner = self.inner.lock();
+        if since.0 < inner.rooms_from {
+            return None;
+        }
+        let mut changed = inner.rooms.range(since.0 + 1..).map(|(_, room)| *room);
+        let rooms: Vec<RoomNum> = changed.by_ref().take(max).collect();
+        changed.next().is_none().then_some(rooms)
+    }
+
+    /// The last changes of what belongs to a user, or the position before which they lie.
+    pub fn user(&self, user: &UserId) -> UserChanges {
+        let inner = self.inner.lock();
+        inner.users.get(user).copied().unwrap_or_else(|| UserChanges::all(inner.users_from))
+    }
+
+    /// The last change of any device list.
+    pub fn device_lists(&self) -> StreamPosition {
+        self.inner.lock().device_lists
+    }
+}
+
+impl Inner {
+    fn note_room(&mut self, pos: i64, room: RoomNum) {
+        if let Some(before) = self.last.insert(room, pos) {
+            self.rooms.remove(&before);
+        }
+        self.rooms.insert(pos, room);
+        if self.rooms.len() > ROOMS_MAX
+            && let Some((oldest, room)) = self.rooms.pop_first()
+        {
+            self.last.remove(&room);
+            self.rooms_from = oldest;
+        }
+    }
+
+    fn note_user(&mut self, pos: StreamPosition, kind: StreamKind, user: &UserId) {
+        if self.users.len() >= USERS_MAX && !self.users.contains_key(user) {
+            self.users.clear();
+            self.users_from = pos;
+        }
+        let from = self.users_from;
+        let changes = self.users.entry(user.clone()).or_insert_with(|| UserChanges::all(from));
+        match kind {
+            StreamKind::Event | StreamKind::RoomHead | StreamKind::Membership => changes.memberships = pos,
+            StreamKind::AccountData => changes.account_data = pos,
+            StreamKind::ToDevice => changes.to_device = pos,
+            StreamKind::OneTimeKeys => changes.keys = pos,
+            StreamKind::Receipt => changes.receipts = pos,
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(kind: StreamKind, room: Option<i64>, user: Option<&str>, number: Option<i64>) -> StreamEntry {
+        StreamEntry { kind, room: room.map(RoomNum), user: user.map(UserId::from), number }
+    }
+
+    #[test]
+    fn rooms_are_known_from_the_beginning_on() {
+        let changes = Changes::default();
+        changes.begin(StreamPosition(10));
+        changes.note(StreamPosition(11), &entry(StreamKind::Event, Some(1), None, Some(1)));
+        changes.note(StreamPosition(12), &entry(StreamKind::Event, Some(2), None, Some(2)));
+        changes.note(StreamPosition(13), &entry(StreamKind::Receipt, None, Some("@a:x"), Some(1)));
+        assert_eq!(changes.rooms_since(StreamPosition(9), 9), None);
+        assert_eq!(changes.rooms_since(StreamPosition(10), 9), Some(vec![RoomNum(2), RoomNum(1)]));
+        assert_eq!(changes.rooms_since(StreamPosition(12), 9), Some(vec![RoomNum(1)]));
+        assert_eq!(changes.rooms_since(StreamPosition(13), 0), Some(vec![]));
+        assert_eq!(changes.rooms_since(StreamPosition(10), 1), None);
+    }
+
+    #[test]
+    fn users_are_unchanged_until_told() {
+        let changes = Changes::default();
+        changes.begin(StreamPosition(10));
+        let user = UserId::from("@a:x");
+        assert_eq!(changes.user(&user), UserChanges::all(StreamPosition(10)));
+        changes.note(StreamPosition(11), &entry(StreamKind::AccountData, None, Some("@a:x"), None));
+        let expected = UserChanges { account_data: StreamPosition(11), ..UserChanges::all(StreamPosition(10)) };
+        assert_eq!(changes.user(&user), expected);
+        changes.note(StreamPosition(12), &entry(StreamKind::RoomPurged, Some(1), None, None));
+        assert_eq!(changes.user(&user), UserChanges::all(StreamPosition(12)));
+    }
+}

@@ -1,0 +1,235 @@
+//! What syncs read again and again, kept in memory until the stream says that it changed.
+//!
+//! Each thing is kept with the watermark from before it was read: all commits up to there are in it. It holds as long as
+//! the last change of its kind ([`crate::changes`]) is not later.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+use rooms::unread::ReadMarks;
+use rooms::{Event, Room, Roots};
+use serde_json::json;
+use store::tables::rooms::MembershipRow;
+use store::{DeviceId, EventNum, RoomNum, StreamPosition, UserId};
+
+use crate::json::Object;
+use crate::room_section::read_marks;
+use crate::{Error, Filter, Sync};
+
+/// Bytes of memory for memberships.
+const MEMBERSHIP_BYTES_MAX: u64 = 16 << 20;
+/// Bytes that one membership takes, about.
+const MEMBERSHIP_BYTES: usize = 400;
+/// Most users, devices or pairs of user and room of whom one thing is kept.
+const KEPT_MAX: usize = 10_000;
+/// Most states and pieces of timelines that are kept.
+const ROOM_STATES_MAX: usize = 10_000;
+/// Most pieces of timelines that are kept.
+const PIECES_MAX: usize = 2_000;
+
+/// Something that was read when the watermark stood at `read_at` or later.
+#[derive(Clone)]
+struct Kept<T> {
+    read_at: StreamPosition,
+    value: T,
+}
+
+/// A user's memberships.
+pub(crate) struct Memberships {
+    /// By room.
+    pub rows: BTreeMap<RoomNum, MembershipRow>,
+    /// Rooms by the position of the last change, oldest first.
+    by_pos: Vec<(StreamPosition, RoomNum)>,
+}
+
+impl Memberships {
+    fn new(rows: Vec<MembershipRow>) -> Self {
+        let mut by_pos: Vec<_> = rows.iter().map(|row| (row.pos, row.room)).collect();
+        by_pos.sort_unstable();
+        Self { rows: rows.into_iter().map(|row| (row.room, row)).collect(), by_pos }
+    }
+
+    /// The position of the last change.
+    pub fn newest(&self) -> StreamPosition {
+        self.by_pos.last().map_or(StreamPosition::ZERO, |(pos, _)| *pos)
+    }
+
+    /// The rooms in which the membership changed after a position.
+    pub fn since(&self, since: StreamPosition) -> impl Iterator<Item = RoomNum> {
+        self.by_pos.iter().rev().take_while(move |(pos, _)| *pos > since).map(|(_, room)| *room)
+    }
+
+    /// The rooms to which the user is joined.
+    pub fn joined(&self) -> impl Iterator<Item = &MembershipRow> {
+        self.rows.values().filter(|row| row.membership == "join")
+    }
+}
+
+#[derive(Clone)]
+struct Weight;
+
+impl Weighter<UserId, Kept<Arc<Memberships>>> for Weight {
+    fn weight(&self, _user: &UserId, kept: &Kept<Arc<Memberships>>) -> u64 {
+        u64::try_from((kept.value.rows.len() + 4) * MEMBERSHIP_BYTES).unwrap_or(u64::MAX)
+    }
+}
+
+type Piece = (RoomNum, StreamPosition, StreamPosition, u32);
+
+/// What is kept.
+pub(crate) struct Known {
+    memberships: Cache<UserId, Kept<Arc<Memberships>>, Weight>,
+    ignored: Cache<UserId, Kept<Arc<BTreeSet<String>>>>,
+    keys: Cache<(UserId, DeviceId), Kept<Arc<str>>>,
+    marks: Cache<(UserId, RoomNum), Kept<Arc<ReadMarks>>>,
+    filters: Cache<(UserId, String), Arc<Filter>>,
+    /// Up to where a device has no to-device messages.
+    to_device: Cache<(UserId, DeviceId), StreamPosition>,
+    /// A room's state as of a position that is committed never changes.
+    states: Cache<(RoomNum, StreamPosition), Roots>,
+    /// Neither does which events a committed span holds.
+    pieces: Cache<Piece, Arc<[EventNum]>>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        let users = usize::try_from(MEMBERSHIP_BYTES_MAX).unwrap_or(KEPT_MAX) / (8 * MEMBERSHIP_BYTES);
+        Self {
+            memberships: Cache::with_weighter(users, MEMBERSHIP_BYTES_MAX, Weight),
+            ignored: Cache::new(KEPT_MAX),
+            keys: Cache::new(KEPT_MAX),
+            marks: Cache::new(KEPT_MAX),
+            filters: Cache::new(KEPT_MAX),
+            to_device: Cache::new(KEPT_MAX),
+            states: Cache::new(ROOM_STATES_MAX),
+            pieces: Cache::new(PIECES_MAX),
+        }
+    }
+}
+
+impl Known {
+    /// A room was purged: states and timelines are no longer what they were.
+    pub fn purged(&self) {
+        self.states.clear();
+        self.pieces.clear();
+    }
+}
+
+impl Sync {
+    /// A user's memberships, all changes up to the watermark included.
+    pub(crate) async fn memberships(&self, user: &UserId) -> Result<Arc<Memberships>, Error> {
+        let changed = self.changes.user(user).memberships;
+        if let Some(kept) = self.known.memberships.get(user).filter(|kept| kept.read_at >= changed) {
+            return Ok(kept.value);
+        }
+        let read_at = self.store.watermark();
+        let value = Arc::new(Memberships::new(self.rooms.memberships(user).await?));
+        for row in value.joined() {
+            // A room in memory wakes its members, and nobody else.
+            self.rooms.room_by_num(row.room).await?;
+        }
+        self.known.memberships.insert(user.clone(), Kept { read_at, value: Arc::clone(&value) });
+        Ok(value)
+    }
+
+    /// The users that a user ignores.
+    pub(crate) async fn ignored(&self, user: &UserId) -> Result<Arc<BTreeSet<String>>, Error> {
+        let changed = self.changes.user(user).account_data;
+        if let Some(kept) = self.known.ignored.get(user).filter(|kept| kept.read_at >= changed) {
+            return Ok(kept.value);
+        }
+        let read_at = self.store.watermark();
+        let value: BTreeSet<String> = self.users.ignored(user).await?.iter().map(ToString::to_string).collect();
+        let value = Arc::new(value);
+        self.known.ignored.insert(user.clone(), Kept { read_at, value: Arc::clone(&value) });
+        Ok(value)
+    }
+
+    /// The members of an answer that count a device's keys: they are in every answer, zeros included, since a client that
+    /// is not told does not upload (CY13).
+    pub(crate) async fn key_counts(&self, user: &UserId, device: &DeviceId) -> Result<Arc<str>, Error> {
+        let changed = self.changes.user(user).keys;
+        let key = (user.clone(), device.clone());
+        if let Some(kept) = self.known.keys.get(&key).filter(|kept| kept.read_at >= changed) {
+            return Ok(kept.value);
+        }
+        let read_at = self.store.watermark();
+        let counts = self.users.one_time_key_counts(user, device).await?;
+        let unused = json!(self.users.unused_fallback_keys(user, device).await?).to_string();
+        let mut object = Object::new();
+        object.raw("device_one_time_keys_count", &json!(counts).to_string());
+        object.raw("device_unused_fallback_key_types", &unused);
+        object.raw("org.matrix.msc2732.device_unused_fallback_key_types", &unused);
+        let value: Arc<str> = object.finish().trim_matches(['{', '}']).into();
+        self.known.keys.insert(key, Kept { read_at, value: Arc::clone(&value) });
+        Ok(value)
+    }
+
+    /// How far a user has read a room.
+    pub(crate) async fn marks(&self, user: &UserId, room: RoomNum) -> Result<Arc<ReadMarks>, Error> {
+        let changed = self.changes.user(user).receipts;
+        let key = (user.clone(), room);
+        if let Some(kept) = self.known.marks.get(&key).filter(|kept| kept.read_at >= changed) {
+            return Ok(kept.value);
+        }
+        let read_at = self.store.watermark();
+        let value = Arc::new(read_marks(&self.users.receipts_of(room, user).await?));
+        self.known.marks.insert(key, Kept { read_at, value: Arc::clone(&value) });
+        Ok(value)
+    }
+
+    /// A stored filter. Its id comes of its text, so it never changes.
+    pub(crate) async fn stored_filter(&self, user: &UserId, id: &str) -> Result<Arc<Filter>, Error> {
+        let key = (user.clone(), id.to_owned());
+        if let Some(filter) = self.known.filters.get(&key) {
+            return Ok(filter);
+        }
+        let text = self.users.filter(user, id).await?;
+        let filter = Arc::new(Filter::parse(&text.ok_or_else(|| Error::UnknownFilter(id.to_owned()))?)?);
+        self.known.filters.insert(key, Arc::clone(&filter));
+        Ok(filter)
+    }
+
+    /// Whether no to-device message waits for a device.
+    pub(crate) fn has_no_messages(&self, user: &UserId, device: &DeviceId) -> bool {
+        let key = (user.clone(), device.clone());
+        self.known.to_device.get(&key).is_some_and(|pos| pos >= self.changes.user(user).to_device)
+    }
+
+    /// Notes that a device has no to-device messages up to a position.
+    pub(crate) fn note_no_messages(&self, user: &UserId, device: &DeviceId, upto: StreamPosition) {
+        self.known.to_device.insert((user.clone(), device.clone()), upto);
+    }
+
+    /// A room's state as of a committed position.
+    pub(crate) async fn state_at(&self, room: &Room, pos: StreamPosition) -> Result<Roots, Error> {
+        let head = room.head();
+        if head.row.last_pos <= pos {
+            return Ok(head.state);
+        }
+        let read = async { self.rooms.state_at(room, pos).await };
+        Ok(self.known.states.get_or_insert_async(&(room.num, pos), read).await?)
+    }
+
+    /// The newest events in `(since, upto]`, newest first. Many syncs ask for the same at the same time: one reads.
+    pub(crate) async fn newest(
+        &self,
+        room: &Room,
+        since: StreamPosition,
+        upto: StreamPosition,
+        limit: u32,
+    ) -> Result<Vec<Arc<Event>>, Error> {
+        let upto = upto.min(room.head().row.last_pos);
+        if upto <= since {
+            return Ok(Vec::new());
+        }
+        let read = async {
+            let events = self.rooms.newest(room, since, upto, limit).await?;
+            Ok::<Arc<[EventNum]>, Error>(events.iter().map(|event| event.num()).collect())
+        };
+        let nums = self.known.pieces.get_or_insert_async(&(room.num, since, upto, limit), read).await?;
+        Ok(self.rooms.events(room, None, &nums).await?)
+    }
+}
