@@ -14,7 +14,7 @@ use store::tables::core::CounterRow;
 use store::{Error, Notifier, Row, StreamPosition};
 
 use crate::lock::{self, Lock};
-use crate::reader::Reader;
+use crate::reader::{Quick, Reader};
 use crate::writer::{self, BUSY_PATIENCE, Fatal, Writer};
 use crate::{
     Job, LogPolicy, OnFatal, OnGroup, Options, QUEUE_BATCHES_MAX, QUEUE_READS_MAX, SQLITE_VERSION_MIN, Shared, Sqlite,
@@ -68,19 +68,28 @@ pub(crate) fn open(path: &Path, options: Options) -> Result<Sqlite, Error> {
     let (jobs, queue) = flume::bounded(QUEUE_BATCHES_MAX);
     let (reads, read_queue) = flume::bounded(QUEUE_READS_MAX);
     let readers = options.readers.max(1);
+    let n_quick = readers.div_ceil(2);
+    let cache_bytes = options.cache_bytes / 2 / (readers + n_quick);
+    let connect_reader = || {
+        let connection = connect(path, vfs)?;
+        prepare_reader(&connection, cache_bytes).map_err(|error| unusable(path, &error))?;
+        Ok::<_, Error>(connection)
+    };
     let mut threads = Vec::new();
     for _ in 0..readers {
-        let connection = connect(path, vfs)?;
-        let reader = prepare_reader(&connection, options.cache_bytes / 2 / readers)
-            .and_then(|()| Reader::new(connection, options.read_time_max))
-            .map_err(|error| unusable(path, &error))?;
+        let reader = Reader::new(connect_reader()?, options.read_time_max).map_err(|error| unusable(path, &error))?;
         threads.push(spawn_reader(reader, read_queue.clone(), shared.clone())?);
+    }
+    let mut quick = Vec::new();
+    for _ in 0..n_quick {
+        let reader = Quick::new(connect_reader()?).map_err(|error| unusable(path, &error))?;
+        quick.push(Mutex::new(Some(reader)));
     }
     let life = Life { connection, queue: queue.clone(), shared: shared.clone(), held };
     threads.push(spawn_writer(life, options.on_group, options.log, options.on_fatal)?);
     let vfs = options.vfs;
     let waiting = Waiting { jobs: queue, reads: read_queue };
-    Ok(Sqlite { path: path.to_owned(), vfs, shared, jobs, reads, waiting, threads: Mutex::new(threads) })
+    Ok(Sqlite { path: path.to_owned(), vfs, shared, jobs, reads, quick, waiting, threads: Mutex::new(threads) })
 }
 
 /// What stands at a path.

@@ -1,4 +1,5 @@
-//! The threads that read: each owns a connection that cannot write, and answers one call from one snapshot.
+//! The threads that read: each owns a connection that cannot write, and answers one call from one snapshot. Calls for a
+//! few rows are answered without a thread.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -6,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use store::{Error, Read, Rows};
+use store::{Error, Read, Rows, Value};
 use tokio::sync::oneshot;
 
-use crate::sql::Statements;
+use crate::sql::{STATEMENTS_MAX, Statements, Texts};
 use crate::{Shared, errors};
 
 /// Steps of SQLite's machine between two looks at the clock.
@@ -63,9 +64,43 @@ impl Reader {
     fn answer(&self, statements: &mut Statements<'_>, reads: &[Read]) -> Result<Vec<Rows>, Error> {
         let cut_at = elapsed_ms(self.since).saturating_add(self.time_max_ms);
         self.cut_at_ms.store(cut_at, Ordering::Relaxed);
-        let outcome = snapshot(&self.connection, statements, reads);
+        let outcome = snapshot(&self.connection, reads, |read| statements.select(read));
         if outcome.is_err() && !self.connection.is_autocommit() {
             drop(self.connection.execute_batch("ROLLBACK"));
+        }
+        outcome
+    }
+}
+
+/// Reads of one call that are answered where they are asked, without a thread in between.
+const QUICK_READS_MAX: usize = 4;
+/// Rows of each of them.
+const QUICK_ROWS_MAX: u32 = 4;
+
+/// A connection for the calls that are over sooner than another thread would wake: a few rows by their keys.
+pub(crate) struct Quick {
+    connection: Connection,
+    texts: Texts,
+}
+
+impl Quick {
+    pub(crate) fn new(connection: Connection) -> rusqlite::Result<Self> {
+        // Who waits here must not wait long: a busy file is left to the threads.
+        connection.busy_timeout(Duration::ZERO)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        Ok(Self { connection, texts: Texts::default() })
+    }
+
+    /// Whether the reads touch so little that they may be answered on the spot.
+    pub(crate) fn may_answer(reads: &[Read]) -> bool {
+        reads.len() <= QUICK_READS_MAX && reads.iter().all(|read| read.limit <= QUICK_ROWS_MAX)
+    }
+
+    pub(crate) fn answer(&mut self, reads: &[Read]) -> Result<Vec<Rows>, Error> {
+        let Self { connection, texts } = self;
+        let outcome = snapshot(connection, reads, |read| texts.select(connection, read));
+        if outcome.is_err() && !connection.is_autocommit() {
+            drop(connection.execute_batch("ROLLBACK"));
         }
         outcome
     }
@@ -84,13 +119,17 @@ pub(crate) fn refuse_rest(jobs: &flume::Receiver<Job>, shared: &Shared) {
     }
 }
 
-fn snapshot(connection: &Connection, statements: &mut Statements<'_>, reads: &[Read]) -> Result<Vec<Rows>, Error> {
+fn snapshot(
+    connection: &Connection,
+    reads: &[Read],
+    mut select: impl FnMut(&Read) -> Result<Vec<Vec<Value>>, Error>,
+) -> Result<Vec<Rows>, Error> {
     // One statement is one snapshot by itself.
     let several = reads.len() > 1;
     if several {
         connection.prepare_cached("BEGIN DEFERRED").and_then(|mut begin| begin.execute([])).map_err(errors::engine)?;
     }
-    let rows = reads.iter().map(|read| statements.select(read).map(Rows)).collect::<Result<_, _>>()?;
+    let rows = reads.iter().map(|read| select(read).map(Rows)).collect::<Result<_, _>>()?;
     if several {
         connection.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])).map_err(errors::engine)?;
     }

@@ -10,7 +10,7 @@ use store::{ColumnType, Error, Read, Table, Value, merge::KeyRange};
 use crate::errors;
 
 /// Statements that one connection keeps prepared. When there are more, it starts anew: shapes are few in practice.
-const STATEMENTS_MAX: usize = 1_000;
+pub(crate) const STATEMENTS_MAX: usize = 1_000;
 
 /// `CREATE TABLE` for a table.
 pub(crate) fn create_table(table: &Table) -> String {
@@ -168,6 +168,50 @@ impl Select {
     }
 }
 
+impl Select {
+    fn run(&self, statement: &mut Statement<'_>, read: &Read) -> Result<Vec<Vec<Value>>, Error> {
+        let bounded = read.prefix.len() < read.table.order(read.index).len();
+        if bounded && matches!(&read.upper, Bound::Included(Value::Null) | Bound::Excluded(Value::Null)) {
+            return Ok(Vec::new());
+        }
+        let values = read
+            .prefix
+            .iter()
+            .filter(|value| **value != Value::Null)
+            .chain(bound_value(self.lower, &read.lower))
+            .chain(bound_value(self.upper, &read.upper));
+        let mut place = 1;
+        for value in values {
+            statement.raw_bind_parameter(place, Bind(value)).map_err(errors::engine)?;
+            place += 1;
+        }
+        statement.raw_bind_parameter(place, i64::from(read.limit)).map_err(errors::engine)?;
+        let mut found = Vec::new();
+        let mut rows = statement.raw_query();
+        while let Some(row) = rows.next().map_err(errors::engine)? {
+            found.push(values_of(read.table, row)?);
+        }
+        Ok(found)
+    }
+}
+
+/// The texts of reads, for a connection that cannot be borrowed for long: it keeps its statements by their texts.
+#[derive(Default)]
+pub(crate) struct Texts(HashMap<Select, String>);
+
+impl Texts {
+    /// The rows that a read asks for.
+    pub(crate) fn select(&mut self, connection: &Connection, read: &Read) -> Result<Vec<Vec<Value>>, Error> {
+        let shape = Select::of(read);
+        if self.0.len() >= STATEMENTS_MAX && !self.0.contains_key(&shape) {
+            self.0.clear();
+        }
+        let text = self.0.entry(shape.clone()).or_insert_with(|| shape.text(read));
+        let mut statement = connection.prepare_cached(text).map_err(errors::engine)?;
+        shape.run(&mut statement, read)
+    }
+}
+
 /// The SQL of a read.
 pub(crate) fn text_of(read: &Read) -> String {
     Select::of(read).text(read)
@@ -257,31 +301,9 @@ impl<'c> Statements<'c> {
     /// The rows that a read asks for.
     pub(crate) fn select(&mut self, read: &Read) -> Result<Vec<Vec<Value>>, Error> {
         let shape = Select::of(read);
-        let bounded = read.prefix.len() < read.table.order(read.index).len();
-        if bounded && matches!(&read.upper, Bound::Included(Value::Null) | Bound::Excluded(Value::Null)) {
-            return Ok(Vec::new());
-        }
-        let (lower, upper) = (shape.lower, shape.upper);
         let text_shape = shape.clone();
-        let statement = self.get(Shape::Select(shape), || text_shape.text(read)).map_err(errors::engine)?;
-        let values = read
-            .prefix
-            .iter()
-            .filter(|value| **value != Value::Null)
-            .chain(bound_value(lower, &read.lower))
-            .chain(bound_value(upper, &read.upper));
-        let mut place = 1;
-        for value in values {
-            statement.raw_bind_parameter(place, Bind(value)).map_err(errors::engine)?;
-            place += 1;
-        }
-        statement.raw_bind_parameter(place, i64::from(read.limit)).map_err(errors::engine)?;
-        let mut found = Vec::new();
-        let mut rows = statement.raw_query();
-        while let Some(row) = rows.next().map_err(errors::engine)? {
-            found.push(values_of(read.table, row)?);
-        }
-        Ok(found)
+        let statement = self.get(Shape::Select(shape.clone()), || text_shape.text(read)).map_err(errors::engine)?;
+        shape.run(statement, read)
     }
 
     /// The row with this primary key.
