@@ -7,6 +7,7 @@ mod admin;
 mod cross_signing;
 mod devices;
 mod filter;
+pub mod jobs;
 mod key_backup;
 mod keys;
 mod login;

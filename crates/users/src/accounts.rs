@@ -4,6 +4,7 @@
 use store::tables::users::{AccountDataRow, AccountRow, CrossSigningKeyRow, FilterRow, ProfileRow, PusherRow};
 use store::{Check, CommitBatch, DeviceId, Expect, Read, Row, StreamKind, UserId, Value};
 
+use crate::jobs::Job;
 use crate::{Error, RETRIES_MAX, Users};
 
 impl Users {
@@ -64,7 +65,7 @@ impl Users {
     }
 
     /// Deactivates an account for ever: sessions, devices, keys, pushers, profile go; the id stays reserved. `erase`
-    /// removes account data and filters too. That the user leaves all rooms is for the caller (CA8).
+    /// removes account data and filters too. That the user leaves all rooms is for the caller: [`Job::LeaveRooms`] (CA8).
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -76,6 +77,7 @@ impl Users {
         batch.delete_prefix::<PusherRow>(key.clone());
         batch.delete_prefix::<CrossSigningKeyRow>(key.clone());
         batch.announce(StreamKind::Profile, None, Some(user.clone()), None);
+        self.add_job(&mut batch, Job::LeaveRooms, user);
         if erase {
             batch.delete_prefix::<AccountDataRow>(key.clone()).delete_prefix::<FilterRow>(key);
         }

@@ -10,6 +10,7 @@ pub mod accounts;
 pub mod devices;
 pub mod error;
 pub mod filters;
+pub mod jobs;
 pub mod keys;
 pub mod login;
 pub mod passwords;

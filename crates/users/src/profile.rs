@@ -1,10 +1,11 @@
 //! Profiles: any fields, 64 KiB in all (client-server API, "Profiles"). That a changed display name or avatar is written
-//! to the member events of the user's rooms is for the caller (CR26).
+//! to the member events of the user's rooms is for the caller: [`Job::TellProfile`] (CR26).
 
 use serde_json::{Map, Value as Json};
 use store::tables::users::ProfileRow;
 use store::{CommitBatch, Read, StreamKind, UserId, Value};
 
+use crate::jobs::Job;
 use crate::{Error, Users};
 
 /// Bytes that a profile may have as canonical JSON.
@@ -82,7 +83,7 @@ impl Users {
         }
         let mut batch = CommitBatch::new();
         batch.put(ProfileRow { user_id: user.clone(), field: field.to_owned(), value: text });
-        batch.announce(StreamKind::Profile, None, Some(user.clone()), None);
+        self.announce_profile(&mut batch, user, field);
         self.commit(batch).await.map(|_| true)
     }
 
@@ -95,11 +96,18 @@ impl Users {
         let key = vec![Value::from(user), Value::from(field)];
         let mut batch = CommitBatch::new();
         batch.expect_present::<ProfileRow>(key.clone()).delete::<ProfileRow>(key);
-        batch.announce(StreamKind::Profile, None, Some(user.clone()), None);
+        self.announce_profile(&mut batch, user, field);
         match self.commit(batch).await {
             Ok(_) => Ok(true),
             Err(Error::Conflict) => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    fn announce_profile(&self, batch: &mut CommitBatch, user: &UserId, field: &str) {
+        batch.announce(StreamKind::Profile, None, Some(user.clone()), None);
+        if matches!(field, DISPLAY_NAME | AVATAR_URL) {
+            self.add_job(batch, Job::TellProfile, user);
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use axum::routing::post;
 use axum::{Json, Router, extract};
-use endpoint::{Error, OptionalBody, RateClass, Requester, error};
+use endpoint::{Error, OptionalBody, Requester, error};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -29,7 +29,6 @@ async fn change(
     OptionalBody(body): Body,
 ) -> Result<Json<Value>, Error> {
     let change: Change = typed(&body)?;
-    state.door.limit(RateClass::Logins, &requester)?;
     prove(&state, BY_PASSWORD, &target, Some(&requester.user_id), &body).await?;
     let password = change.new_password.ok_or_else(|| Error::missing_param("new_password"))?;
     let logout_devices = change.logout_devices.unwrap_or(true);

@@ -4,13 +4,11 @@
 use axum::routing::get;
 use axum::{Json, Router, extract};
 use endpoint::{Error, GuestRequester, JsonBody, OptionalRequester, Path, RateClass, Requester, error};
-use event::Json as EventJson;
-use rooms::NewEvent;
 use serde_json::{Map, Value, json};
 use store::UserId;
 use users::profile::{AVATAR_URL, DISPLAY_NAME};
 
-use crate::room::people::member_profile;
+use super::jobs;
 use crate::{Routes, State, error_map};
 
 /// The routes of this file.
@@ -88,20 +86,10 @@ fn may_change(state: &State, requester: &Requester, user_id: &str) -> Result<(),
     state.door.limit(RateClass::Requests, requester)
 }
 
-/// Writes a changed name or avatar to the user's member event of every joined room.
+/// Writes a changed name or avatar to the user's rooms.
 async fn tell_rooms(state: &State, user: &UserId, field: &str) -> Result<(), Error> {
-    if !matches!(field, DISPLAY_NAME | AVATAR_URL) {
-        return Ok(());
-    }
-    let profile = member_profile(state, user).await?;
-    for room_id in state.rooms.joined_room_ids(user).await.map_err(error_map::rooms)? {
-        let mut content = profile.clone();
-        content.insert("membership".to_owned(), EventJson::String("join".to_owned()));
-        let member = NewEvent::state(user, "m.room.member", user.as_str(), content);
-        // One room that refuses does not keep the others from learning.
-        if let Err(cause) = state.rooms.send(&room_id, member).await {
-            tracing::warn!(%cause, room = room_id, "a changed profile could not be told");
-        }
+    if matches!(field, DISPLAY_NAME | AVATAR_URL) {
+        jobs::tell_profile(&state.users, &state.rooms, user).await?;
     }
     Ok(())
 }

@@ -77,10 +77,9 @@ async fn register_user(
     if let Some(name) = &registration.username {
         state.users.available(name).await.map_err(error_map::users)?;
     }
-    let begins = !body.contains_key("auth");
-    if !begins {
-        state.door.limit_address(RateClass::Registrations, client)?;
-    }
+    // Each question for the flows leaves a session behind; only attempts count as registrations.
+    let class = if body.contains_key("auth") { RateClass::Registrations } else { RateClass::Requests };
+    state.door.limit_address(class, client)?;
     let proof = prove(state, flows, target, None, body).await?;
     let login = (registration.inhibit_login != Some(true)).then(|| NewDevice {
         id: registration.device_id.map(DeviceId::from),

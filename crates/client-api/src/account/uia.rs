@@ -2,7 +2,7 @@
 //! (<https://spec.matrix.org/v1.19/client-server-api/#user-interactive-authentication-api>; behaviours CA1, CA2).
 
 use axum::extract::FromRequestParts;
-use endpoint::{Error, OptionalBody};
+use endpoint::{Error, OptionalBody, RateClass};
 use http::request::Parts;
 use http::{Method, StatusCode, Uri};
 use serde_json::{Map, Value};
@@ -34,7 +34,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
 /// Goes on once a flow is complete.
 ///
 /// # Errors
-/// 401 with the flows; `M_FORBIDDEN` if another user was proven or the session belongs to something else;
+/// 401 with the flows; `M_LIMIT_EXCEEDED`; `M_FORBIDDEN` if another user was proven or the session belongs to something else;
 /// `M_UNKNOWN` for an unknown session.
 pub async fn prove(
     state: &State,
@@ -43,6 +43,11 @@ pub async fn prove(
     user: Option<&UserId>,
     body: &Map<String, Value>,
 ) -> Result<Proof, Error> {
+    let attempts = body.get("auth").is_some_and(|auth| auth.get("type").is_some());
+    if let Some(user) = user.filter(|_| attempts) {
+        // Whoever has stolen a token shall not find out the password.
+        state.door.limiter.take(RateClass::Logins, user.as_str())?;
+    }
     let operation = Operation { method: target.method.as_str(), path: target.uri.path(), body, user };
     match state.users.interactive(flows, operation).await {
         Ok(Verdict::Proven(proof)) => Ok(proof),

@@ -284,6 +284,24 @@ async fn cr26_a_profile_change_reaches_the_rooms() {
     assert_eq!(code(&bob.get(&format!("{own}/displayname")).await), (404, "M_NOT_FOUND"));
 }
 
+#[tokio::test]
+async fn ca8_cr26_a_crash_amid_the_rooms_is_made_good() {
+    let (alice, bob, room) = two_in_a_room().await;
+    let server = &alice.server;
+    let resume = || client_api::account::jobs::resume(&server.users, &server.rooms);
+    server.users.put_profile_field(&alice.user, "displayname", "Alice".into()).await.unwrap();
+    server.clock.advance(10 * 60_000);
+    resume().await.unwrap();
+    let path = format!("/rooms/{}/state/m.room.member/@alice:example.org", escape(&room));
+    assert_eq!(bob.do_get(&path).await["displayname"], "Alice");
+    server.users.deactivate(&alice.user, false).await.unwrap();
+    resume().await.unwrap();
+    assert_eq!(bob.do_get(&path).await["membership"], "join", "not yet overdue");
+    server.clock.advance(10 * 60_000);
+    resume().await.unwrap();
+    assert_eq!(bob.do_get(&path).await["membership"], "leave");
+}
+
 fn ephemeral<'a>(sync: &'a Value, room: &str, kind: &str) -> Option<&'a Value> {
     let events = sync["rooms"]["join"][room]["ephemeral"]["events"].as_array()?;
     events.iter().find(|event| event["type"] == kind)

@@ -370,9 +370,8 @@ impl Users {
         let mut exceptions = Vec::new();
         for user in users {
             let own = self.push_rules.own(user);
-            let says = if user.as_str() == event.sender {
-                Notified::default()
-            } else if own.as_ref().is_some_and(|own| own.ignored.contains(event.sender.as_str())) {
+            let ignored = own.as_ref().is_some_and(|own| own.ignored.contains(event.sender.as_str()));
+            let says = if ignored || user.as_str() == event.sender {
                 Notified::default()
             } else if let Some(rules) = own.and_then(|own| own.rules) {
                 rules.evaluate(user, event, context)

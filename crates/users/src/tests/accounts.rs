@@ -4,6 +4,7 @@ use store::tables::users::OneTimeKeyRow;
 use store::{CommitBatch, DeviceId, Read, StreamPosition, Value};
 
 use super::{Bench, user};
+use crate::jobs::Job;
 use crate::login::NewDevice;
 use crate::registration::{NewAccount, SharedSecretProof};
 use crate::{Error, TokenError, secret};
@@ -346,4 +347,25 @@ async fn no_secret_is_stored_as_it_is() {
         }
     }
     assert!(bench.store.watermark() > StreamPosition::ZERO);
+}
+
+#[tokio::test]
+async fn ca8_cr26_work_on_rooms_is_taken_up_when_it_is_overdue() {
+    let bench = Bench::new().await;
+    bench.join("alice").await;
+    let alice = user("alice");
+    bench.users.put_profile_field(&alice, "org.example.x", 1.into()).await.unwrap();
+    bench.clock.advance(10 * 60_000);
+    assert!(bench.users.overdue(Job::TellProfile).await.unwrap().is_empty(), "rooms know nothing of other fields");
+    bench.users.put_profile_field(&alice, "displayname", "A".into()).await.unwrap();
+    bench.users.deactivate(&alice, false).await.unwrap();
+    for job in [Job::TellProfile, Job::LeaveRooms] {
+        assert!(bench.users.overdue(job).await.unwrap().is_empty(), "whoever made the change has its time");
+    }
+    bench.clock.advance(10 * 60_000);
+    for job in [Job::TellProfile, Job::LeaveRooms] {
+        assert_eq!(bench.users.overdue(job).await.unwrap(), [alice.clone()]);
+        bench.users.finish(job, &alice).await.unwrap();
+        assert!(bench.users.overdue(job).await.unwrap().is_empty());
+    }
 }

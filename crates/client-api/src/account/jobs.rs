@@ -1,0 +1,71 @@
+//! What a changed account does to its rooms: done at once by the endpoint that changed it, and taken up again by
+//! [`resume`] where that was cut short.
+
+use endpoint::Error;
+use event::{Json, Object};
+use rooms::{NewEvent, Rooms};
+use store::UserId;
+use users::Users;
+use users::jobs::Job;
+use users::profile::{AVATAR_URL, DISPLAY_NAME};
+
+use crate::error_map;
+
+/// Takes up what was not finished; to be called every few minutes.
+///
+/// # Errors
+/// When the store fails.
+pub async fn resume(users: &Users, rooms: &Rooms) -> Result<(), Error> {
+    for user in users.overdue(Job::LeaveRooms).await.map_err(error_map::users)? {
+        leave_rooms(users, rooms, &user).await?;
+    }
+    for user in users.overdue(Job::TellProfile).await.map_err(error_map::users)? {
+        tell_profile(users, rooms, &user).await?;
+    }
+    Ok(())
+}
+
+/// A deactivated user leaves every room and rejects every invite (CA8).
+///
+/// # Errors
+/// When the store fails; the job stays.
+pub async fn leave_rooms(users: &Users, rooms: &Rooms, user: &UserId) -> Result<(), Error> {
+    let memberships = rooms.memberships(user).await.map_err(error_map::rooms)?;
+    let open = |membership: &str| matches!(membership, "join" | "invite" | "knock");
+    for row in memberships.into_iter().filter(|row| open(&row.membership)) {
+        let Some(room) = rooms.room_by_num(row.room).await.map_err(error_map::rooms)? else { continue };
+        keep_on(rooms.leave(&room.id, user, None).await, &room.id)?;
+    }
+    users.finish(Job::LeaveRooms, user).await.map_err(error_map::users)
+}
+
+/// Writes a user's name and avatar to its member event of every joined room (CR26).
+///
+/// # Errors
+/// When the store fails; the job stays.
+pub async fn tell_profile(users: &Users, rooms: &Rooms, user: &UserId) -> Result<(), Error> {
+    let mut content = Object::new();
+    content.insert("membership".to_owned(), Json::String("join".to_owned()));
+    let name = users.display_name(user).await.map_err(error_map::users)?;
+    let avatar = users.avatar_url(user).await.map_err(error_map::users)?;
+    for (field, value) in [(DISPLAY_NAME, name), (AVATAR_URL, avatar)] {
+        content.extend(value.map(|value| (field.to_owned(), Json::String(value))));
+    }
+    for room_id in rooms.joined_room_ids(user).await.map_err(error_map::rooms)? {
+        let member = NewEvent::state(user, "m.room.member", user.as_str(), content.clone());
+        keep_on(rooms.send(&room_id, member).await, &room_id)?;
+    }
+    users.finish(Job::TellProfile, user).await.map_err(error_map::users)
+}
+
+/// One room that refuses does not keep the others from learning; a store that fails does.
+fn keep_on<T>(outcome: Result<T, rooms::Error>, room_id: &str) -> Result<(), Error> {
+    match outcome {
+        Ok(_) => Ok(()),
+        Err(rooms::Error::Store(error)) => Err(error.into()),
+        Err(cause) => {
+            tracing::warn!(%cause, room_id, "a changed account could not be told to a room");
+            Ok(())
+        }
+    }
+}
