@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ::event::{Json, Object, Rules, Template};
 use serde_json::json;
@@ -148,11 +149,19 @@ impl Rooms {
             state_key: Some(String::new()),
             content,
             depth: 1,
-            origin_server_ts: self.clock.now_ms(),
+            origin_server_ts: self.creation_ms(),
             opaque_id: (!rules.event_id_is_hash()).then(|| self.opaque_id()),
             ..Template::default()
         };
         Ok(self.build(rules, template)?.into_pdu())
+    }
+
+    /// A time for a create event, different for each: from version 12 on the event is what makes the room id unique.
+    fn creation_ms(&self) -> i64 {
+        let now = self.clock.now_ms();
+        let next = |last: i64| now.max(last.saturating_add(1));
+        let last = self.created_ms.fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| Some(next(last)));
+        last.map_or(now, next)
     }
 
     /// In version 12 a trusted private chat makes its invitees creators.

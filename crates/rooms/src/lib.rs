@@ -32,7 +32,7 @@ pub mod visibility;
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use ::event::SigningKey;
 use parking_lot::Mutex;
@@ -116,6 +116,7 @@ pub struct Rooms {
     pub(crate) events: Cache<EventNum, Arc<Event>, EventWeight>,
     pub(crate) segments: Cache<(RoomNum, SegNo), Arc<Segment>, SegmentWeight>,
     pub(crate) changes: AtomicU64,
+    pub(crate) created_ms: AtomicI64,
     stripes: Vec<tokio::sync::Mutex<()>>,
 }
 
@@ -138,6 +139,7 @@ impl Rooms {
             events: Cache::with_weighter(events, options.event_cache_bytes, EventWeight),
             segments: Cache::with_weighter(segments, options.segment_cache_bytes, SegmentWeight),
             changes: AtomicU64::new(0),
+            created_ms: AtomicI64::new(0),
             stripes: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),
             store,
             clock,

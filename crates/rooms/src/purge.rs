@@ -59,9 +59,8 @@ impl Rooms {
         let read = Read::along::<MembershipRow>(MembershipRow::BY_ROOM, vec![room.num.into()]);
         let rows: Vec<MembershipRow> = self.store.all(read).await?;
         for row in rows.into_iter().filter(|row| matches!(row.membership.as_str(), "join" | "invite" | "knock")) {
-            match self.leave(&room.id, &row.user_id, None).await {
-                Err(Error::Store(error)) => return Err(error.into()),
-                _ => {}
+            if let Err(Error::Store(error)) = self.leave(&room.id, &row.user_id, None).await {
+                return Err(error.into());
             }
         }
         Ok(())

@@ -159,10 +159,10 @@ impl Rooms {
         let power = state.event(POWER_LEVELS, "").map(|event| event.pdu.content.clone()).unwrap_or_default();
         events.push((old.id.as_str(), POWER_LEVELS, quiet(power)));
         for (room_id, kind, content) in events {
-            match self.send(room_id, NewEvent::state(&upgrade.user, kind, "", content)).await {
-                Err(Error::Store(error)) => return Err(error.into()),
-                // The specification asks for these only "if possible".
-                _ => {}
+            // The specification asks for these only "if possible".
+            let sent = self.send(room_id, NewEvent::state(&upgrade.user, kind, "", content)).await;
+            if let Err(Error::Store(error)) = sent {
+                return Err(error.into());
             }
         }
         Ok(())
