@@ -48,11 +48,13 @@ enum Visibility {
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
 enum Preset {
-    PrivateChat,
-    PublicChat,
-    TrustedPrivateChat,
+    #[serde(rename = "private_chat")]
+    Private,
+    #[serde(rename = "public_chat")]
+    Public,
+    #[serde(rename = "trusted_private_chat")]
+    TrustedPrivate,
 }
 
 #[derive(Debug, Deserialize)]
@@ -93,9 +95,9 @@ async fn checked(state: &State, requester: &Requester, body: Body) -> Result<Cre
         .collect::<Result<_, Error>>()?;
     let published = body.visibility == Some(Visibility::Public);
     let preset = match body.preset {
-        Some(Preset::PublicChat) => rooms::Preset::PublicChat,
-        Some(Preset::PrivateChat) => rooms::Preset::PrivateChat,
-        Some(Preset::TrustedPrivateChat) => rooms::Preset::TrustedPrivateChat,
+        Some(Preset::Public) => rooms::Preset::PublicChat,
+        Some(Preset::Private) => rooms::Preset::PrivateChat,
+        Some(Preset::TrustedPrivate) => rooms::Preset::TrustedPrivateChat,
         None if published => rooms::Preset::PublicChat,
         None => rooms::Preset::PrivateChat,
     };

@@ -153,3 +153,36 @@ async fn contents_of_new_rooms_are_strict() {
     alice.post("/createRoom", with(json!("text"))).await.refused(400, "M_BAD_JSON");
     alice.post("/createRoom", json!({ "invite_3pid": [{}] })).await.refused(403, "M_THREEPID_DENIED");
 }
+
+#[tokio::test]
+async fn rooms_made_at_the_same_time_are_different_rooms() {
+    let server = Server::new().await;
+    let alice = server.register("alice").await;
+    server.clock.advance(60_000);
+    let first = alice.create_room(json!({})).await;
+    server.clock.advance(-60_000);
+    // The clock has been set back: many rooms are made within what has been already.
+    for _ in 0..10 {
+        server.clock.advance(-2);
+        assert_ne!(alice.create_room(json!({})).await, first);
+    }
+    assert_eq!(list(&alice.get("/joined_rooms").await.ok()["joined_rooms"]).len(), 11);
+}
+
+#[tokio::test]
+async fn ca14_guests_join_where_they_may_and_create_nothing() {
+    let server = Server::with(|options| options.guests = true).await;
+    let alice = server.register("alice").await;
+    let guest = server.guest().await;
+    guest.post("/createRoom", json!({})).await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+    let closed = alice.public_room().await;
+    guest.post(&format!("/rooms/{closed}/join"), json!({})).await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+    guest.post("/rooms/!none:example.org/join", json!({})).await.refused(403, "M_FORBIDDEN");
+    let access = json!({ "type": "m.room.guest_access", "content": { "guest_access": "can_join" } });
+    let open = alice.create_room(json!({ "preset": "public_chat", "initial_state": [access] })).await;
+    guest.join(&open).await;
+    guest.say(&open, "hello").await;
+    assert_eq!(guest.bodies(&open).await, ["hello"]);
+    guest.invite(&open, "@x:example.org").await.refused(403, "M_GUEST_ACCESS_FORBIDDEN");
+    guest.leave(&open).await;
+}

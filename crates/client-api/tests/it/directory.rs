@@ -110,8 +110,8 @@ async fn cr19_the_directory_is_paged_searched_and_filtered() {
     };
     assert_eq!(search(json!({ "generic_search_term": "room 4" })).await, [rooms[4].clone()]);
     assert_eq!(search(json!({ "generic_search_term": "#R2:" })).await, [rooms[2].clone()]);
-    assert_eq!(search(json!({ "generic_search_term": "topic" })).await, [space.clone()]);
-    assert_eq!(search(json!({ "room_types": ["m.space"] })).await, [space.clone()]);
+    assert_eq!(search(json!({ "generic_search_term": "topic" })).await, [space.as_str()]);
+    assert_eq!(search(json!({ "room_types": ["m.space"] })).await, [space.as_str()]);
     assert_eq!(search(json!({ "room_types": [null] })).await.len(), 5);
     assert_eq!(search(json!({ "room_types": [null, "m.space"] })).await.len(), 6);
     bob.get("/publicRooms?since=odd").await.refused(400, "M_INVALID_PARAM");

@@ -182,6 +182,14 @@ impl Server {
         clients.try_into().unwrap_or_else(|_| panic!("as many clients as names"))
     }
 
+    /// Registers a guest.
+    pub async fn guest(&self) -> Client {
+        let login = Some(NewDevice::default());
+        let account = NewAccount { guest: true, login, ..NewAccount::default() };
+        let login = self.state.users.register(account).await.unwrap().login.unwrap();
+        self.client(login)
+    }
+
     /// Logs a user in on another device, or on the same one again.
     pub async fn login(&self, user: &str, device: &str) -> Client {
         let device = NewDevice { id: Some(device.into()), ..NewDevice::default() };

@@ -159,7 +159,7 @@ async fn context_holds_events_around_and_the_state() {
     assert_eq!(name(&context), "old");
     let members: Vec<Value> =
         list(&context["state"]).into_iter().filter(|event| event["type"] == "m.room.member").collect();
-    assert_eq!(each(&json!(members), "state_key"), [bob.user.clone()]);
+    assert_eq!(each(&json!(members), "state_key"), [bob.user.as_str()]);
     let page = alice.get(&format!("/rooms/{room}/messages?dir=b&limit=2&filter={filter}")).await.ok();
     assert_eq!(each(&page["chunk"], "sender"), [alice.user.clone(), bob.user.clone()]);
     let mut members = each(&page["state"], "state_key");
