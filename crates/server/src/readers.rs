@@ -56,6 +56,9 @@ impl Running {
         if let Err(cause) = self.users.prune().await {
             tracing::warn!(%cause, "expired sessions and tokens could not be removed");
         }
+        if let Err(cause) = client_api::account::jobs::resume(&self.users, &self.rooms).await {
+            tracing::warn!(?cause, "what changed accounts do to their rooms could not be finished");
+        }
         if let Err(cause) = self.rooms.rewrite_redacted(REDACTIONS_MAX).await {
             tracing::warn!(%cause, "redacted events could not be rewritten");
         }
