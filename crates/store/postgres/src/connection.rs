@@ -71,7 +71,9 @@ impl Fault {
         let Some(refusal) = error.as_db_error() else { return Self::Lost(describe(error)) };
         let code = refusal.code();
         let fatal = matches!(refusal.parsed_severity(), Some(Severity::Fatal | Severity::Panic));
-        if fatal || code.code().starts_with("08") || code.code().starts_with("57P") {
+        // A primary that became a standby takes no writes: another connection may lead to the new primary.
+        let demoted = *code == SqlState::READ_ONLY_SQL_TRANSACTION;
+        if fatal || demoted || code.code().starts_with("08") || code.code().starts_with("57P") {
             return Self::Lost(describe(error));
         }
         match *code {

@@ -3,6 +3,9 @@
 //! One task writes ([`writer`]), one publishes ([`publisher`]), a pool reads ([`reader`]). Tables, keys and reads are
 //! those of the storage contract; this crate knows nothing of Matrix. Text is stored in collation `C`, so that it orders
 //! bytewise, and without NUL ([`text`]).
+//!
+//! All nodes talk to the one primary, each connection to a server process of its own: a pooler between them must pool by
+//! session. Of each node, one connection writes, one listens, one imports, and up to [`Options::readers`] read.
 
 mod connection;
 mod params;
