@@ -146,9 +146,12 @@ async fn cb2_every_answer_has_cors_headers() {
     }
 }
 
+/// Headers and path of a request, status and code of its answer.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a str, u16, &'a str);
+
 #[tokio::test]
 async fn cb3_tokens() {
-    let cases: [(&[(&str, &str)], &str, u16, &str); 9] = [
+    let cases: [Case<'_>; 9] = [
         (&[], "/_matrix/user", 401, "M_MISSING_TOKEN"),
         (&[("authorization", "Bearer ")], "/_matrix/user", 401, "M_MISSING_TOKEN"),
         (&[("authorization", "Basic YTpi")], "/_matrix/user", 401, "M_MISSING_TOKEN"),

@@ -42,6 +42,8 @@ const KEEP_ALIVE_S: u64 = 60;
 const HEADER_BYTES_MAX: u32 = 32 * 1024;
 /// Seconds that requests in progress get when the server stops.
 const DRAIN_S_MAX: u64 = 9;
+/// How often it is looked whether a certificate has been renewed.
+const CERTIFICATE_EVERY: Duration = Duration::from_secs(60);
 /// How long to wait when no connection can be taken, mostly for want of file descriptors.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
@@ -93,7 +95,7 @@ enum Socket {
 /// A listener that holds its address and does not serve yet.
 pub struct Bound {
     socket: Socket,
-    tls: Option<TlsAcceptor>,
+    tls: Option<(TlsAcceptor, Arc<tls::Certificate>)>,
     served: Served,
 }
 
@@ -104,7 +106,13 @@ impl Bound {
     /// If it is taken, or the certificate cannot be used.
     pub async fn new(listener: &Listener) -> Result<Self, Error> {
         let failed = |address: String| move |error| Error::Bind { address, error };
-        let tls = listener.tls.as_ref().map(tls::acceptor).transpose()?;
+        let tls = match &listener.tls {
+            Some(files) => {
+                let certificate = tls::Certificate::read(files)?;
+                Some((certificate.acceptor()?, certificate))
+            }
+            None => None,
+        };
         let socket = match &listener.address {
             Address::Tcp(address) => {
                 Socket::Tcp(TcpListener::bind(address).await.map_err(failed(address.to_string()))?)
@@ -146,6 +154,7 @@ impl Bound {
     pub async fn serve(self, switch: Arc<Switch>, mut stop: watch::Receiver<bool>) {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let graceful = GracefulShutdown::new();
+        let mut refresh = tokio::time::interval(CERTIFICATE_EVERY);
         loop {
             let permit = tokio::select! {
                 permit = Arc::clone(&connections).acquire_owned() => permit,
@@ -153,6 +162,10 @@ impl Bound {
             };
             let accepted = tokio::select! {
                 accepted = self.accept() => accepted,
+                _ = refresh.tick() => {
+                    self.refresh_certificate();
+                    continue;
+                }
                 _ = stop.wait_for(|stop| *stop) => break,
             };
             let Some((stream, peer)) = accepted else { continue };
@@ -162,7 +175,7 @@ impl Bound {
                 peer: PeerAddress(peer),
                 scheme: self.scheme(),
                 stopping: Stopping(stop.clone()),
-                tls: self.tls.clone(),
+                tls: self.tls.as_ref().map(|(acceptor, _)| acceptor.clone()),
             };
             let watcher = graceful.watcher();
             tokio::spawn(async move {
@@ -180,6 +193,12 @@ impl Bound {
         }
         if tokio::time::timeout(Duration::from_secs(DRAIN_S_MAX), graceful.shutdown()).await.is_err() {
             tracing::warn!("some requests were still in progress when the server stopped");
+        }
+    }
+
+    fn refresh_certificate(&self) {
+        if let Some((_, certificate)) = &self.tls {
+            certificate.refresh();
         }
     }
 

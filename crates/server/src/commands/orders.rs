@@ -98,7 +98,7 @@ pub async fn doctor(given: &Given) -> Result<(), Failure> {
     }
     for listener in &config.listeners {
         if let Some(tls) = &listener.tls {
-            crate::listeners::tls::acceptor(tls).map_err(crate::listeners::Error::from)?;
+            crate::listeners::tls::Certificate::read(tls).map_err(crate::listeners::Error::from)?;
             println!("fine     {} and its key fit", tls.certificate.display());
         }
     }

@@ -1,15 +1,16 @@
-//! Bodies that nobody reads to their end: a refusal is often decided before the body has come.
+//! Bodies of requests: those that nobody reads to their end, and those that never come to their end.
 //!
-//! If the server closed the connection then, the client would see it break while it still sends, and never read why. So
-//! the rest is read and thrown away, within limits.
+//! A refusal is often decided before the body has come. If the server closed the connection then, the client would see it break while it still sends, and never read why. So
+//! the rest is read and thrown away, within limits. And a client that falls silent in the middle is given up.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Sleep;
 
 /// Bytes of an unread body that are taken in before the connection is closed after all.
 const BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -17,42 +18,62 @@ const BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Seconds that this may take.
 const SECONDS_MAX: u64 = 30;
 
+/// Seconds that a client may be silent in the middle of a body.
+const SILENCE_S_MAX: u64 = 60;
+
 /// A body whose rest is read when its reader drops it.
-pub struct Unread(Option<Incoming>);
+pub struct Unread {
+    body: Option<Incoming>,
+    /// Runs while the reader waits for the client.
+    silence: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why a body could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The connection broke.
+    #[error(transparent)]
+    Broken(#[from] hyper::Error),
+    /// The client fell silent.
+    #[error("the client was silent for {SILENCE_S_MAX} seconds in the middle of a body")]
+    Silent,
+}
 
 impl Unread {
     /// Wraps a body.
     pub fn new(body: Incoming) -> Self {
-        Self(Some(body))
+        Self { body: Some(body), silence: None }
     }
 }
 
 impl Body for Unread {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.0 {
-            Some(body) => Pin::new(body).poll_frame(context),
-            None => Poll::Ready(None),
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        if let Poll::Ready(frame) = Pin::new(body).poll_frame(context) {
+            self.silence = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(Error::from)));
         }
+        let sleep = || Box::pin(tokio::time::sleep(Duration::from_secs(SILENCE_S_MAX)));
+        ready!(self.silence.get_or_insert_with(sleep).as_mut().poll(context));
+        self.body = None;
+        Poll::Ready(Some(Err(Error::Silent)))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(Body::is_end_stream)
+        self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(SizeHint::default, Body::size_hint)
+        self.body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
     }
 }
 
 impl Drop for Unread {
     fn drop(&mut self) {
-        let Some(body) = self.0.take().filter(|body| !body.is_end_stream()) else { return };
+        let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
         // A declared size beyond the limit is not even begun with.
         if body.size_hint().lower() > BYTES_MAX as u64 {
             return;

@@ -62,6 +62,7 @@ impl Program {
     }
 
     /// Starts the server with exactly these settings.
+    #[expect(clippy::zombie_processes, reason = "a test that panics here ends its process soon after")]
     pub fn start_with(folder: &Path, settings: &[&str]) -> Self {
         let mut child = hearth(folder, &["serve"], settings).stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());

@@ -3,7 +3,10 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use crate::program::{Program, run, run_with_input};
+use http::Method;
+use serde_json::Value;
+
+use crate::program::{Program, ask, run, run_with_input};
 
 #[tokio::test]
 async fn a_restart_keeps_the_signing_key_for_its_owner_alone() {
@@ -81,4 +84,33 @@ async fn a_stop_is_quick_and_clean() {
     assert!(program.stop().success());
     assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
     assert!(program.rest().contains("stopping"));
+}
+
+#[tokio::test]
+async fn waiting_syncs_do_not_hold_up_a_stop() {
+    let folder = tempfile::tempdir().unwrap();
+    let create = ["user", "create", "alice", "--password-stdin"];
+    assert_eq!(run_with_input(folder.path(), &create, &[], "a secret!\n").0, 0);
+    let mut program = Program::start(folder.path(), &[]);
+    let client = format!("{}/_matrix/client/v3", program.url);
+    let login =
+        r#"{"type":"m.login.password","identifier":{"type":"m.id.user","user":"alice"},"password":"a secret!"}"#;
+    let login = ask(Method::POST, &format!("{client}/login"), login).await;
+    let login: Value = serde_json::from_str(login.body()).unwrap();
+    let token = login["access_token"].as_str().unwrap();
+    let sync = format!("{client}/sync?access_token={token}");
+    let first = ask(Method::GET, &sync, "").await;
+    let first: Value = serde_json::from_str(first.body()).unwrap();
+    let since = first["next_batch"].as_str().unwrap().to_owned();
+
+    let waiting =
+        tokio::spawn(async move { ask(Method::GET, &format!("{sync}&since={since}&timeout=30000"), "").await });
+    let metrics = format!("{}/metrics", program.url);
+    while !ask(Method::GET, &metrics, "").await.body().contains("hearth_sync_waiting 1\n") {
+        tokio::task::yield_now().await;
+    }
+    let started = Instant::now();
+    assert!(program.stop().success());
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    assert_eq!(waiting.await.unwrap().status(), 503);
 }
