@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, Request};
 use rooms::{MessagesCount, Rooms};
 use serde_json::{Value, json};
 use store::model::Model;
-use store::{Clock, Entropy, Store, UserId};
+use store::{Clock, Engine, Entropy, Store, UserId};
 use tempfile::TempDir;
 use tower::ServiceExt as _;
 use users::login::NewDevice;
@@ -76,6 +76,17 @@ impl Sessions for Accounts {
     }
 }
 
+/// The engine of a test's store: in memory, or SQLite where `HEARTH_TEST_STORE=sqlite` asks for it.
+fn engine(directory: &TempDir) -> Arc<dyn Engine> {
+    match std::env::var("HEARTH_TEST_STORE").as_deref() {
+        Ok("sqlite") => {
+            let path = directory.path().join("hearth.db");
+            Arc::new(sqlite::Sqlite::open(&path, sqlite::Options::default()).unwrap())
+        }
+        _ => Arc::new(Model::new()),
+    }
+}
+
 /// A server.
 pub struct Server {
     /// What its handlers are given.
@@ -135,7 +146,7 @@ impl Server {
         let directory = tempfile::tempdir().unwrap();
         let clock = Arc::new(FakeClock(AtomicI64::new(1_700_000_000_000)));
         let entropy = Arc::new(FakeEntropy(AtomicU64::new(1)));
-        let store = Store::new(Arc::new(Model::new())).await.unwrap();
+        let store = Store::new(engine(&directory)).await.unwrap();
         let mut user_options = users::Options::new(SERVER);
         user_options.registration = users::RegistrationMode::Open;
         change(&mut user_options);
