@@ -3,6 +3,8 @@
 
 use rooms::Event;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::Error;
 
@@ -10,6 +12,10 @@ use crate::Error;
 pub const TIMELINE_LIMIT_MAX: usize = 100;
 /// Events of a room's timeline where the filter does not say.
 pub const TIMELINE_LIMIT_DEFAULT: usize = 10;
+
+/// The parts of a filter that are objects.
+const PARTS: &[&str] =
+    &["/presence", "/account_data", "/room", "/room/state", "/room/timeline", "/room/ephemeral", "/room/account_data"];
 
 /// A filter as clients define it.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -77,7 +83,7 @@ impl Filter {
     /// # Errors
     /// [`Error::BadFilter`] naming what is wrong.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        serde_json::from_str(text).map_err(|error| Error::BadFilter(error.to_string()))
+        parse(text, PARTS)
     }
 }
 
@@ -94,7 +100,7 @@ impl EventFilter {
     /// # Errors
     /// [`Error::BadFilter`] naming what is wrong.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        serde_json::from_str(text).map_err(|error| Error::BadFilter(error.to_string()))
+        parse(text, &[])
     }
 
     /// The number of timeline events, within bounds.
@@ -122,6 +128,18 @@ impl EventFilter {
         self.accepts(&event.pdu.kind, Some(&event.pdu.sender))
             && self.contains_url.is_none_or(|wanted| wanted == has_url())
     }
+}
+
+/// Reads a filter whose named parts, and which itself, must be objects where they are given: to the deserializer of a
+/// struct a list would do as well.
+fn parse<T: DeserializeOwned>(text: &str, parts: &[&str]) -> Result<T, Error> {
+    let value: Value = serde_json::from_str(text).map_err(|error| Error::BadFilter(error.to_string()))?;
+    for part in [""].iter().chain(parts) {
+        if value.pointer(part).is_some_and(|part| !part.is_object()) {
+            return Err(Error::BadFilter(format!("`{}` must be an object", part.trim_start_matches('/'))));
+        }
+    }
+    T::deserialize(value).map_err(|error| Error::BadFilter(error.to_string()))
 }
 
 fn listed(only: Option<&[String]>, not: &[String], name: &str) -> bool {
@@ -180,7 +198,9 @@ mod tests {
         assert!(!filter.accepts("m.room.name", Some("@a:s")));
         assert!(!filter.accepts("m.typing", Some("@b:s")));
         assert!(!filter.accepts("org.x", None));
-        assert!(Filter::parse("[]").is_err());
+        for refused in ["[]", "1", "", r#"{"room":[]}"#, r#"{"room":{"state":[]}}"#, r#"{"presence":1}"#] {
+            assert!(Filter::parse(refused).is_err(), "{refused}");
+        }
         assert!(Filter::parse(r#"{"room":{"timeline":{"limit":"x"}}}"#).is_err());
     }
 }

@@ -16,7 +16,7 @@ pub mod wake;
 use std::sync::Arc;
 
 use rooms::Rooms;
-use store::{Store, StreamPosition};
+use store::{Follower, Store, StreamPosition};
 use users::Users;
 
 pub use error::Error;
@@ -46,6 +46,16 @@ impl Sync {
     /// The engine on the rooms below it. Must be made after [`Rooms`], whose follower comes first: who is woken depends
     /// on who is in a room after the commit.
     pub fn new(store: Store, rooms: Arc<Rooms>, users: Arc<Users>) -> Arc<Self> {
+        Self::following(store, rooms, users, |follower| follower)
+    }
+
+    /// The same, with the follower of the stream put into another: for tests of what happens if it is not told.
+    pub fn following(
+        store: Store,
+        rooms: Arc<Rooms>,
+        users: Arc<Users>,
+        wrap: impl FnOnce(Arc<dyn Follower>) -> Arc<dyn Follower>,
+    ) -> Arc<Self> {
         let waker = Arc::new(Waker::default());
         let (changes, known) = (Arc::new(Changes::default()), Arc::new(Known::default()));
         let follower = Arc::new(WakeFollower {
@@ -54,7 +64,7 @@ impl Sync {
             changes: Arc::clone(&changes),
             known: Arc::clone(&known),
         });
-        store.notifier().add_follower(Arc::<WakeFollower>::clone(&follower));
+        store.notifier().add_follower(wrap(Arc::<WakeFollower>::clone(&follower)));
         let began = store.watermark();
         changes.begin(began);
         users.volatile().add_follower(follower);

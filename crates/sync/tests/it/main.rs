@@ -1,0 +1,5 @@
+//! The sync engine on a store, without HTTP.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
+
+mod bench;
+mod wakes;
