@@ -3,7 +3,10 @@
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use ed25519_dalek::{Signer as _, SigningKey};
+use serde_json::{Map, Value, json};
 
 use super::world::{
     LIST_MEMBERS, MANY_ROOMS, SENDERS, STATE_EVENTS, User, World, create, join, segment, send, sync, text,
@@ -379,32 +382,47 @@ fn local_joins(world: &mut World) -> Run {
     Ok((users.len(), Vec::new()))
 }
 
-/// Uploads the keys of a user's device and ten one-time keys. Servers look at the shape alone.
+/// Uploads the keys of users' devices, each with ten one-time keys that are new.
 fn upload_keys(world: &mut World) -> Run {
     let mut link = world.connect();
     for n in 0..20 {
         let (user, made) = (world.users[1 + (n % WAITING)].clone(), world.next());
-        let device = &user.device;
-        let key = |n: usize| format!("{:0>43}", made * 16 + n);
-        let signatures = json!({ &user.id: { format!("ed25519:{device}"): "c2lnbmF0dXJl" } });
-        let one_time: serde_json::Map<String, serde_json::Value> = (0..10)
-            .map(|n| {
-                let id = format!("signed_curve25519:K{made}x{n}");
-                (id, json!({ "key": key(n), "signatures": signatures }))
-            })
-            .collect();
-        let body = json!({
-            "device_keys": {
-                "user_id": user.id, "device_id": device,
-                "algorithms": ["m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2"],
-                "keys": { format!("curve25519:{device}"): key(11), format!("ed25519:{device}"): key(12) },
-                "signatures": signatures,
-            },
-            "one_time_keys": one_time,
-        });
-        link.request("POST", "/_matrix/client/v3/keys/upload", &user.token, &body.to_string())?.json()?;
+        let body = keys_of(&user, n, made).to_string();
+        link.request("POST", "/_matrix/client/v3/keys/upload", &user.token, &body)?.json()?;
     }
     Ok((20, Vec::new()))
+}
+
+/// The body of an upload: the `device`-th device's keys, and the `made`-th ten of one-time keys.
+fn keys_of(user: &User, device: usize, made: usize) -> Value {
+    let mut seed = [7; 32];
+    seed[..8].copy_from_slice(&device.to_le_bytes());
+    let key = SigningKey::from_bytes(&seed);
+    let own = format!("ed25519:{}", user.device);
+    let sign = |mut object: Value| {
+        // Canonical: the keys of objects are sorted, and there are no numbers and no escapes.
+        let signature = STANDARD_NO_PAD.encode(key.sign(object.to_string().as_bytes()).to_bytes());
+        object["signatures"] = json!({ &user.id: { &own: signature } });
+        object
+    };
+    let public = |n: usize| {
+        let mut bytes = [9; 32];
+        bytes[..8].copy_from_slice(&n.to_le_bytes());
+        STANDARD_NO_PAD.encode(bytes)
+    };
+    let one_time: Map<String, Value> = (0..10)
+        .map(|n| (format!("signed_curve25519:K{made}x{n}"), sign(json!({ "key": public(made * 16 + n) }))))
+        .collect();
+    let device_keys = sign(json!({
+        "user_id": user.id,
+        "device_id": user.device,
+        "algorithms": ["m.olm.v1.curve25519-aes-sha2", "m.megolm.v1.aes-sha2"],
+        "keys": {
+            format!("curve25519:{}", user.device): public(device),
+            &own: STANDARD_NO_PAD.encode(key.verifying_key().to_bytes()),
+        },
+    }));
+    json!({ "device_keys": device_keys, "one_time_keys": one_time })
 }
 
 fn claim_keys(world: &mut World) -> Run {
@@ -421,8 +439,7 @@ fn claim_keys(world: &mut World) -> Run {
 
 fn query_keys(world: &mut World) -> Run {
     let mut link = world.connect();
-    let all: serde_json::Map<String, serde_json::Value> =
-        world.users[1..].iter().map(|user| (user.id.clone(), json!([]))).collect();
+    let all: Map<String, Value> = world.users[1..].iter().map(|user| (user.id.clone(), json!([]))).collect();
     let body = json!({ "device_keys": all }).to_string();
     for _ in 0..10 {
         link.request("POST", "/_matrix/client/v3/keys/query", &world.users[0].token, &body)?.json()?;
@@ -480,6 +497,19 @@ mod tests {
                 assert!(room < MANY_ROOMS && room % SENDERS == sender, "sender {sender}, room {room}");
             }
         }
+    }
+
+    #[test]
+    fn keys_are_signed_by_themselves() {
+        let user = User { id: "@a:b".to_owned(), token: String::new(), device: "D".to_owned() };
+        let mut keys = keys_of(&user, 3, 5)["device_keys"].clone();
+        let signature = keys["signatures"]["@a:b"]["ed25519:D"].clone();
+        let signature = STANDARD_NO_PAD.decode(signature.as_str().expect("a signature")).expect("base64");
+        let public = STANDARD_NO_PAD.decode(keys["keys"]["ed25519:D"].as_str().expect("a key")).expect("base64");
+        let public = ed25519_dalek::VerifyingKey::from_bytes(&public.try_into().expect("32 bytes")).expect("a key");
+        keys.as_object_mut().expect("an object").remove("signatures");
+        let signature = ed25519_dalek::Signature::from_slice(&signature).expect("64 bytes");
+        assert!(public.verify_strict(keys.to_string().as_bytes(), &signature).is_ok());
     }
 
     #[test]
