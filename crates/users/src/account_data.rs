@@ -26,6 +26,9 @@ pub const FULLY_READ: &str = "m.fully_read";
 /// The type of a room's tags.
 pub const TAGS: &str = "m.tag";
 
+/// In a stream entry: the change is one by which events are judged, so that what is known of the user is out of date.
+pub(crate) const JUDGED_BY: i64 = 1;
+
 /// One piece of account data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountData {
@@ -236,7 +239,9 @@ pub(crate) fn add_account_data(
     if content.len() > CONTENT_BYTES_MAX {
         return Err(Error::TooLarge("the account data"));
     }
-    let pos = batch.announce(StreamKind::AccountData, None, Some(user.clone()), None);
+    let judged_by = room_id.is_empty() && matches!(kind, PUSH_RULES | IGNORED_USERS);
+    let number = judged_by.then_some(JUDGED_BY);
+    let pos = batch.announce(StreamKind::AccountData, None, Some(user.clone()), number);
     batch.put(AccountDataRow {
         user_id: user.clone(),
         room_id: room_id.to_owned(),

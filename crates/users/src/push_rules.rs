@@ -15,7 +15,7 @@ use serde_json::{Value as Json, json};
 use store::tables::users::AccountDataRow;
 use store::{CommitBatch, Follower, Read, StreamEntry, StreamKind, StreamPosition, UserId, Value};
 
-use crate::account_data::{IGNORED_USERS, add_account_data, ignored_of};
+use crate::account_data::{IGNORED_USERS, JUDGED_BY, add_account_data, ignored_of};
 use crate::accounts::expect_unchanged;
 use crate::{Error, RETRIES_MAX, Users};
 pub use evaluate::{Compiled, Context, Judgement, Notified};
@@ -302,7 +302,7 @@ fn without_historical(mut actions: Vec<Json>) -> Vec<Json> {
 }
 
 /// What a local user has that differs from the default: compiled rules and ignored users.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(crate) struct Own {
     pub(crate) rules: Option<Arc<Compiled>>,
     pub(crate) ignored: Arc<BTreeSet<UserId>>,
@@ -315,15 +315,10 @@ pub(crate) struct Cache {
     stale: RwLock<BTreeSet<UserId>>,
 }
 
-impl Cache {
-    pub(crate) fn own(&self, user: &UserId) -> Option<Own> {
-        self.own.read().get(user).cloned()
-    }
-}
-
 impl Follower for Cache {
     fn committed(&self, _first: StreamPosition, entries: &[StreamEntry]) {
-        let changed = entries.iter().filter(|entry| entry.kind == StreamKind::AccountData);
+        let changed =
+            entries.iter().filter(|entry| entry.kind == StreamKind::AccountData && entry.number == Some(JUDGED_BY));
         let users: Vec<UserId> = changed.filter_map(|entry| entry.user.clone()).collect();
         if !users.is_empty() {
             self.stale.write().extend(users);

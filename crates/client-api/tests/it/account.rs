@@ -522,3 +522,111 @@ async fn an_openid_token_names_its_user() {
     let named = server.users.openid_user(text(&answer["access_token"])).await.unwrap();
     assert_eq!(named, Some(alice.user));
 }
+
+#[tokio::test]
+async fn ca17_the_validity_of_a_registration_token_can_be_asked_for() {
+    let server = Server::new().await;
+    server.users.set_registration_token(Some("abc".to_owned()), Some(1), None).await.unwrap();
+    for (token, valid) in [("abc", true), ("abd", false)] {
+        let path = format!("/_matrix/client/v1/register/m.login.registration_token/validity?token={token}");
+        assert_eq!(server.ask(Method::GET, &path, None, None).await, (200, json!({ "valid": valid })));
+    }
+}
+
+#[tokio::test]
+async fn the_status_of_accounts_is_for_administrators() {
+    let server = Server::new().await;
+    let (root, alice) = (server.register("root").await, server.register("alice").await);
+    server.users.set_admin(&root.user, true).await.unwrap();
+    for (path, member) in [
+        ("/_matrix/client/v1/admin/lock/@alice:example.org", "locked"),
+        ("/_matrix/client/v1/admin/suspend/@alice:example.org", "suspended"),
+    ] {
+        assert_eq!(root.do_get(path).await, json!({ member: false }));
+        assert_eq!(root.do_put(path, json!({ member: true })).await, json!({ member: true }));
+        assert_eq!(root.do_get(path).await, json!({ member: true }));
+        assert_eq!(root.do_put(path, json!({ member: false })).await, json!({ member: false }));
+        assert_eq!(code(&alice.put(path, json!({ member: true })).await), (403, "M_FORBIDDEN"));
+        assert_eq!(code(&root.put(path, json!({})).await), (400, "M_BAD_JSON"));
+    }
+}
+
+#[tokio::test]
+async fn ca19_several_devices_at_once() {
+    let server = Server::new().await;
+    let made = register(&server, "alice", json!({ "device_id": "LAPTOP" })).await;
+    let token = made["access_token"].as_str();
+    for device in ["A", "B"] {
+        let mut body = login_body("alice", "secret");
+        body["device_id"] = device.into();
+        post(&server, None, "/login", body).await;
+    }
+    let ask = |devices: Value, auth: Value| {
+        let body =
+            if auth.is_null() { json!({ "devices": devices }) } else { json!({ "devices": devices, "auth": auth }) };
+        post(&server, token, "/delete_devices", body)
+    };
+    let (status, first) = ask(json!(["A"]), Value::Null).await;
+    assert_eq!(status, 401);
+    let session = &first["session"];
+    let other = ask(json!(["A", "B"]), proof(session, "alice", "secret")).await;
+    assert_eq!(code(&other), (403, "M_FORBIDDEN"), "the session is bound to the body (CA1)");
+    assert_eq!(ask(json!(["A"]), proof(session, "alice", "secret")).await.0, 200);
+    let (_, devices) = get(&server, token, "/devices").await;
+    let ids: Vec<&str> = devices["devices"].as_array().unwrap().iter().map(|one| text(&one["device_id"])).collect();
+    assert_eq!(ids, ["B", "LAPTOP"]);
+    assert_eq!(post(&server, token, "/logout/all", json!({})).await.0, 200);
+    assert_eq!(get(&server, token, "/account/whoami").await.0, 401);
+}
+
+#[tokio::test]
+async fn ce6_the_first_cross_signing_keys_need_no_proof_and_others_do() {
+    let server = Server::new().await;
+    let made = register(&server, "alice", json!({})).await;
+    let token = made["access_token"].as_str();
+    let master = |seed: u8| {
+        let public = event::SigningKey::generate(&[seed; 32]).public_b64();
+        let keys = json!({ format!("ed25519:{public}"): public });
+        json!({ "user_id": "@alice:example.org", "usage": ["master"], "keys": keys })
+    };
+    let upload = |body: Value| post(&server, token, "/keys/device_signing/upload", body);
+    assert_eq!(code(&upload(json!({ "self_signing_key": master(9) })).await), (400, "M_MISSING_PARAM"));
+    assert_eq!(upload(json!({ "master_key": master(1) })).await, (200, json!({})));
+    assert_eq!(upload(json!({ "master_key": master(1) })).await, (200, json!({})));
+    let (status, challenge) = upload(json!({ "master_key": master(2) })).await;
+    assert_eq!((status, challenge["flows"].is_array()), (401, true));
+    let auth = proof(&challenge["session"], "alice", "secret");
+    assert_eq!(upload(json!({ "master_key": master(2), "auth": auth })).await.0, 200);
+    let (_, found) = post(&server, token, "/keys/query", json!({ "device_keys": { "@alice:example.org": [] } })).await;
+    assert_eq!(found["master_keys"]["@alice:example.org"]["keys"], master(2)["keys"]);
+
+    let signatures = json!({ "@alice:example.org": { "NONE": { "device_id": "NONE" } } });
+    let (status, answer) = post(&server, token, "/keys/signatures/upload", signatures).await;
+    let failure = &answer["failures"]["@alice:example.org"]["NONE"];
+    assert_eq!((status, text(&failure["errcode"])), (200, "M_NOT_FOUND"));
+}
+
+#[tokio::test]
+async fn ce9_backed_up_keys_by_room_and_all_together() {
+    let server = Server::new().await;
+    let alice = server.register("alice").await;
+    let version = json!({ "algorithm": "m.a", "auth_data": {} });
+    alice.do_post("/room_keys/version", version).await;
+    alice.do_put("/room_keys/version/1", json!({ "algorithm": "m.a", "auth_data": { "x": 1 } })).await;
+    assert_eq!(alice.do_get("/room_keys/version/1").await["auth_data"], json!({ "x": 1 }));
+    let other = json!({ "algorithm": "m.b", "auth_data": {} });
+    assert_eq!(code(&alice.put("/room_keys/version/1", other).await), (400, "M_INVALID_PARAM"));
+    let key = json!({ "first_message_index": 1, "forwarded_count": 0, "is_verified": false, "session_data": {} });
+    let all = json!({ "rooms": { "!a": { "sessions": { "s": key, "t": key } }, "!b": { "sessions": { "u": key } } } });
+    assert_eq!(alice.do_put("/room_keys/keys?version=1", all.clone()).await["count"], 3);
+    assert_eq!(alice.do_get("/room_keys/keys?version=1").await, all);
+    let room = json!({ "sessions": { "v": key } });
+    assert_eq!(alice.do_put("/room_keys/keys/!c?version=1", room.clone()).await["count"], 4);
+    assert_eq!(alice.do_get("/room_keys/keys/!c?version=1").await, room);
+    assert_eq!(alice.do_get("/room_keys/keys/!none?version=1").await, json!({ "sessions": {} }));
+    assert_eq!(code(&alice.get("/room_keys/keys/!c/none?version=1").await), (404, "M_NOT_FOUND"));
+    let delete = |path: &'static str| alice.send(Method::DELETE, path, None);
+    assert_eq!(delete("/room_keys/keys/!a/s?version=1").await.1["count"], 3);
+    assert_eq!(delete("/room_keys/keys/!a?version=1").await.1["count"], 2);
+    assert_eq!(delete("/room_keys/keys?version=1").await.1["count"], 0);
+}

@@ -368,12 +368,13 @@ impl Users {
         let base = DEFAULT.evaluate(&UserId::from(NOBODY), event, context);
         let named = named_users(event);
         let mut exceptions = Vec::new();
+        let all_own = self.push_rules.own.read();
         for user in users {
-            let own = self.push_rules.own(user);
-            let ignored = own.as_ref().is_some_and(|own| own.ignored.contains(event.sender.as_str()));
+            let own = all_own.get(user);
+            let ignored = own.is_some_and(|own| own.ignored.contains(event.sender.as_str()));
             let says = if ignored || user.as_str() == event.sender {
                 Notified::default()
-            } else if let Some(rules) = own.and_then(|own| own.rules) {
+            } else if let Some(rules) = own.and_then(|own| own.rules.as_ref()) {
                 rules.evaluate(user, event, context)
             } else if named.contains(user.as_str()) {
                 Compiled::new(&Ruleset::default().rules(user)).evaluate(user, event, context)

@@ -274,19 +274,25 @@ async fn judging_names_only_those_who_differ() {
     assert_eq!(judge(&bench, plain(), &["bob"]).await.1, [(user("bob"), NOTHING)], "never for own events");
 }
 
+/// Another process on the same store.
+async fn again(bench: &Bench) -> std::sync::Arc<crate::Users> {
+    let (clock, entropy) = (std::sync::Arc::clone(&bench.clock), std::sync::atomic::AtomicU64::new(5));
+    let entropy = std::sync::Arc::new(super::FakeEntropy(entropy));
+    let options = crate::Options::new("example.org");
+    crate::Users::new(bench.store.clone(), clock, entropy, std::sync::Arc::new(crate::Inline), options).await.unwrap()
+}
+
 #[tokio::test]
-async fn rules_are_there_again_after_a_restart() {
+async fn rules_hold_after_a_restart_and_on_other_nodes() {
     let bench = Bench::new().await;
     let alice = user("alice");
     bench.users.enable_push_rule(&alice, RuleKind::Override, ".m.rule.master", true).await.unwrap();
-    let again = crate::Users::new(
-        bench.store.clone(),
-        std::sync::Arc::clone(&bench.clock) as std::sync::Arc<dyn store::Clock>,
-        std::sync::Arc::new(super::FakeEntropy(std::sync::atomic::AtomicU64::new(5))),
-        std::sync::Arc::new(crate::Inline),
-        crate::Options::new("example.org"),
-    );
+    let other = again(&bench).await;
     let event = pdu(message(json!({ "body": "hi" })));
-    let judgement = again.await.unwrap().judge(&event, &context(5, 0), std::slice::from_ref(&alice)).await.unwrap();
-    assert_eq!(judgement.exceptions, [(alice, NOTHING)]);
+    let alone = std::slice::from_ref(&alice);
+    let judged = other.judge(&event, &context(5, 0), alone).await.unwrap();
+    assert_eq!(judged.exceptions, [(alice.clone(), NOTHING)]);
+    other.enable_push_rule(&alice, RuleKind::Override, ".m.rule.master", false).await.unwrap();
+    let judged = bench.users.judge(&event, &context(5, 0), alone).await.unwrap();
+    assert_eq!(judged.exceptions, []);
 }
