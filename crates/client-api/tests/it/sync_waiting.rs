@@ -29,6 +29,7 @@ async fn woken_by<F: Future<Output = ()>>(client: &Client, since: &Value, act: F
     tokio::time::timeout(PATIENCE, waiting).await.expect("the sync stayed asleep").unwrap()
 }
 
+// Long: one list of everything that wakes a waiting sync, each with the sync that it wakes.
 #[tokio::test]
 async fn cy9_everything_wakes_at_once() {
     let server = Server::new().await;
