@@ -29,6 +29,12 @@ pub enum Error {
     /// Something stands where the copy should go.
     #[error("{0} exists and is not empty: name another folder")]
     Used(PathBuf),
+    /// A database stands where the restored one should go.
+    #[error("{0} exists: a restore replaces nothing")]
+    Taken(PathBuf),
+    /// The copy would copy itself.
+    #[error("{0} lies within the media folder: name another folder")]
+    Within(PathBuf),
     /// The folder is no backup.
     #[error("{0} holds no `hearth.db`: it is no backup")]
     NoBackup(PathBuf),
@@ -54,6 +60,7 @@ fn failed(path: &Path) -> impl FnOnce(io::Error) -> Error {
 /// As [`Error`] says. An unfinished backup has no `hearth.db` or no `signing.key`.
 pub fn backup(database: &sqlite::Sqlite, config: &Config, to: &Path, say: impl Fn(String)) -> Result<(), Error> {
     make_empty(to)?;
+    refuse_within(to, &config.media_dir)?;
     let told = std::cell::Cell::new(0);
     database.backup(&to.join(DATABASE), |done, all| {
         let percent = (done * 100).checked_div(all).unwrap_or(100);
@@ -78,6 +85,9 @@ pub fn restore(backup: &Path, config: &Config, say: impl Fn(String)) -> Result<(
     if !backup.join(DATABASE).is_file() {
         return Err(Error::NoBackup(backup.to_owned()));
     }
+    if database.exists() {
+        return Err(Error::Taken(database.clone()));
+    }
     make_empty(&config.data_dir)?;
     copy_file(&backup.join(KEY), &config.data_dir.join(KEY))?;
     let files = copy_folder(&backup.join(MEDIA), &config.media_dir)?;
@@ -95,6 +105,13 @@ fn make_empty(folder: &Path) -> Result<(), Error> {
     match fs::read_dir(folder).map_err(failed(folder))?.next() {
         Some(_) => Err(Error::Used(folder.to_owned())),
         None => Ok(()),
+    }
+}
+
+fn refuse_within(folder: &Path, media: &Path) -> Result<(), Error> {
+    match (folder.canonicalize(), media.canonicalize()) {
+        (Ok(within), Ok(media)) if within.starts_with(&media) => Err(Error::Within(folder.to_owned())),
+        _ => Ok(()),
     }
 }
 

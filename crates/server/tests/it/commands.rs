@@ -41,6 +41,12 @@ async fn a_backup_of_a_running_server_can_be_restored() {
         let (code, said) = run(folder, &["backup", "copy"], &[NAME]);
         assert_eq!(code, 1, "{said}");
     }
+    let (code, said) = run(folder, &["backup", "data/media/copy"], &[NAME]);
+    assert_eq!(code, 1, "a copy that would copy itself: {said}");
+    let elsewhere = ["data_dir=again", "database.url=sqlite:data/hearth.db"];
+    let (code, said) = run(folder, &["restore", "copy"], &elsewhere);
+    assert_eq!(code, 1, "a database is never replaced: {said}");
+    assert!(!folder.join("again").exists());
     let (code, said) = run(folder, &["restore", "copy"], &[NAME]);
     assert_eq!(code, 1, "a used folder is left alone: {said}");
     let (code, said) = run(folder, &["restore", "copy", "--data-dir", "again"], &[]);

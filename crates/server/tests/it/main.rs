@@ -3,6 +3,7 @@
 
 mod commands;
 mod config;
+mod discovery;
 mod first_account;
 mod listeners;
 mod postgres;
