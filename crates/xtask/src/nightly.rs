@@ -19,6 +19,9 @@ pub struct Options {
     pub rounds: u32,
 }
 
+/// How long each fuzz target runs: hours for all of them.
+const FUZZ_SECONDS: &str = "1200";
+
 /// Power cuts under SQLite, each on a database of its own.
 const POWER_CUTS: &str = "2000";
 
@@ -44,7 +47,7 @@ pub fn nightly(root: &Path, options: &Options) -> Result<(), Error> {
     let mut command = Command::new("cargo");
     command.args(["test", "--release", "--workspace", "--no-fail-fast"]).current_dir(root);
     command.env("HEARTH_TEST_POSTGRES", postgres.url("postgres")).env("HEARTH_NIGHTLY", "1");
-    command.env("HEARTH_POWER_CUTS", POWER_CUTS);
+    command.env("HEARTH_POWER_CUTS", POWER_CUTS).env("HEARTH_FUZZ_SECONDS", FUZZ_SECONDS);
     tally.counted("cargo test, long", &mut command);
     tally.close()
 }

@@ -125,10 +125,14 @@ fn checks(root: &Path, tally: &mut Tally) {
     tally.step("coverage of the specification", spec::spec(root, &options));
 }
 
+/// How long each fuzz target runs.
+const FUZZ_SECONDS: &str = "8";
+
 fn cargo_test(root: &Path, postgres: &Postgres, tally: &mut Tally) {
     let mut command = Command::new("cargo");
     command.args(["test", "--workspace", "--no-fail-fast"]).current_dir(root);
     command.env("HEARTH_TEST_POSTGRES", postgres.url("postgres"));
+    command.env("HEARTH_FUZZ_SECONDS", FUZZ_SECONDS);
     tally.counted("cargo test", &mut command);
 }
 
