@@ -37,6 +37,12 @@ async fn main() {
     }
     reads(&engine, next.load(Ordering::Relaxed), 4, time, 100).await;
     engine.close().await;
+    let start = Instant::now();
+    let opened = Sqlite::open(&path, Options::default());
+    println!("open: {:?}", start.elapsed());
+    if let Ok(engine) = opened {
+        engine.close().await;
+    }
 }
 
 /// What one message commits: its event, its bytes, its room's head, a relation, a stream entry. The columns between are

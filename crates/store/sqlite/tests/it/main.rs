@@ -4,6 +4,7 @@
 mod contract;
 mod disk;
 mod files;
+mod kill;
 mod operation;
 mod plans;
 mod support;
