@@ -126,6 +126,7 @@ impl Rooms {
             Some(num) => {
                 let event = self.event(room, num).await?;
                 if !event.has(flags::WAITING | flags::OUTLIER) {
+                    self.make_durable(room, draft, num).await?;
                     return Ok(Accepted::Known(event));
                 }
                 Some(num)
@@ -175,6 +176,11 @@ impl Rooms {
             draft.batch.put(MissingPrevRow { room: room.num, event_id: id.to_string(), child: event.num() });
         }
         self.commit(room, draft).await
+    }
+
+    /// Returns once an event that the draft has seen is durable: a batch that adds nothing comes after it.
+    pub(crate) async fn make_durable(&self, room: &Room, draft: Draft<'_>, event: EventNum) -> Result<()> {
+        if room.is_unwritten(event) { self.commit(room, draft).await } else { Ok(()) }
     }
 
     /// Submits a decision and waits until it is durable.

@@ -1,5 +1,7 @@
 //! Room aliases of this server, and the public directory (client-server API, room aliases, listing rooms).
 
+use std::sync::Arc;
+
 use ::event::power_levels::PowerLevels;
 use ::event::{Json, Object};
 use store::tables::rooms::{AliasRow, RoomRow};
@@ -8,6 +10,7 @@ use store::{CommitBatch, CommitError, Read, StreamKind, UserId};
 use crate::accept::ATTEMPTS_MAX;
 use crate::draft::Draft;
 use crate::room::Room;
+use crate::state::type_key;
 use crate::{Error, NewEvent, Result, Rooms};
 
 /// Bytes of an alias, as of every identifier (appendices, room aliases).
@@ -220,6 +223,27 @@ impl Rooms {
             }
         }
         Err(Error::Busy)
+    }
+}
+
+impl Rooms {
+    /// Rooms that anyone may join or read, of the first `limit` rooms of the server.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn open_rooms(&self, limit: u32) -> Result<Vec<Arc<Room>>> {
+        let rows: Vec<RoomRow> = self.store.all(Read::prefix::<RoomRow>(vec![]).limit(limit)).await?;
+        let pairs = [type_key("m.room.join_rules", ""), type_key("m.room.history_visibility", "")];
+        let mut open = Vec::new();
+        for row in rows {
+            let Some(room) = self.room_by_num(row.room).await? else { continue };
+            let state = self.state_map(&room, None, room.head().state, &pairs).await?;
+            let readable = state.text("m.room.history_visibility", "history_visibility") == Some("world_readable");
+            if readable || state.text("m.room.join_rules", "join_rule") == Some("public") {
+                open.push(room);
+            }
+        }
+        Ok(open)
     }
 }
 

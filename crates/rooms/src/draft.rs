@@ -112,6 +112,9 @@ impl<'a> Draft<'a> {
         let hidden = judged.flags & flags::HIDDEN != 0;
         let visible = !hidden && !judged.withheld;
         let pos = self.announce(num, &judged.pdu, visible);
+        if judged.known.is_some() {
+            self.announce_change(num);
+        }
         let (state_after, replaces) = self.state_after(num, &judged).await?;
         let mut row = event_row(self.room, num, &judged, pos);
         row.replaces = replaces;
@@ -128,7 +131,8 @@ impl<'a> Draft<'a> {
         }
         self.keep_edges(&event, &judged.auth).await?;
         if !hidden && let Some(after) = state_after {
-            self.advance(&event, &judged.prev, after, pos).await?;
+            let on_head = judged.state_before == Some(self.head.state);
+            self.advance(&event, &judged.prev, after, pos, on_head).await?;
         }
         if let Some(pos) = pos {
             self.keep_notifications(&event, pos, notified);
@@ -148,6 +152,11 @@ impl<'a> Draft<'a> {
         }
         let target = (pdu.kind == MEMBER).then(|| pdu.state_key.as_deref().map(UserId::from)).flatten();
         Some(self.batch.announce(StreamKind::Event, Some(self.room.num), target, Some(num.0)))
+    }
+
+    /// Says that the stored form of a known event changes: caches of it drop.
+    pub fn announce_change(&mut self, num: EventNum) {
+        self.batch.announce(StreamKind::EventChanged, Some(self.room.num), None, Some(num.0));
     }
 
     /// The state after an event, and the event that it replaces.
@@ -243,15 +252,17 @@ impl<'a> Draft<'a> {
         row.messages = self.head.row.messages;
     }
 
-    /// Moves extremities and current state past an accepted event.
+    /// Moves extremities and current state past an accepted event. `on_head`: the state before it is the current one.
     async fn advance(
         &mut self,
         event: &Arc<Event>,
         prev: &[EventNum],
         after: Roots,
         pos: Option<StreamPosition>,
+        on_head: bool,
     ) -> Result<()> {
-        let linear = self.head.extremities.iter().all(|extremity| prev.contains(&extremity.num));
+        // An event that names more than the extremities (hidden ones, or some twice) may come with a resolved state.
+        let linear = on_head && self.head.extremities.iter().all(|extremity| prev.contains(&extremity.num));
         self.move_extremities(event, prev).await?;
         let state = if self.head.extremities.len() == 1 { after } else { self.resolve_extremities().await? };
         let earlier = self.head.state;
@@ -514,9 +525,9 @@ impl<'a> Draft<'a> {
         let marker = match self.batch.stream.last().and_then(|entry| entry.number.filter(|_| is_marker(entry.kind))) {
             Some(number) => number,
             None => {
-                // Without an event at its end, the version itself (as a negative number) marks the batch.
-                self.batch.announce(StreamKind::RoomMeta, Some(self.room.num), None, Some(-version - 1));
-                -version - 1
+                let number = -self.rooms.unique_number();
+                self.batch.announce(StreamKind::RoomMeta, Some(self.room.num), None, Some(number));
+                number
             }
         };
         if self.is_new {
@@ -528,7 +539,9 @@ impl<'a> Draft<'a> {
             // A placeholder of the batch before, which means nothing in this one.
             self.head.row.last_pos = StreamPosition::pending(self.batch.stream.len().saturating_sub(1));
         }
-        self.head.row.version = version + 1;
+        // Never the same twice: if versions were counted, a batch built on a lost one would find the version that another
+        // node has written meanwhile, and pass.
+        self.head.row.version = self.rooms.unique_number();
         self.head.row.head_members = self.head.state.members.to_bytes();
         self.head.row.head_rest = self.head.state.rest.to_bytes();
         let nums: Vec<i64> = self.head.extremities.iter().map(|extremity| extremity.num.0).collect();
@@ -536,12 +549,13 @@ impl<'a> Draft<'a> {
         self.batch.put(self.head.row.clone());
         {
             let mut unwritten = self.room.unwritten.lock();
+            let events = self.overlay.events.values().cloned().collect();
             unwritten.segments.extend(self.overlay.segments);
             unwritten.keys.extend(self.overlay.keys);
             unwritten.events.extend(self.overlay.events);
             unwritten.memberships.extend(self.memberships.into_keys().map(|user| (user, marker)));
             let place = self.batch.stream.len().saturating_sub(1);
-            unwritten.heads.push_back(Pending { marker, place, head: Arc::new(self.head.clone()) });
+            unwritten.heads.push_back(Pending { marker, place, head: Arc::new(self.head.clone()), events });
         }
         *self.queue = self.head;
         self.rooms.store.submit(self.batch)
@@ -571,7 +585,7 @@ impl<'a> Draft<'a> {
     /// Puts a changed form of a known event (its flags, its pruned content) in the place of the old.
     pub fn change_event(&mut self, row: EventRow, pdu: Arc<Pdu>) -> Arc<Event> {
         let event = Arc::new(Event::new(row.clone(), pdu));
-        self.batch.announce(StreamKind::EventChanged, Some(self.room.num), None, Some(event.num().0));
+        self.announce_change(event.num());
         self.overlay.events.insert(event.num(), Arc::clone(&event));
         self.batch.put(row);
         event

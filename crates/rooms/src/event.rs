@@ -8,6 +8,7 @@ use store::tables::rooms::EventRow;
 use store::{EventNum, StreamPosition};
 
 use crate::flags;
+use crate::room::placed;
 use crate::state::Roots;
 
 /// An event with its place, graph and flags. Immutable: a change of flags or bytes makes a new one.
@@ -26,11 +27,11 @@ impl Event {
         Self { row, pdu, client: OnceLock::new() }
     }
 
-    /// The event, now that its stream entry stands at `pos`: a placeholder becomes the position.
-    pub(crate) fn at(self: Arc<Self>, pos: StreamPosition) -> Arc<Self> {
+    /// The event, now that its batch's first entry stands at `first`: a placeholder becomes the position.
+    pub(crate) fn at(self: Arc<Self>, first: StreamPosition) -> Arc<Self> {
         match self.row.pos {
             Some(placeholder) if placeholder.0 < 0 => {
-                let row = EventRow { pos: Some(pos), ..self.row.clone() };
+                let row = EventRow { pos: Some(placed(placeholder, first)), ..self.row.clone() };
                 Arc::new(Self::new(row, Arc::clone(&self.pdu)))
             }
             _ => self,

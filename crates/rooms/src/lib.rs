@@ -202,14 +202,10 @@ impl Rooms {
                 }
             }
             StreamKind::EventChanged => {
+                // If this node changed it, the new form comes with the last entry of the batch.
                 self.changes.fetch_add(1, Ordering::AcqRel);
-                let Some(number) = entry.number.map(EventNum) else { return };
-                let changed = self.rooms.lock().get(&num).and_then(|room| room.changed(number));
-                match changed {
-                    Some(event) => self.events.insert(number, event),
-                    None => {
-                        self.events.remove(&number);
-                    }
+                if let Some(number) = entry.number {
+                    self.events.remove(&EventNum(number));
                 }
             }
             StreamKind::RoomPurged => {

@@ -1,14 +1,14 @@
 //! Removing rooms, and old history of rooms, from the store.
 //!
 //! A purge is a job of bounded steps, each one batch. What is still to be done of a room's purge stands in the store, so
-//! that a restart goes on with it: the first step takes the room away from everyone, together with a note by which
+//! that a restart goes on with it: the first step takes the room away from everyone, together with a job by which
 //! [`Rooms::resume_purges`] finds the rest. Rows that users keep about the room (account data, receipts, push rules) are
 //! not the room engine's; who purges a room removes them by room id.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
-use store::tables::core::MetaRow;
+use store::tables::core::JobRow;
 use store::tables::rooms::{
     AliasRow, EventBytesRow, EventRow, FragmentRow, MembershipRow, MissingPrevRow, NotificationRow, RedactionRow,
     RelationRow, RoomHeadRow, RoomRow, StateEventRow, StateKeyRow, StateSegmentRow, ThreadRow,
@@ -22,12 +22,12 @@ use crate::{Error, Result, Rooms, flags};
 
 /// Rows that one step removes.
 const STEP_ROWS: u32 = 500;
-/// Beginning of the names of the notes that say which rooms are being purged.
-const NOTE: &str = "purging_room:";
+/// The kind of the jobs that say which rooms, by number, are being purged.
+const JOB: &str = "purge_room";
 
 impl Rooms {
-    /// Removes a room with everything that the engine keeps of it. Local members leave first, so that their clients
-    /// learn that the room is gone.
+    /// Removes a room with everything that the engine keeps of it. Local members leave first; clients that sync later
+    /// than that are not told of the room any more.
     ///
     /// # Errors
     /// [`Error::NotInRoom`] for an unknown room; as the store says. What was begun is finished by
@@ -45,9 +45,8 @@ impl Rooms {
     /// # Errors
     /// As the store says.
     pub async fn resume_purges(&self) -> Result<usize> {
-        let notes: Vec<MetaRow> = self.store.all(Read::prefix::<MetaRow>(vec![])).await?;
-        let begun = notes.iter().filter_map(|note| note.name.strip_prefix(NOTE)?.parse().ok());
-        let begun: Vec<RoomNum> = begun.map(RoomNum).collect();
+        let jobs: Vec<JobRow> = self.store.all(Read::prefix::<JobRow>(vec![JOB.into()])).await?;
+        let begun: Vec<RoomNum> = jobs.iter().filter_map(|job| job.name.parse().ok()).map(RoomNum).collect();
         for room in &begun {
             while self.purge_step(*room).await? {}
         }
@@ -71,7 +70,13 @@ impl Rooms {
         let mut batch = CommitBatch::new();
         batch.expect_present::<RoomRow>(vec![room.num.into()]);
         batch.delete::<RoomRow>(vec![room.num.into()]);
-        batch.put(MetaRow { name: note(room.num), value: room.id.clone() });
+        batch.put(JobRow {
+            kind: JOB.to_owned(),
+            name: room.num.to_string(),
+            cursor: String::new(),
+            due_ms: self.clock.now_ms(),
+            failures: 0,
+        });
         for alias in self.aliases_of(&room.id).await? {
             batch.delete::<AliasRow>(vec![alias.into()]);
         }
@@ -107,7 +112,7 @@ impl Rooms {
             return Ok(true);
         }
         let mut batch = CommitBatch::new();
-        batch.delete::<MetaRow>(vec![note(room).into()]);
+        batch.delete::<JobRow>(vec![JOB.into(), room.to_string().into()]);
         batch.announce(StreamKind::RoomPurged, Some(room), None, None);
         self.write(batch).await?;
         self.forget_purged(room);
@@ -239,10 +244,6 @@ impl Rooms {
         }
         Ok(())
     }
-}
-
-fn note(room: RoomNum) -> String {
-    format!("{NOTE}{room}")
 }
 
 fn relation_key(row: &RelationRow) -> Vec<Value> {

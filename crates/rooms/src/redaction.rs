@@ -72,6 +72,9 @@ impl Rooms {
         if event.has(flags::WAITING) {
             return Ok(());
         }
+        if draft.room.withholds_for(event.id()) {
+            self.wait_for_all(draft.room).await?;
+        }
         let prefix = vec![draft.room.num.into(), event.id().as_str().into()];
         let read = Read::prefix::<RedactionRow>(prefix).limit(REDACTIONS_MAX);
         let waiting: Vec<RedactionRow> = self.store.all(read).await?;
@@ -103,6 +106,11 @@ impl Rooms {
         if target.has(flags::REDACTED) {
             return Ok(());
         }
+        // The position of a target that is not yet durable is a placeholder of another batch, and its thread is not yet
+        // as it will be.
+        self.wait_for_all(draft.room).await?;
+        let found = self.events(draft.room, Some(&draft.overlay), &[target.num()]).await?;
+        let target = found.first().unwrap_or(target);
         let pruned = target.pdu.redacted(draft.room.rules).map_err(|error| Error::Invalid(error.to_string()))?;
         let mut row = target.row.clone();
         row.flags |= flags::REDACTED;
@@ -169,6 +177,7 @@ impl Rooms {
 fn reveal(draft: &mut Draft<'_>, redaction: &Arc<Event>) -> Event {
     let mut row = redaction.row.clone();
     let pos = draft.batch.announce(StreamKind::Event, Some(draft.room.num), None, Some(redaction.num().0));
+    draft.announce_change(redaction.num());
     row.pos = Some(pos);
     row.fragment = Some(draft.head.row.fragment);
     row.idx = Some(draft.head.row.next_index);

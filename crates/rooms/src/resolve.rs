@@ -16,7 +16,7 @@ use crate::draft::Draft;
 use crate::event::Event;
 use crate::state::{Roots, TypeKey, key_id, type_key};
 use crate::state_tree::KeyId;
-use crate::{Error, Result, packed};
+use crate::{Error, Result, flags, packed};
 
 /// How often a resolution may come back for more events: each round goes at least one step along the auth chains.
 const ROUNDS_MAX: usize = 10_000;
@@ -201,6 +201,12 @@ impl Draft<'_> {
 
     /// Reads the auth graph of the room: what is stored, what is not yet written, what this draft adds.
     async fn load_graph(&self) -> Result<Graph> {
+        // First what is not yet written: it may be written while the rows are read.
+        let mut fresh: Vec<Arc<Event>> = self.room.unwritten.lock().events.values().cloned().collect();
+        fresh.extend(self.overlay.events.values().cloned());
+        // The edges of a waiting event are not known yet, and the graph takes each event once.
+        fresh.retain(|event| !event.has(flags::WAITING));
+        fresh.sort_by_key(|event| event.num());
         let prefix = vec![self.room.num.into()];
         let rows: Vec<StateEventRow> = self.rooms.store.all(Read::prefix::<StateEventRow>(prefix)).await?;
         let mut graph = Graph { edges: AuthGraph::new(), keys: HashMap::with_capacity(rows.len()) };
@@ -210,9 +216,6 @@ impl Draft<'_> {
                 .map_err(|error| store::Error::Corrupt { table: "state_events", detail: error.to_string() })?;
             graph.insert(row.event, key_id(row.key_id)?, &auth)?;
         }
-        let mut fresh: Vec<Arc<Event>> = self.room.unwritten.lock().events.values().cloned().collect();
-        fresh.extend(self.overlay.events.values().cloned());
-        fresh.sort_by_key(|event| event.num());
         for event in fresh {
             let Some(state_key) = &event.pdu.state_key else { continue };
             let pair = type_key(&event.pdu.kind, state_key);

@@ -67,18 +67,27 @@ pub(crate) struct Pending {
     pub place: usize,
     /// The head, with placeholders for the batch's positions.
     pub head: Arc<Head>,
+    /// The batch's new and changed events, with placeholders too.
+    pub events: Vec<Arc<Event>>,
 }
 
 impl Pending {
-    /// The head, now that the batch's last entry stands at `pos`.
-    fn at(&self, pos: StreamPosition) -> Head {
+    /// Position of the batch's first entry, if the last stands at `pos`.
+    fn first(&self, pos: StreamPosition) -> StreamPosition {
+        StreamPosition(pos.0 - i64::try_from(self.place).unwrap_or(0))
+    }
+
+    /// The head, now that the batch's first entry stands at `first`.
+    fn at(&self, first: StreamPosition) -> Head {
         let mut head = Head::clone(&self.head);
-        if head.row.last_pos.0 < 0 {
-            let first = pos.0 - i64::try_from(self.place).unwrap_or(0);
-            head.row.last_pos = StreamPosition(first - head.row.last_pos.0 - 1);
-        }
+        head.row.last_pos = placed(head.row.last_pos, first);
         head
     }
+}
+
+/// The position that a placeholder of a batch stands for, now that the batch's first entry stands at `first`.
+pub(crate) fn placed(pos: StreamPosition, first: StreamPosition) -> StreamPosition {
+    if pos.0 < 0 { StreamPosition(first.0 - pos.0 - 1) } else { pos }
 }
 
 /// Whether stream entries of this kind carry the number by which an in-memory room knows its own batches.
@@ -111,6 +120,8 @@ pub struct Room {
     pub(crate) keys: Mutex<HashMap<TypeKey, KeyId>>,
     pub(crate) graph: tokio::sync::Mutex<Option<crate::resolve::Graph>>,
     dead: AtomicBool,
+    /// Told of every batch that was decided, either way.
+    decided: tokio::sync::Notify,
 }
 
 impl Room {
@@ -126,6 +137,7 @@ impl Room {
             keys: Mutex::default(),
             graph: tokio::sync::Mutex::default(),
             dead: AtomicBool::new(false),
+            decided: tokio::sync::Notify::new(),
         }
     }
 
@@ -141,31 +153,41 @@ impl Room {
 
     pub(crate) fn kill(&self) {
         self.dead.store(true, Ordering::Release);
+        self.decided.notify_waiters();
     }
 
-    /// The stream entry with this number was committed at `pos`: the event becomes readable, and with the last entry of
-    /// its batch the head. Returns false if this in-memory room did not build it and therefore is out of date.
+    /// The stream entry with this number was committed at `pos`. With the last entry of a batch, its events and its head
+    /// become readable. Returns false if this in-memory room did not build it and therefore is out of date.
     pub(crate) fn committed(&self, number: i64, pos: StreamPosition, rooms: &Rooms) -> bool {
         let mut unwritten = self.unwritten.lock();
-        let event = unwritten.events.remove(&EventNum(number));
-        let mut known = event.is_some();
-        if let Some(event) = event {
-            rooms.events.insert(EventNum(number), event.at(pos));
+        if unwritten.heads.front().is_none_or(|pending| pending.marker != number) {
+            return unwritten.events.contains_key(&EventNum(number));
         }
-        if unwritten.heads.front().is_some_and(|pending| pending.marker == number)
-            && let Some(pending) = unwritten.heads.pop_front()
-        {
-            self.settle(&mut unwritten, &pending.head, rooms);
-            unwritten.memberships.retain(|_, marker| *marker != number);
-            *self.committed.lock() = Arc::new(pending.at(pos));
-            known = true;
+        let Some(pending) = unwritten.heads.pop_front() else { return false };
+        let first = pending.first(pos);
+        for event in &pending.events {
+            rooms.events.insert(event.num(), Arc::clone(event).at(first));
+            // A later batch may have changed it again.
+            if unwritten.events.get(&event.num()).is_some_and(|newest| Arc::ptr_eq(newest, event)) {
+                unwritten.events.remove(&event.num());
+            }
         }
-        known
+        self.settle(&mut unwritten, &pending.head, rooms);
+        unwritten.memberships.retain(|_, marker| *marker != number);
+        *self.committed.lock() = Arc::new(pending.at(first));
+        self.decided.notify_waiters();
+        true
     }
 
-    /// A changed form of a known event was committed.
-    pub(crate) fn changed(&self, event: EventNum) -> Option<Arc<Event>> {
-        self.unwritten.lock().events.remove(&event)
+    /// Whether an event, or its newest form, is not yet durable.
+    pub(crate) fn is_unwritten(&self, event: EventNum) -> bool {
+        self.unwritten.lock().events.contains_key(&event)
+    }
+
+    /// Whether a redaction of this event is accepted, withheld and not yet durable.
+    pub(crate) fn withholds_for(&self, target: &OwnedEventId) -> bool {
+        let unwritten = self.unwritten.lock();
+        unwritten.events.values().any(|event| event.row.pos.is_none() && event.pdu.redacts.as_ref() == Some(target))
     }
 
     /// Moves what a committed head reaches from the unwritten maps into the caches.
@@ -190,6 +212,14 @@ impl Room {
 }
 
 impl Rooms {
+    /// A positive number that no other batch on any node gets: a room's version, and (negative) the mark of a batch that
+    /// does not end with a new event.
+    pub(crate) fn unique_number(&self) -> i64 {
+        let mut bytes = [0; 8];
+        self.entropy.fill(&mut bytes);
+        (i64::from_le_bytes(bytes) & i64::MAX).max(1)
+    }
+
     /// The room with this id, if this server knows it.
     ///
     /// # Errors
@@ -239,18 +269,12 @@ impl Rooms {
 
     /// Waits until no undecided batch changes this user's membership.
     pub(crate) async fn wait_for_membership(&self, room: &Room, user: &UserId) -> Result<()> {
-        let mut watermark = self.store.notifier().subscribe();
-        loop {
-            watermark.mark_unchanged();
-            if !room.unwritten.lock().memberships.contains_key(user) {
-                return Ok(());
-            }
-            let moved = tokio::time::timeout(UNDECIDED_MAX, watermark.changed()).await;
-            if room.is_dead() || moved.is_err() {
-                room.kill();
-                return Err(crate::Error::Busy);
-            }
-        }
+        wait_until(room, |unwritten| !unwritten.memberships.contains_key(user)).await
+    }
+
+    /// Waits until every batch of the room that was submitted is durable.
+    pub(crate) async fn wait_for_all(&self, room: &Room) -> Result<()> {
+        wait_until(room, |unwritten| unwritten.heads.is_empty()).await
     }
 
     async fn load_room(&self, num: RoomNum) -> Result<Option<Room>> {
@@ -291,5 +315,23 @@ impl Rooms {
             detail: format!("room {} has no create event", head.row.room_id),
         })?;
         Ok(Arc::clone(&event.pdu))
+    }
+}
+
+/// Waits until what is not yet written satisfies a condition; fails with [`crate::Error::Busy`] if a batch is lost.
+async fn wait_until(room: &Room, done: impl Fn(&Unwritten) -> bool) -> Result<()> {
+    loop {
+        let decided = room.decided.notified();
+        tokio::pin!(decided);
+        decided.as_mut().enable();
+        if room.is_dead() {
+            return Err(crate::Error::Busy);
+        }
+        if done(&room.unwritten.lock()) {
+            return Ok(());
+        }
+        if tokio::time::timeout(UNDECIDED_MAX, decided).await.is_err() {
+            room.kill();
+        }
     }
 }

@@ -106,6 +106,7 @@ impl Rooms {
         let mut draft = Draft::begin(self, room).await;
         draft.check_alive()?;
         if let Some(same) = self.same_state(&draft, new).await? {
+            self.make_durable(room, draft, same.num()).await?;
             return Ok(same.id().clone());
         }
         let event = self.append_local(&mut draft, new).await?;

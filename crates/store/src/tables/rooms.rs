@@ -34,7 +34,7 @@ table! {
         room_version: String,
         /// Number of the create event.
         create: i64,
-        /// Raised by one with each batch of the room: what compare-and-swap compares.
+        /// Another number with each batch of the room, never the same twice: what compare-and-swap compares.
         version: i64,
         /// Current state: root of the tree of `m.room.member` events.
         head_members: Vec<u8>,
