@@ -11,7 +11,7 @@ use media::Media;
 use rooms::Rooms;
 use store::tables::rooms::RoomRow;
 use store::tables::users::AccountRow;
-use store::{Read, Store, UserId};
+use store::{Clock, Read, Store, UserId};
 use sync::Sync;
 use users::Users;
 
@@ -109,6 +109,8 @@ pub struct Running {
     pub sqlite: Option<Arc<sqlite::Sqlite>>,
     /// The server's name.
     pub server_name: String,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
     /// Accounts.
     pub users: Arc<Users>,
     /// The room engine.
@@ -169,7 +171,7 @@ pub async fn build_on(
         users: Arc::clone(&users),
         rooms: Arc::clone(&rooms),
         sync: Arc::clone(&sync),
-        clock,
+        clock: Arc::clone(&clock),
         media: media.clone(),
         door: Arc::clone(&door),
         options: Arc::new(api_options(config, &server_name)),
@@ -186,7 +188,7 @@ pub async fn build_on(
         .merge(health::routes(store.clone()))
         .merge(metrics::routes(Arc::clone(&metrics), Arc::clone(&sync)));
     let router = layered(routes, metrics);
-    Ok(Running { router, config: config.clone(), store, sqlite, server_name, users, rooms, sync, media })
+    Ok(Running { router, config: config.clone(), store, sqlite, server_name, clock, users, rooms, sync, media })
 }
 
 fn layered(routes: Router, metrics: Arc<Metrics>) -> Router {

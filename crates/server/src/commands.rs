@@ -51,6 +51,9 @@ enum Command {
     /// Makes, lists and ends accounts.
     #[command(subcommand)]
     User(orders::UserCommand),
+    /// Makes, lists and deletes tokens with which people can register.
+    #[command(subcommand)]
+    Token(orders::TokenCommand),
     /// Looks for what is wrong.
     Doctor,
     /// Copies database, key and media into a new folder, also while the server runs.
@@ -124,6 +127,7 @@ pub fn run() -> ExitCode {
         Command::Serve => on_runtime(serve::run(&given)),
         Command::Config(command) => config::run(&command, &given),
         Command::User(command) => on_runtime(orders::user(command, &given)),
+        Command::Token(command) => on_runtime(orders::token(command, &given)),
         Command::Doctor => on_runtime(orders::doctor(&given)),
         Command::Backup { to } => on_runtime(orders::backup(to, &given)),
         Command::Restore { backup, data_dir } => {

@@ -28,6 +28,9 @@ const ORDER_BYTES_MAX: u64 = 64 * 1024;
 const ORDER_S_MAX: u64 = 10;
 /// Accounts that are read at a time.
 const PAGE: u32 = 500;
+/// Milliseconds of an hour and of a day.
+const HOUR_MS: i64 = 3_600_000;
+const DAY_MS: i64 = 24 * HOUR_MS;
 /// Lines that may wait for a slow reader.
 const LINES_MAX: usize = 64;
 
@@ -59,6 +62,22 @@ pub enum Order {
         name: String,
         /// Also remove account data and filters.
         erase: bool,
+    },
+    /// Make a token with which people can register.
+    CreateToken {
+        /// The token; made up if missing.
+        token: Option<String>,
+        /// How many accounts it is good for; without limit if missing.
+        uses: Option<u32>,
+        /// Days until it expires; never if missing.
+        days: Option<u32>,
+    },
+    /// List the registration tokens.
+    ListTokens,
+    /// Delete a registration token.
+    DeleteToken {
+        /// The token.
+        token: String,
     },
     /// Back everything up.
     Backup {
@@ -107,6 +126,18 @@ pub async fn perform(running: &Arc<Running>, order: Order, say: &Say) -> Result<
             running.deactivate(&user, erase).await?;
             tell(say, format!("{user} is deactivated.")).await;
         }
+        Order::CreateToken { token, uses, days } => {
+            let expires_ms = days.map(|days| running.clock.now_ms() + i64::from(days) * DAY_MS);
+            let made = users.set_registration_token(token, uses.map(i64::from), expires_ms).await;
+            tell(say, made.map_err(|error| error.to_string())?.token).await;
+        }
+        Order::ListTokens => list_tokens(running, say).await.map_err(|error| error.to_string())?,
+        Order::DeleteToken { token } => {
+            match users.delete_registration_token(&token).await.map_err(|error| error.to_string())? {
+                true => tell(say, "Deleted. Nobody can register with it any more.".to_owned()).await,
+                false => return Err("there is no such token".to_owned()),
+            }
+        }
         Order::Backup { to } => backup(running, to, say).await?,
         Order::Doctor => doctor(running, say).await?,
     }
@@ -143,6 +174,20 @@ async fn list_users(running: &Running, say: &Say) -> Result<(), users::Error> {
             tell(say, format!("{} {}", account.user_id, marks.join(", ")).trim_end().to_owned()).await;
         }
     }
+}
+
+async fn list_tokens(running: &Running, say: &Say) -> Result<(), users::Error> {
+    let now_ms = running.clock.now_ms();
+    for row in running.users.registration_tokens().await? {
+        let uses = row.uses_allowed.map_or("any number".to_owned(), |uses| uses.to_string());
+        let expiry = match row.expires_ms {
+            Some(expires_ms) if expires_ms <= now_ms => "expired".to_owned(),
+            Some(expires_ms) => format!("expires in {} hours", (expires_ms - now_ms) / HOUR_MS),
+            None => "never expires".to_owned(),
+        };
+        tell(say, format!("{} used {} of {uses}, {expiry}", row.token, row.completed)).await;
+    }
+    Ok(())
 }
 
 async fn backup(running: &Arc<Running>, to: PathBuf, say: &Say) -> Result<(), String> {

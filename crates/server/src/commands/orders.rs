@@ -1,4 +1,4 @@
-//! `hearth user …`, `hearth backup`, `hearth doctor`: done by the server that runs, or else here.
+//! `hearth user …`, `hearth token …`, `hearth backup`, `hearth doctor`: done by the server that runs, or else here.
 
 use std::io::BufRead;
 use std::path::PathBuf;
@@ -52,6 +52,42 @@ pub enum UserCommand {
         #[arg(long)]
         erase: bool,
     },
+}
+
+/// What to do with registration tokens.
+#[derive(Subcommand)]
+pub enum TokenCommand {
+    /// Makes a token with which people can register, and prints it.
+    Create {
+        /// The token itself [default: made up].
+        token: Option<String>,
+        /// How many accounts it is good for [default: any number].
+        #[arg(long)]
+        uses: Option<u32>,
+        /// Days until it expires [default: never].
+        #[arg(long)]
+        days: Option<u32>,
+    },
+    /// Lists all tokens.
+    List,
+    /// Deletes a token.
+    Delete {
+        /// The token.
+        token: String,
+    },
+}
+
+/// Carries out a `hearth token` command.
+///
+/// # Errors
+/// Why it failed.
+pub async fn token(command: TokenCommand, given: &Given) -> Result<(), Failure> {
+    let order = match command {
+        TokenCommand::Create { token, uses, days } => Order::CreateToken { token, uses, days },
+        TokenCommand::List => Order::ListTokens,
+        TokenCommand::Delete { token } => Order::DeleteToken { token },
+    };
+    run(order, given).await
 }
 
 /// Carries out a `hearth user` command.

@@ -1,6 +1,9 @@
 //! The administrator's commands, with the server running and without.
 
-use crate::program::{Program, run, run_with_input};
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::program::{Program, ask, run, run_with_input};
 
 const NAME: &str = "server_name=hearth.test";
 
@@ -93,4 +96,40 @@ fn exit_codes_tell_what_is_wrong() {
     let (code, said) = run(folder.path(), &["--help"], &[]);
     assert_eq!(code, 0);
     assert!(said.contains("Exit codes"), "{said}");
+}
+
+#[tokio::test]
+async fn people_register_with_a_token_of_the_administrator() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    assert_eq!(run_with_input(folder, &["user", "create", "admin", "--password-stdin"], &[NAME], "a secret!\n").0, 0);
+    let program = Program::start(folder, &[NAME]);
+    let (code, said) = run(folder, &["token", "create", "welcome", "--uses", "1", "--days", "2"], &[NAME]);
+    assert_eq!((code, said.trim()), (0, "welcome"));
+    assert_eq!(run(folder, &["token", "create", "no spaces"], &[NAME]).0, 1);
+
+    let url = format!("{}/_matrix/client/v3/register", program.url);
+    let register = async |name: &str, auth: Value| {
+        let body = json!({ "username": name, "password": "a long secret", "auth": auth, "inhibit_login": true });
+        let answer = ask(Method::POST, &url, &body.to_string()).await;
+        let json: Value = serde_json::from_str(answer.body()).unwrap();
+        (answer.status().as_u16(), json)
+    };
+    let register_with_token = async |name: &str| {
+        let (_, flows) = register(name, Value::Null).await;
+        let auth = json!({ "type": "m.login.registration_token", "token": "welcome", "session": flows["session"] });
+        let (status, answer) = register(name, auth).await;
+        if status == 200 {
+            return (status, answer);
+        }
+        register(name, json!({ "type": "m.login.dummy", "session": flows["session"] })).await
+    };
+    let (status, answer) = register_with_token("bob").await;
+    assert_eq!((status, answer["user_id"].as_str()), (200, Some("@bob:hearth.test")), "{answer}");
+    assert_eq!(register_with_token("carol").await.0, 401);
+    let (_, listed) = run(folder, &["token", "list"], &[NAME]);
+    assert!(listed.starts_with("welcome used 1 of 1, expires in 4"), "{listed}");
+    assert_eq!(run(folder, &["token", "delete", "welcome"], &[NAME]).0, 0);
+    assert_eq!(run(folder, &["token", "delete", "welcome"], &[NAME]).0, 1);
+    assert_eq!(run(folder, &["token", "list"], &[NAME]).1, "");
 }
