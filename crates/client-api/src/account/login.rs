@@ -4,12 +4,13 @@
 use axum::routing::get;
 use axum::{Json, Router, extract};
 use endpoint::{ClientAddress, Error, JsonBody, RateClass};
+use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use store::DeviceId;
 use users::login::NewDevice;
 
-use super::registration::login_members;
+use super::registration::{login_members, no_appservice};
 use crate::{Routes, State, error_map};
 
 /// The routes of this file.
@@ -69,6 +70,7 @@ impl Body {
 async fn login(
     extract::State(state): extract::State<State>,
     client: ClientAddress,
+    headers: HeaderMap,
     JsonBody(body): JsonBody<Body>,
 ) -> Result<Json<Value>, Error> {
     state.door.limit_address(RateClass::Logins, client)?;
@@ -88,7 +90,7 @@ async fn login(
                 error => error_map::users(error),
             })?
         }
-        "m.login.application_service" => return Err(Error::unknown_token(false)),
+        "m.login.application_service" => return Err(no_appservice(&headers)),
         _ => {
             return Err(Error::unknown(http::StatusCode::BAD_REQUEST, "This type of login is not known."));
         }

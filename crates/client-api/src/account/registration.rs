@@ -4,6 +4,8 @@
 use axum::routing::{get, post};
 use axum::{Json, Router, extract};
 use endpoint::{ClientAddress, Error, Query, RateClass};
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use store::DeviceId;
@@ -51,6 +53,7 @@ async fn register(
     client: ClientAddress,
     Query(Kind { kind }): Query<Kind>,
     target: Target,
+    headers: HeaderMap,
     endpoint::OptionalBody(body): Body,
 ) -> Result<Json<Value>, Error> {
     let registration: Registration = typed(&body)?;
@@ -60,9 +63,14 @@ async fn register(
         Some(_) => return Err(Error::invalid_param("`kind` is `user` or `guest`.")),
     }
     if registration.kind.as_deref() == Some(APPSERVICE) {
-        return Err(Error::unknown_token(false));
+        return Err(no_appservice(&headers));
     }
     register_user(&state, client, &target, registration, &body).await
+}
+
+/// Application services are not known yet, so no token is one's (AS16).
+pub(super) fn no_appservice(headers: &HeaderMap) -> Error {
+    if headers.contains_key(AUTHORIZATION) { Error::unknown_token(false) } else { Error::missing_token() }
 }
 
 async fn register_user(

@@ -630,3 +630,13 @@ async fn ce9_backed_up_keys_by_room_and_all_together() {
     assert_eq!(delete("/room_keys/keys/!a?version=1").await.1["count"], 2);
     assert_eq!(delete("/room_keys/keys?version=1").await.1["count"], 0);
 }
+
+#[tokio::test]
+async fn as16_application_services_need_a_token_of_theirs() {
+    let server = Server::new().await;
+    for path in ["/register", "/login"] {
+        let body = json!({ "type": "m.login.application_service", "username": "x" });
+        assert_eq!(code(&post(&server, None, path, body.clone()).await), (401, "M_MISSING_TOKEN"), "{path}");
+        assert_eq!(code(&post(&server, Some("x"), path, body).await), (401, "M_UNKNOWN_TOKEN"), "{path}");
+    }
+}

@@ -364,7 +364,7 @@ async fn ca8_cr26_work_on_rooms_is_taken_up_when_it_is_overdue() {
     }
     bench.clock.advance(10 * 60_000);
     for job in [Job::TellProfile, Job::LeaveRooms] {
-        assert_eq!(bench.users.overdue(job).await.unwrap(), [alice.clone()]);
+        assert_eq!(bench.users.overdue(job).await.unwrap(), vec![alice.clone()]);
         bench.users.finish(job, &alice).await.unwrap();
         assert!(bench.users.overdue(job).await.unwrap().is_empty());
     }
