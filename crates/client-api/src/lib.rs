@@ -14,6 +14,7 @@ pub mod routes;
 pub mod state;
 pub mod sync;
 pub mod third_party;
+pub mod user_directory;
 pub mod versions;
 
 pub use routes::Routes;
@@ -32,6 +33,7 @@ pub fn router(state: State) -> Router {
         room::routes(),
         sync::routes(),
         third_party::routes(),
+        user_directory::routes(),
     ];
     all.into_iter().fold(Router::new(), Router::merge).with_state(state)
 }

@@ -52,11 +52,21 @@ async fn join_room(
     }
     let profile = people::member_profile(state, &requester.user_id).await?;
     let before = state.rooms.joined_room(&room_id, &requester.user_id).await.is_ok();
-    state.rooms.join(&room_id, &requester.user_id, reason, profile).await.map_err(error_map::rooms)?;
+    state.rooms.join(&room_id, &requester.user_id, reason, profile).await.map_err(refusal)?;
     if !before {
         people::follow_upgrade(state, &requester.user_id, &room_id).await?;
     }
     Ok(Json(json!({ "room_id": room_id })))
+}
+
+/// Why a join was refused. Whether the room does not exist or lets the user not in is not told (CR10).
+pub fn refusal(error: rooms::Error) -> Error {
+    match error {
+        rooms::Error::NotInRoom | rooms::Error::Forbidden(_) => {
+            Error::forbidden("You may not join this room, or it does not exist.")
+        }
+        other => error_map::rooms(other),
+    }
 }
 
 /// Guests join only where `m.room.guest_access` lets them (client-server API, guest access).

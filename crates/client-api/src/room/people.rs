@@ -56,7 +56,12 @@ pub async fn follow_upgrade(state: &State, user: &UserId, room_id: &str) -> Resu
     let predecessor = room.create.content.get("predecessor").and_then(|predecessor| predecessor.get("room_id"));
     let Some(old) = predecessor.and_then(Json::as_str) else { return Ok(()) };
     let old = state.rooms.membership(old, user).await.map_err(error_map::rooms)?;
-    // Who never was in the old room keeps nothing about it.
+    // Who never was in the old room keeps nothing about it; and the old room must name the new one too, since anyone can
+    // claim to have succeeded it.
     let Some(old) = old.filter(|old| old.row.joined_pos.0 > 0) else { return Ok(()) };
+    let tombstone = state.rooms.current(&old.room, "m.room.tombstone", "").await.map_err(error_map::rooms)?;
+    if tombstone.as_ref().and_then(|event| event.pdu.content_str("replacement_room")) != Some(room_id) {
+        return Ok(());
+    }
     state.users.follow_upgrade(user, &old.room.id, room_id).await.map_err(Error::internal)
 }

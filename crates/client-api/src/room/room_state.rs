@@ -134,7 +134,9 @@ async fn put_member(
     if membership == "invite" {
         return invite(state, requester, room_id, &target, content).await;
     }
-    if !joined && (target != requester.user_id || membership != "leave") {
+    let leaves = membership == "leave" && target == requester.user_id;
+    let known = state.rooms.membership(room_id, &requester.user_id).await.map_err(error_map::rooms)?.is_some();
+    if !joined && !(leaves && known) {
         return Err(error_map::rooms(rooms::Error::NotInRoom));
     }
     send(state, room_id, NewEvent::state(&requester.user_id, MEMBER, state_key, content)).await
@@ -147,7 +149,8 @@ async fn join(state: &State, requester: &Requester, room_id: &str, content: Obje
     state.door.limit(RateClass::Joins, requester)?;
     let mut profile = people::member_profile(state, &requester.user_id).await?;
     profile.extend(content);
-    let joined = state.rooms.join(room_id, &requester.user_id, None, profile).await.map_err(error_map::rooms)?;
+    let joined = state.rooms.join(room_id, &requester.user_id, None, profile).await;
+    let joined = joined.map_err(super::joining::refusal)?;
     people::follow_upgrade(state, &requester.user_id, room_id).await?;
     Ok(joined.to_string())
 }

@@ -18,3 +18,4 @@ mod sync_lazy;
 mod sync_server;
 mod sync_waiting;
 mod upgrade;
+mod user_directory;

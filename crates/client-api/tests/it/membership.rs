@@ -203,6 +203,7 @@ async fn cr10_strangers_learn_nothing_of_a_room() {
     for room in [&room, &nowhere] {
         let rooms = format!("/rooms/{room}");
         let user = json!({ "user_id": "@x:example.org" });
+        let leave = json!({ "membership": "leave" });
         answers.push([
             mallory.get(&format!("{rooms}/state/m.room.name")).await.json,
             mallory.get(&format!("{rooms}/messages?dir=b")).await.json,
@@ -211,6 +212,8 @@ async fn cr10_strangers_learn_nothing_of_a_room() {
             mallory.put(&format!("{rooms}/state/m.room.name"), json!({})).await.json,
             mallory.put(&format!("{rooms}/redact/{event}/1"), json!({})).await.json,
             mallory.post(&format!("{rooms}/leave"), json!({})).await.json,
+            mallory.post(&format!("{rooms}/join"), json!({})).await.json,
+            mallory.put(&format!("{rooms}/state/m.room.member/{}", mallory.user), leave.clone()).await.json,
             mallory.post(&format!("{rooms}/invite"), user.clone()).await.json,
             mallory.post(&format!("{rooms}/kick"), user.clone()).await.json,
             mallory.post(&format!("{rooms}/ban"), user).await.json,

@@ -2,7 +2,7 @@
 
 use rooms::timeline::Place;
 use serde_json::json;
-use store::tables::core::MetaRow;
+use store::tables::core::JobRow;
 use store::tables::rooms::{
     AliasRow, EventBytesRow, EventRow, MembershipRow, RelationRow, RoomHeadRow, RoomRow, StateEventRow, StateKeyRow,
     StateSegmentRow, ThreadRow,
@@ -74,7 +74,13 @@ async fn an_interrupted_purge_goes_on_after_a_restart() {
     // As it stands in the store after the first step.
     let mut batch = CommitBatch::new();
     batch.delete::<RoomRow>(vec![stored.num.into()]);
-    batch.put(MetaRow { name: format!("purging_room:{}", stored.num), value: room });
+    batch.put(JobRow {
+        kind: "purge_room".to_owned(),
+        name: stored.num.to_string(),
+        cursor: String::new(),
+        due_ms: 0,
+        failures: 0,
+    });
     server.state.store.commit(batch).await.unwrap();
     assert_eq!(server.state.rooms.resume_purges().await.unwrap(), 1);
     assert_eq!(rows(&server).await, before);
