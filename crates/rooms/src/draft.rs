@@ -307,7 +307,7 @@ impl<'a> Draft<'a> {
         }
         self.head.extremities.retain(|extremity| !covered.contains(&extremity.num));
         self.head.extremities.push(Extremity { num: event.num(), id: event.id().clone(), depth: event.row.depth });
-        self.head.extremities.sort_by(|a, b| a.num.cmp(&b.num));
+        self.head.extremities.sort_by_key(|extremity| extremity.num);
         Ok(())
     }
 
