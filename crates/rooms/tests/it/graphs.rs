@@ -344,7 +344,7 @@ async fn fe12_the_state_at_an_event_is_the_same_everywhere() {
 }
 
 /// Counts and rows of memberships are what the current state says.
-async fn check_memberships(rooms: &Rooms, room: &Room, server: &str) {
+pub async fn check_memberships(rooms: &Rooms, room: &Room, server: &str) {
     let head = room.head();
     let state = rooms.whole_state(room, head.state).await.unwrap();
     let members: Vec<_> = state.iter().filter(|event| event.pdu.kind == "m.room.member").collect();

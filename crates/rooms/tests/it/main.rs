@@ -10,7 +10,9 @@ mod harness;
 mod local;
 mod mutants;
 mod nodes;
+mod pipeline;
 #[path = "../../../store/postgres/tests/it/proxy.rs"]
 #[expect(dead_code, reason = "shared with the tests of the PostgreSQL engine, which use more of it")]
 mod proxy;
+mod unread;
 mod visibility;

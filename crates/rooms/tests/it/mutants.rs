@@ -76,6 +76,25 @@ impl Mutant {
         self.meeting.store(n, Ordering::Release);
     }
 
+    /// Holds batches back until [`Mutant::release`].
+    pub fn hold(&self) {
+        self.let_meet(usize::MAX);
+    }
+
+    /// How many batches are held back.
+    pub fn held(&self) -> usize {
+        self.waiting.lock().len()
+    }
+
+    /// Hands on what was held back.
+    pub fn release(&self) {
+        self.let_meet(0);
+        let held: Vec<_> = self.waiting.lock().drain(..).collect();
+        for (batch, outcome) in held {
+            self.pass_on(batch, outcome);
+        }
+    }
+
     fn change(&self, batch: &mut CommitBatch) {
         if !self.active.load(Ordering::Acquire) {
             return;
