@@ -136,7 +136,7 @@ async fn put_member(
     }
     let leaves = membership == "leave" && target == requester.user_id;
     let known = state.rooms.membership(room_id, &requester.user_id).await.map_err(error_map::rooms)?.is_some();
-    if !joined && !(leaves && known) {
+    if !joined && (!leaves || !known) {
         return Err(error_map::rooms(rooms::Error::NotInRoom));
     }
     send(state, room_id, NewEvent::state(&requester.user_id, MEMBER, state_key, content)).await
