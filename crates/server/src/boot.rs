@@ -1,5 +1,8 @@
 //! The whole system on one page: which room is built from which, in order.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
@@ -259,12 +262,27 @@ pub async fn open_store(config: &Config, on_fatal: Option<sqlite::OnFatal>) -> R
         Database::Sqlite(path) => {
             let options = sqlite::Options { cache_bytes: config.database_cache_bytes, on_fatal, ..Default::default() };
             let sqlite = Arc::new(sqlite::Sqlite::open(path, options)?);
+            keep_private(path);
             let store = Store::new(Arc::clone(&sqlite) as _).await?;
             Ok(Opened { store, sqlite: Some(sqlite) })
         }
         Database::Postgres(url) => {
             let engine = postgres::Postgres::open(url, postgres::Options::default()).await?;
             Ok(Store::new(Arc::new(engine)).await?.into())
+        }
+    }
+}
+
+/// Takes the database's files from others than their owner: the folder may be open to all.
+fn keep_private(database: &Path) {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut path = database.as_os_str().to_owned();
+        path.push(suffix);
+        match std::fs::set_permissions(&path, Permissions::from_mode(0o600)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(%error, path = %path.display(), "others may be able to read the database");
+            }
+            _ => {}
         }
     }
 }

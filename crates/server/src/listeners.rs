@@ -4,7 +4,7 @@ pub mod tls;
 mod unread;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,7 +137,15 @@ impl Bound {
     /// The address as a person would type it.
     pub fn url(&self) -> Option<String> {
         let scheme = self.scheme().0;
-        self.address().map(|address| format!("{scheme}://{address}"))
+        self.address().map(|mut address| {
+            // "Every address" is nothing that one can open in a browser.
+            match address.ip() {
+                IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+                IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+                _ => {}
+            }
+            format!("{scheme}://{address}")
+        })
     }
 
     fn scheme(&self) -> Scheme {

@@ -5,6 +5,7 @@ mod commands;
 mod config;
 mod discovery;
 mod first_account;
+mod in_process;
 mod listeners;
 mod postgres;
 mod program;

@@ -17,6 +17,8 @@ async fn a_restart_keeps_the_signing_key_for_its_owner_alone() {
     assert!(before.starts_with("ed25519 "), "{before}");
     assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(std::fs::metadata(folder.path().join("data")).unwrap().permissions().mode() & 0o777, 0o700);
+    let database = folder.path().join("data/hearth.db");
+    assert_eq!(std::fs::metadata(database).unwrap().permissions().mode() & 0o777, 0o600);
     assert!(program.stop().success());
     let program = Program::start(folder.path(), &[]);
     assert_eq!(std::fs::read_to_string(&key).unwrap(), before);
