@@ -257,13 +257,19 @@ impl Rooms {
         }
         let Some(room) = self.load_room(num).await? else { return Ok(None) };
         let room = Arc::new(room);
+        // Dead until it is known to be up to date: nobody but this caller may take it from the map.
+        room.kill();
         self.rooms.lock().insert(num, Arc::clone(&room));
         // A commit between the read and the insertion was not followed; the row tells.
         let key = vec![num.into()];
         let version = self.store.get::<RoomRow>(key).await?.map(|row| row.version);
-        if version != Some(room.head().row.version) {
-            room.kill();
+        let rooms = self.rooms.lock();
+        // A commit since the insertion was followed, and took the room out.
+        let held = rooms.get(&num).is_some_and(|held| Arc::ptr_eq(held, &room));
+        if held && version == Some(room.head().row.version) {
+            room.dead.store(false, Ordering::Release);
         }
+        drop(rooms);
         Ok(Some(room))
     }
 
