@@ -63,6 +63,23 @@ pub(crate) struct Judged {
     pub withheld: bool,
 }
 
+impl Judged {
+    /// An accepted event that names all extremities of the head, before which the current state holds.
+    pub fn on_head(draft: &Draft<'_>, pdu: &Arc<Pdu>, auth: Vec<EventNum>) -> Self {
+        Self {
+            pdu: Arc::clone(pdu),
+            flags: 0,
+            reason: None,
+            state_before: Some(draft.head.state),
+            prev: draft.head.extremities.iter().map(|extremity| extremity.num).collect(),
+            auth,
+            transaction: None,
+            known: None,
+            withheld: false,
+        }
+    }
+}
+
 impl<'a> Draft<'a> {
     /// Begins a decision on a room: waits for the room's queue.
     pub async fn begin(rooms: &'a Rooms, room: &'a Room) -> Self {

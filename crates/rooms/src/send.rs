@@ -6,10 +6,10 @@ use event::auth_rules;
 use event::{BuildError, Object, Template, Verified};
 use ruma_common::{OwnedEventId, OwnedRoomId};
 use store::tables::rooms::TransactionRow;
-use store::{DeviceId, UserId};
+use store::{DeviceId, EventNum, UserId};
 
 use crate::accept::{ATTEMPTS_MAX, judge};
-use crate::draft::Draft;
+use crate::draft::{Draft, Judged};
 use crate::event::Event;
 use crate::room::{Extremity, Room};
 use crate::{Error, Result, Rooms, flags};
@@ -130,8 +130,14 @@ impl Rooms {
 
     /// Builds an event on the draft's head, judges it like any other, and appends it.
     pub(crate) async fn append_local(&self, draft: &mut Draft<'_>, new: &NewEvent) -> Result<Arc<Event>> {
-        let verified = self.build_local(draft, new).await?;
-        let mut judged = judge(draft, verified.pdu()).await?;
+        let (verified, auth) = self.build_local(draft, new).await?;
+        let mut judged = if draft.head.extremities.len() <= PREV_EVENTS_MAX {
+            // It names every extremity and was checked against the state that these resolve to, which is both the state
+            // before it and the current state, and its auth events were chosen from that: nothing is left to judge.
+            Judged::on_head(draft, verified.pdu(), auth)
+        } else {
+            judge(draft, verified.pdu()).await?
+        };
         if judged.flags & flags::HIDDEN != 0 {
             return Err(Error::Forbidden(judged.reason.unwrap_or_else(|| "the event is not allowed".to_owned())));
         }
@@ -143,7 +149,7 @@ impl Rooms {
         Ok(event)
     }
 
-    async fn build_local(&self, draft: &Draft<'_>, new: &NewEvent) -> Result<Verified> {
+    async fn build_local(&self, draft: &Draft<'_>, new: &NewEvent) -> Result<(Verified, Vec<EventNum>)> {
         let room = draft.room;
         let pairs =
             auth_rules::auth_types(room.rules, new.sender.as_str(), &new.kind, new.state_key.as_deref(), &new.content);
@@ -167,7 +173,8 @@ impl Rooms {
         // The rules first: what they refuse need not be signed.
         auth_rules::check(room.rules, &template, &state, &room.create)
             .map_err(|denied| Error::Forbidden(denied.to_string()))?;
-        self.build(room.rules, template)
+        let auth = state.0.values().map(|event| event.num()).collect();
+        Ok((self.build(room.rules, template)?, auth))
     }
 
     /// Signs a template; the only caller of the signing function.
