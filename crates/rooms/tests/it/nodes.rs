@@ -144,7 +144,7 @@ async fn check_turns(nodes: &Nodes) {
         watermark.wait_for(|reached| *reached >= pos).await.unwrap();
         let room = other.room(&nodes.room_id).await.unwrap().unwrap();
         let extremities: Vec<_> = room.head().extremities.iter().map(|extremity| extremity.id.clone()).collect();
-        assert_eq!(extremities, [id.clone()], "step {step}");
+        assert_eq!(extremities, *std::slice::from_ref(&id), "step {step}");
         assert!(other.event_by_id(&room, id.as_str()).await.unwrap().is_some());
         // The same state through the other node adds nothing.
         let topic = NewEvent::state(&user("alice"), "m.room.topic", "", content(json!({ "topic": step.to_string() })));

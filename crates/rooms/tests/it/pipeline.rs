@@ -111,7 +111,7 @@ async fn check_redacted(rooms: &Arc<Rooms>, room_id: &str, id: &ruma_common::Eve
 }
 
 #[tokio::test]
-async fn cr8_a_target_that_is_not_yet_durable_keeps_its_position() {
+async fn cr15_a_target_that_is_not_yet_durable_keeps_its_position() {
     let source = Source::new().await;
     let message = source.send(text(&user("alice"), "secret")).await;
     let redaction = source.redact(&message).await;
@@ -129,7 +129,7 @@ async fn cr8_a_target_that_is_not_yet_durable_keeps_its_position() {
 }
 
 #[tokio::test]
-async fn cr8_a_withheld_redaction_that_is_not_yet_durable_is_applied() {
+async fn cr15_a_withheld_redaction_that_is_not_yet_durable_is_applied() {
     let source = Source::new().await;
     let base = source.send(text(&user("alice"), "base")).await;
     let message = source.send(text(&user("alice"), "secret")).await;

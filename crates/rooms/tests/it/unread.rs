@@ -45,7 +45,7 @@ fn count(said: &[Arc<Event>], me: &str, read: &Read) -> (i64, BTreeMap<String, i
 }
 
 #[tokio::test]
-async fn cy_unread_counts_are_what_slow_counting_says() {
+async fn unread_counts_are_what_slow_counting_says() {
     for seed in 0..25 {
         let mut random = StdRng::seed_from_u64(seed);
         let rooms = rooms().await;

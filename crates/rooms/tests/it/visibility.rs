@@ -73,7 +73,7 @@ async fn play(seed: u64) -> Played {
     let rooms = rooms().await;
     let alice = user("alice");
     let room_id = rooms.create_room(&room_of(&alice, "11", Preset::PublicChat)).await.unwrap();
-    let join_rules = json!({ "join_rule": if seed % 2 == 0 { "public" } else { "knock" } });
+    let join_rules = json!({ "join_rule": if seed.is_multiple_of(2) { "public" } else { "knock" } });
     rooms.send(&room_id, NewEvent::state(&alice, "m.room.join_rules", "", content(join_rules))).await.unwrap();
     for step in 0..60 {
         let target = user(["bob", "carl"][random.random_range(0..2)]);
