@@ -110,8 +110,6 @@ impl Notify for PushRules {
 pub struct Server {
     /// All routes.
     pub router: Router,
-    /// The store.
-    pub store: Store,
     /// Accounts and what belongs to them.
     pub users: Arc<Users>,
     /// The room engine.
@@ -166,7 +164,7 @@ impl Server {
         let door = endpoint::Options { rate_limits, ..endpoint::Options::default() };
         let door = Arc::new(Door::new(Arc::new(Accounts(users.clone())), given.clone(), door));
         let state = client_api::State {
-            store: store.clone(),
+            store,
             users: users.clone(),
             rooms: rooms.clone(),
             sync: sync.clone(),
@@ -182,7 +180,7 @@ impl Server {
             }),
         };
         let router = layers::wrap(layers::with_fallbacks(client_api::router(state)));
-        Arc::new(Self { router, store, users, rooms, sync, clock, _media: directory })
+        Arc::new(Self { router, users, rooms, sync, clock, _media: directory })
     }
 
     /// A new account, logged in on the device `DEVICE`.
