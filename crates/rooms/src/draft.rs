@@ -36,6 +36,7 @@ pub(crate) struct Draft<'a> {
     pub overlay: Overlay,
     pub batch: CommitBatch,
     queue: MutexGuard<'a, Head>,
+    /// The event being appended, if it has an entry of its own in the timeline.
     last: Option<EventNum>,
     is_new: bool,
     memberships: BTreeMap<UserId, MembershipRow>,
@@ -146,6 +147,7 @@ impl<'a> Draft<'a> {
         if judged.known.is_none() {
             self.batch.put(EventBytesRow { event: num, json: judged.pdu.bytes.to_vec() });
         }
+        self.last = pos.map(|_| num);
         self.keep_edges(&event, &judged.auth).await?;
         if !hidden && let Some(after) = state_after {
             let on_head = judged.state_before == Some(self.head.state);
@@ -156,7 +158,6 @@ impl<'a> Draft<'a> {
             self.keep_relation(&event, pos);
             self.keep_own(&event, pos);
         }
-        self.last = Some(num);
         Ok(event)
     }
 
@@ -409,7 +410,8 @@ impl<'a> Draft<'a> {
         }
         let old = self.membership_row(&target).await?;
         let row = self.next_membership(old, &target, &is, after, pos).await?;
-        if self.last != after.map(|event| event.num()) {
+        // The entry of a membership event says so itself; others come and go by state resolution.
+        if self.last.is_none() || self.last != after.map(|event| event.num()) {
             self.batch.announce(StreamKind::Membership, Some(self.room.num), Some(target.clone()), None);
         }
         self.batch.put(row.clone());

@@ -58,6 +58,18 @@ async fn strangers_may_not_send() {
 }
 
 #[tokio::test]
+async fn an_event_is_one_entry_of_the_stream() {
+    let rooms = rooms().await;
+    let room_id = rooms.create_room(&room_of(&user("alice"), "12", Preset::PublicChat)).await.unwrap();
+    let watermark = || rooms.store().notifier().watermark().0;
+    let before = watermark();
+    rooms.join(&room_id, &user("bob"), None, content(json!({}))).await.unwrap();
+    assert_eq!(watermark() - before, 1, "the entry of the member event tells the user too");
+    rooms.send(&room_id, text(&user("bob"), "hello")).await.unwrap();
+    assert_eq!(watermark() - before, 2);
+}
+
+#[tokio::test]
 async fn many_senders_at_once_lose_nothing() {
     let rooms = rooms().await;
     let alice = user("alice");
