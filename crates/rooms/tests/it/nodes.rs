@@ -259,17 +259,21 @@ async fn a_waiting_event_is_judged_once() {
     for pdu in known {
         give(&both[0], pdu).await;
     }
-    for pairs in rest.chunks(2) {
-        assert!(matches!(give(&both[1], &pairs[1]).await, Accepted::Waiting(_)));
+    for three in rest.chunks(3) {
+        let (missing, child) = (&three[0], &three[1]);
+        // The last one becomes the extremity, which is read anew with the room.
+        for pdu in &three[1..] {
+            assert!(matches!(give(&both[1], pdu).await, Accepted::Waiting(_)));
+        }
         // Both nodes have it in their caches as waiting.
         for rooms in &both {
             let room = rooms.room(&room_id).await.unwrap().unwrap();
-            assert!(rooms.event_by_id(&room, pairs[1].event_id.as_str()).await.unwrap().unwrap().row.pos.is_none());
+            assert!(rooms.event_by_id(&room, child.event_id.as_str()).await.unwrap().unwrap().row.pos.is_none());
         }
-        tokio::join!(give(&both[0], &pairs[0]), give(&both[1], &pairs[0]));
+        tokio::join!(give(&both[0], missing), give(&both[1], missing));
         for rooms in &both {
             let room = rooms.room(&room_id).await.unwrap().unwrap();
-            let event = rooms.event_by_id(&room, pairs[1].event_id.as_str()).await.unwrap().unwrap();
+            let event = rooms.event_by_id(&room, child.event_id.as_str()).await.unwrap().unwrap();
             assert!(event.row.pos.is_some_and(|pos| pos.0 > 0), "it waits no more: {:?}", event.row);
         }
     }
