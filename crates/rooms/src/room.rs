@@ -23,6 +23,9 @@ use crate::{Result, Rooms, packed};
 /// How long a batch may stay undecided before the in-memory room is given up.
 const UNDECIDED_MAX: std::time::Duration = std::time::Duration::from_secs(30);
 
+/// Most keys of one room that are remembered.
+const KEYS_MAX: usize = 100_000;
+
 /// A forward extremity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extremity {
@@ -117,7 +120,9 @@ pub struct Room {
     pub(crate) queue: tokio::sync::Mutex<Head>,
     committed: Mutex<Arc<Head>>,
     pub(crate) unwritten: Mutex<Unwritten>,
-    pub(crate) keys: Mutex<HashMap<TypeKey, KeyId>>,
+    /// Numbers of stored keys that were looked up, and `None` for pairs that the room never had. A key that another
+    /// node adds comes with a commit that throws this room in memory away.
+    pub(crate) keys: Mutex<HashMap<TypeKey, Option<KeyId>>>,
     pub(crate) graph: tokio::sync::Mutex<Option<crate::resolve::Graph>>,
     dead: AtomicBool,
     /// Told of every batch that was decided, either way.
@@ -144,6 +149,16 @@ impl Room {
     /// The head that readers see: all of it is durable.
     pub fn head(&self) -> Arc<Head> {
         Arc::clone(&self.committed.lock())
+    }
+
+    /// Remembers what the store said of a key. A key that was committed meanwhile is not forgotten.
+    pub(crate) fn remember_key(&self, pair: &TypeKey, id: Option<KeyId>) {
+        let mut keys = self.keys.lock();
+        if keys.len() >= KEYS_MAX {
+            keys.clear();
+        }
+        let known = keys.entry(pair.clone()).or_insert(id);
+        *known = known.or(id);
     }
 
     /// Whether a batch of this in-memory room was lost, so that it must be loaded anew.
@@ -204,7 +219,7 @@ impl Room {
         unwritten.keys.retain(|pair, key| {
             let written = *key < end;
             if written {
-                keys.insert(pair.clone(), *key);
+                keys.insert(pair.clone(), Some(*key));
             }
             !written
         });

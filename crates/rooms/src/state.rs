@@ -165,11 +165,15 @@ impl Rooms {
             overlay
                 .and_then(|overlay| overlay.keys.get(pair).copied())
                 .or_else(|| room.unwritten.lock().keys.get(pair).copied())
+                .map(Some)
                 .or_else(|| room.keys.lock().get(pair).copied())
         };
-        let mut ids: Vec<Option<KeyId>> = pairs.iter().map(known).collect();
-        let unknown: Vec<usize> = (0..pairs.len()).filter(|place| ids.get(*place) == Some(&None)).collect();
-        if unknown.is_empty() {
+        let known: Vec<Option<Option<KeyId>>> = pairs.iter().map(known).collect();
+        let unknown: Vec<usize> =
+            (known.iter().enumerate()).filter(|(_, id)| id.is_none()).map(|(place, _)| place).collect();
+        let mut ids: Vec<Option<KeyId>> = known.into_iter().map(Option::flatten).collect();
+        // A room that was never committed has no stored keys.
+        if unknown.is_empty() || room.head().row.version == 0 {
             return Ok(ids);
         }
         let reads = unknown
@@ -181,11 +185,12 @@ impl Rooms {
             })
             .collect();
         for (place, found) in unknown.into_iter().zip(self.store.read(reads).await?) {
-            let Some(row) = found.one::<StateKeyRow>()? else { continue };
-            let id = key_id(row.key_id)?;
-            room.keys.lock().insert((row.kind, row.state_key), id);
+            let id = found.one::<StateKeyRow>()?.map(|row| key_id(row.key_id)).transpose()?;
+            if let Some(pair) = pairs.get(place) {
+                room.remember_key(pair, id);
+            }
             if let Some(slot) = ids.get_mut(place) {
-                *slot = Some(id);
+                *slot = id;
             }
         }
         Ok(ids)
