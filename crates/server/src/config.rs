@@ -228,7 +228,7 @@ impl Config {
             default_room_version: room_version(settings)?,
             media_max_upload_bytes: settings.size("media.max_upload_bytes")? as u64,
             media_dir: media_dir(settings, &data_dir)?,
-            log_filter: settings.text("log.filter")?,
+            log_filter: log_filter(settings)?,
             log_format,
             data_dir,
         })
@@ -257,6 +257,14 @@ fn database(settings: &Settings, data_dir: &std::path::Path) -> Result<Database,
         return Ok(Database::Postgres(url));
     }
     Err(settings.wrong("database.url", "must start with `sqlite:` or `postgres://`"))
+}
+
+fn log_filter(settings: &Settings) -> Result<String, Error> {
+    let filter = settings.text("log.filter")?;
+    match tracing_subscriber::EnvFilter::try_new(&filter) {
+        Ok(_) => Ok(filter),
+        Err(error) => Err(settings.wrong("log.filter", &format!("must be a level, or `level,crate=level,…`: {error}"))),
+    }
 }
 
 fn room_version(settings: &Settings) -> Result<String, Error> {

@@ -9,6 +9,8 @@ use crate::config::{Config, Database};
 
 /// Names within a backup.
 const DATABASE: &str = "hearth.db";
+/// Where SQLite keeps what is not in the database file yet. A backup has none.
+const LOG: &str = "hearth.db-wal";
 const KEY: &str = "signing.key";
 const MEDIA: &str = "media";
 
@@ -38,6 +40,11 @@ pub enum Error {
     /// The folder is no backup.
     #[error("{0} holds no `hearth.db`: it is no backup")]
     NoBackup(PathBuf),
+    /// The folder is one that a server works or worked on.
+    #[error(
+        "{0} is not empty: the folder is no finished backup, and without that file data would be lost; use `hearth backup`"
+    )]
+    Unfinished(PathBuf),
     /// The database is a PostgreSQL one.
     #[error(
         "a PostgreSQL database is backed up with PostgreSQL's own tools, such as pg_dump; keep `signing.key` and the \
@@ -85,6 +92,10 @@ pub fn restore(backup: &Path, config: &Config, say: impl Fn(String)) -> Result<(
     if !backup.join(DATABASE).is_file() {
         return Err(Error::NoBackup(backup.to_owned()));
     }
+    let log = backup.join(LOG);
+    if fs::metadata(&log).is_ok_and(|log| log.len() > 0) {
+        return Err(Error::Unfinished(log));
+    }
     if database.exists() {
         return Err(Error::Taken(database.clone()));
     }
@@ -92,11 +103,33 @@ pub fn restore(backup: &Path, config: &Config, say: impl Fn(String)) -> Result<(
     copy_file(&backup.join(KEY), &config.data_dir.join(KEY))?;
     let files = copy_folder(&backup.join(MEDIA), &config.media_dir)?;
     say(format!("media: {files} files"));
-    copy_file(&backup.join(DATABASE), database)?;
-    let restored = sqlite::prepare_restored(database)?;
+    let restored = restore_database(&backup.join(DATABASE), database)?;
     say(format!("database: positions go on from {}, tokens are of epoch {}", restored.counter, restored.token_epoch));
     say(format!("Restored into {}. Never run this server and the one it was copied from.", config.data_dir.display()));
     Ok(())
+}
+
+/// Copies and prepares the database under another name: nobody may serve half of it, or give its positions twice.
+fn restore_database(from: &Path, to: &Path) -> Result<sqlite::backup::Restored, Error> {
+    let beside = |suffix: &str| {
+        let mut path = to.as_os_str().to_owned();
+        path.push(suffix);
+        PathBuf::from(path)
+    };
+    let draft = beside(".restoring");
+    copy_file(from, &draft)?;
+    let restored = sqlite::prepare_restored(&draft)?;
+    // The log of a database that stood here once would be taken for this one's.
+    for left in [beside(".restoring.lock"), beside("-wal"), beside("-shm"), beside("-journal")] {
+        match fs::remove_file(&left) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&left)(error)),
+            _ => {}
+        }
+    }
+    fs::rename(&draft, to).map_err(failed(to))?;
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed(folder))?;
+    Ok(restored)
 }
 
 fn make_empty(folder: &Path) -> Result<(), Error> {
@@ -117,7 +150,10 @@ fn refuse_within(folder: &Path, media: &Path) -> Result<(), Error> {
 
 /// Copies a file with its permissions, and waits until it is on the disk.
 fn copy_file(from: &Path, to: &Path) -> Result<(), Error> {
-    fs::copy(from, to).map_err(failed(from))?;
+    fs::copy(from, to).map_err(|error| {
+        let path = format!("{} to {}", from.display(), to.display());
+        Error::File { path, error }
+    })?;
     fs::File::open(to).and_then(|file| file.sync_all()).map_err(failed(to))
 }
 

@@ -1,7 +1,7 @@
 //! The key with which the server signs: a file in the data folder, made at the first start and never sent anywhere.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
@@ -10,6 +10,9 @@ use store::Entropy;
 
 /// The file's name.
 const FILE: &str = "signing.key";
+
+/// What it is called until all of it is on the disk.
+const DRAFT: &str = "signing.key.new";
 
 /// Why there is no key.
 #[derive(Debug, thiserror::Error)]
@@ -39,12 +42,12 @@ pub enum Error {
 pub fn load(data_dir: &Path, entropy: &dyn Entropy) -> Result<SigningKey, Error> {
     let path = data_dir.join(FILE);
     let failed = |error| Error::File { path: path.display().to_string(), error };
-    match std::fs::read_to_string(&path) {
+    match fs::read_to_string(&path) {
         Ok(text) => {
             warn_if_readable(&path);
             parse(&text).ok_or_else(|| Error::Format { path: path.display().to_string() })
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
             let key = generate(entropy);
             write(data_dir, &path, &key).map_err(failed)?;
             Ok(key)
@@ -70,16 +73,36 @@ fn parse(text: &str) -> Option<SigningKey> {
     SigningKey::from_seed_b64(&format!("ed25519:{version}"), seed).ok()
 }
 
+/// Writes the file as a whole or not at all: half a key, left by a full disk, would stop every later start.
 fn write(data_dir: &Path, path: &Path, key: &SigningKey) -> std::io::Result<()> {
     let version = key.key_id().trim_start_matches("ed25519:");
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    writeln!(file, "ed25519 {version} {}", key.seed_b64())?;
-    file.sync_all()?;
+    let draft = data_dir.join(DRAFT);
+    match fs::remove_file(&draft) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    let line = format!("ed25519 {version} {}\n", key.seed_b64());
+    let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).and_then(|()| place(&draft, path));
+    if written.is_err() {
+        drop(fs::remove_file(&draft));
+    }
+    written?;
     File::open(data_dir)?.sync_all()
 }
 
+/// Gives the draft its name, and never takes that name from another process's key where the file system can tell.
+fn place(draft: &Path, path: &Path) -> std::io::Result<()> {
+    match fs::hard_link(draft, path) {
+        Ok(()) => fs::remove_file(draft),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(error),
+        // No links on this file system.
+        Err(_) => fs::rename(draft, path),
+    }
+}
+
 fn warn_if_readable(path: &Path) {
-    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+    let mode = fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
     if mode & 0o077 != 0 {
         tracing::warn!(path = %path.display(), "others than the owner can read the signing key: `chmod 600` it");
     }

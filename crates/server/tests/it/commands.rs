@@ -52,8 +52,17 @@ async fn a_backup_of_a_running_server_can_be_restored() {
     assert!(!folder.join("again").exists());
     let (code, said) = run(folder, &["restore", "copy"], &[NAME]);
     assert_eq!(code, 1, "a used folder is left alone: {said}");
+    std::fs::write(folder.join("copy/hearth.db-wal"), "unmoved").unwrap();
+    let (code, said) = run(folder, &["restore", "copy", "--data-dir", "again"], &[]);
+    assert_eq!(code, 1, "a data folder is no backup: {said}");
+    assert!(!folder.join("again").exists());
+    std::fs::remove_file(folder.join("copy/hearth.db-wal")).unwrap();
     let (code, said) = run(folder, &["restore", "copy", "--data-dir", "again"], &[]);
     assert_eq!(code, 0, "{said}");
+    let mut restored: Vec<_> =
+        std::fs::read_dir(folder.join("again")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    restored.sort();
+    assert_eq!(restored, ["hearth.db", "media", "signing.key"], "no drafts are left");
     let key = |data: &str| std::fs::read(folder.join(data).join("signing.key")).unwrap();
     assert_eq!(key("again"), key("data"));
     let (_, listed) = run(folder, &["user", "list"], &["data_dir=again"]);
@@ -92,6 +101,7 @@ fn exit_codes_tell_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(run(folder.path(), &["config", "check"], &[]).0, 0);
     assert_eq!(run(folder.path(), &["config", "check"], &["no.such.key=1"]).0, 3);
+    assert_eq!(run(folder.path(), &["config", "check"], &["log.filter=[["]).0, 3);
     assert_eq!(run(folder.path(), &["no-such-command"], &[]).0, 2);
     let (code, said) = run(folder.path(), &["--help"], &[]);
     assert_eq!(code, 0);

@@ -38,6 +38,19 @@ fn a_damaged_signing_key_is_never_replaced() {
 }
 
 #[test]
+fn a_signing_key_is_written_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    // What a start on a full disk leaves.
+    std::fs::write(data.join("signing.key.new"), "ed25519 a_").unwrap();
+    let (code, said) = run(folder.path(), &["user", "list"], &[]);
+    assert_eq!(code, 0, "{said}");
+    assert!(!data.join("signing.key.new").exists());
+    assert!(std::fs::read_to_string(data.join("signing.key")).unwrap().ends_with('\n'));
+}
+
+#[test]
 fn the_server_name_is_fixed_once_a_user_exists() {
     let folder = tempfile::tempdir().unwrap();
     let user = |name: &str| run(folder.path(), &["user", "list"], &[&format!("server_name={name}")]);
