@@ -113,6 +113,9 @@ impl Board {
 }
 
 fn faded(mut presence: Presence, now_ms: i64) -> Presence {
+    // Where the clock jumped back, nobody stays online until it has caught up.
+    presence.active_ms = presence.active_ms.min(now_ms);
+    presence.seen_ms = presence.seen_ms.min(now_ms);
     let idle = now_ms - presence.active_ms;
     if now_ms - presence.seen_ms > OFFLINE_MS {
         presence.state = PresenceState::Offline;

@@ -38,6 +38,11 @@ impl Typists {
     /// Ends what is over. A room that falls silent keeps its number, so that readers learn of the silence.
     pub(crate) fn expire(&self, now_ms: i64) {
         let mut rooms = self.rooms.lock();
+        // Where the clock jumped back, nobody types on until it has caught up.
+        let latest = now_ms.saturating_add(TYPING_MS_MAX);
+        for until in rooms.values_mut().flat_map(|room| room.until.values_mut()) {
+            *until = (*until).min(latest);
+        }
         let over: Vec<RoomNum> = rooms
             .iter()
             .filter(|(_, room)| room.until.values().any(|until| *until <= now_ms))

@@ -71,3 +71,21 @@ async fn presence_can_be_switched_off() {
     bench.users.set_presence(&user("alice"), PresenceState::Online, None).unwrap();
     assert_eq!(bench.users.presence(&user("alice")), None);
 }
+
+#[tokio::test]
+async fn after_a_clock_jumped_back_typing_and_presence_end_in_their_usual_time() {
+    let bench = Bench::new().await;
+    let (room, alice) = (RoomNum(1), user("alice"));
+    bench.users.set_typing(room, &alice, Some(30_000));
+    bench.users.set_presence(&alice, PresenceState::Online, None).unwrap();
+    bench.clock.advance(-3_600_000);
+    bench.users.tick();
+    assert_eq!(bench.users.typing_in(room), BTreeSet::from([alice.clone()]));
+    assert_eq!(bench.users.presence(&alice).unwrap().state, PresenceState::Online);
+    for _ in 0..15 {
+        bench.clock.advance(60_000);
+        bench.users.tick();
+    }
+    assert!(bench.users.typing_in(room).is_empty());
+    assert_eq!(bench.users.presence(&alice).unwrap().state, PresenceState::Offline);
+}
