@@ -5,6 +5,7 @@ pub mod moves;
 pub mod orders;
 pub mod serve;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -121,7 +122,7 @@ impl From<store::Error> for Failure {
 
 /// Runs the program.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(gathered(std::env::args_os()));
     let mut given = Given::with_environment(cli.sources.config, cli.sources.set);
     let done = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => on_runtime(serve::run(&given)),
@@ -143,6 +144,28 @@ pub fn run() -> ExitCode {
             ExitCode::from(failure.exit_code())
         }
     }
+}
+
+/// The words of the command line with all `--set` at its end: those before a command and those behind it both count,
+/// where clap would drop the former in silence.
+fn gathered(mut words: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let (mut gathered, mut sets, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+    while let Some(word) = words.next() {
+        if word == "--" {
+            rest.push(word);
+            rest.extend(words.by_ref());
+        } else if word == "--set" {
+            sets.push(word);
+            sets.extend(words.next());
+        } else if word.as_encoded_bytes().starts_with(b"--set=") {
+            sets.push(word);
+        } else {
+            gathered.push(word);
+        }
+    }
+    gathered.extend(sets);
+    gathered.extend(rest);
+    gathered
 }
 
 fn on_runtime(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {

@@ -1,6 +1,6 @@
 //! `hearth serve`: binds, boots, serves, drains.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -129,15 +129,17 @@ impl Rename for Renamer {
 async fn print_first_account_link(users: &Users, listeners: &[Bound]) -> Result<(), Failure> {
     let token = users.first_account_token().await.map_err(boot::Error::from)?;
     let url = listeners.iter().filter(|listener| listener.serves(Resource::Admin)).find_map(Bound::url);
-    match (token, url) {
+    let text = match (token, url) {
         (Some(token), Some(url)) => {
-            eprintln!("\nThere is no account yet. Make the first one here:\n\n  {url}{PATH}?token={token}\n");
+            format!("\nThere is no account yet. Make the first one here:\n\n  {url}{PATH}?token={token}\n")
         }
         (Some(_), None) => {
-            eprintln!("\nThere is no account yet: `hearth user create --admin NAME` makes the first one.\n");
+            "\nThere is no account yet: `hearth user create --admin NAME` makes the first one.\n".to_owned()
         }
-        (None, _) => {}
-    }
+        (None, _) => return Ok(()),
+    };
+    // Not `eprintln!`, which panics where nothing can be written.
+    drop(writeln!(std::io::stderr(), "{text}"));
     Ok(())
 }
 
@@ -168,6 +170,8 @@ fn start_log(config: &Config) -> Result<(), Failure> {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // A line that cannot be written (the disk of the log is full) is lost: telling of it there would panic.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     let started = match config.log_format {
         LogFormat::Pretty => lines.with_target(false).try_init(),

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use server::config::sources::Given;
 use server::config::{Config, Database, Error, Resource, reference, show};
 
+use crate::program::run;
+
 fn with_file(text: &str, environment: &[(&str, &str)], set: &[&str]) -> Result<(Config, Vec<String>), Error> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hearth.toml");
@@ -22,6 +24,18 @@ fn refused(text: &str, names: &[&str]) {
     for name in names {
         assert!(error.contains(name), "{text:?} is refused with {error:?}, without {name:?}");
     }
+}
+
+#[test]
+fn settings_count_before_and_behind_a_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = ["--set", "server_name=a.test", "config", "--set=log.format=json", "show", "--set", "log.filter=warn"];
+    let (code, said) = run(folder.path(), &words, &[]);
+    assert_eq!(code, 0, "{said}");
+    for line in ["server_name = \"a.test\"", "log.format = \"json\"", "log.filter = \"warn\""] {
+        assert!(said.contains(line), "{said}");
+    }
+    assert_eq!(run(folder.path(), &["config", "check", "--set"], &[]).0, 2);
 }
 
 #[test]

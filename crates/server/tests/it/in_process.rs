@@ -13,6 +13,7 @@ use server::world::{SystemEntropy, World};
 use store::model::Model;
 use store::{Clock, Store};
 use tower::ServiceExt;
+use users::registration::NewAccount;
 
 /// A clock that tests move by hand.
 struct Hand(AtomicI64);
@@ -42,10 +43,49 @@ async fn start(settings: &[&str]) -> Here {
 
 impl Here {
     async fn ask(&self, method: Method, path: &str, body: Value) -> (Response<()>, Value) {
-        let request = Request::builder().method(method).uri(path).body(Body::from(body.to_string())).unwrap();
+        let request = Request::builder().method(method).uri(path);
+        self.send(request.body(Body::from(body.to_string())).unwrap()).await
+    }
+
+    /// One request with a token; the path without its prefix.
+    async fn ask_as(&self, token: &str, method: Method, path: &str, body: Value) -> (u16, Value) {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/_matrix/client/v3/{path}"))
+            .header("authorization", format!("Bearer {token}"));
+        let (head, body) = self.send(request.body(Body::from(body.to_string())).unwrap()).await;
+        (head.status().as_u16(), body)
+    }
+
+    async fn send(&self, request: Request<Body>) -> (Response<()>, Value) {
         let (head, body) = self.running.router.clone().oneshot(request).await.unwrap().into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
         (Response::from_parts(head, ()), serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    /// Makes an account and signs it in; answers its token.
+    async fn person(&self, name: &str) -> String {
+        let (localpart, password) = (Some(name.to_owned()), Some("a secret!".to_owned()));
+        let new = NewAccount { localpart, password, ..NewAccount::default() };
+        self.running.users.register(new).await.unwrap();
+        let identifier = json!({ "type": "m.id.user", "user": name });
+        let body = json!({ "type": "m.login.password", "identifier": identifier, "password": "a secret!" });
+        let (_, answer) = self.ask(Method::POST, "/_matrix/client/v3/login", body).await;
+        answer["access_token"].as_str().unwrap().to_owned()
+    }
+
+    /// What a sync says, and the token to go on from.
+    async fn sync(&self, token: &str, since: &str) -> (Value, String) {
+        let (status, answer) = self.ask_as(token, Method::GET, &format!("sync?since={since}"), Value::Null).await;
+        assert_eq!(status, 200, "{answer}");
+        let next = answer["next_batch"].as_str().unwrap().to_owned();
+        (answer, next)
+    }
+
+    /// Moves the clock, and lets the server notice.
+    fn pass(&self, ms: i64) {
+        self.clock.0.fetch_add(ms, Ordering::Relaxed);
+        self.running.tick();
     }
 }
 
@@ -93,4 +133,83 @@ async fn every_route_of_the_server_can_be_built_together() {
     assert_eq!((head.status().as_u16(), body), (200, json!({ "status": "ok" })));
     here.running.tick();
     here.running.housekeeping().await;
+}
+
+/// The texts of a room's new messages in a sync.
+fn texts(answer: &Value, room: &str) -> Vec<String> {
+    let events = answer["rooms"]["join"][room]["timeline"]["events"].as_array().cloned().unwrap_or_default();
+    let bodies = events.iter().filter_map(|event| event["content"]["body"].as_str());
+    bodies.map(str::to_owned).collect()
+}
+
+fn typists(answer: &Value, room: &str) -> Option<Value> {
+    let events = answer["rooms"]["join"][room]["ephemeral"]["events"].as_array()?;
+    events.iter().find(|event| event["type"] == "m.typing").map(|event| event["content"]["user_ids"].clone())
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_back_disturbs_nobody() {
+    let here = start(&["rate_limits.messages.burst=3", "rate_limits.messages.per_second=1"]).await;
+    let (alice, bob) = (here.person("alice").await, here.person("bob").await);
+    let public = json!({ "preset": "public_chat" });
+    let (_, made) = here.ask_as(&alice, Method::POST, "createRoom", public).await;
+    let room = made["room_id"].as_str().unwrap();
+    assert_eq!(here.ask_as(&bob, Method::POST, &format!("join/{room}"), json!({})).await.0, 200);
+    let say = async |text: &str| {
+        let path = format!("rooms/{room}/send/m.room.message/{text}");
+        here.ask_as(&alice, Method::PUT, &path, json!({ "msgtype": "m.text", "body": text })).await
+    };
+    let typing = format!("rooms/{room}/typing/@alice:hearth.test");
+    let types = async |timeout: i64| {
+        let body = json!({ "typing": true, "timeout": timeout });
+        assert_eq!(here.ask_as(&alice, Method::PUT, &typing, body).await.0, 200);
+    };
+
+    // In mid-use: messages up to the limit, somebody types, a new password waits for the old one.
+    let (_, start) = here.sync(&bob, "").await;
+    let before = say("before").await;
+    assert_eq!(before.0, 200);
+    types(30_000).await;
+    let mut said = 0;
+    while say(&format!("more{said}")).await.0 == 200 {
+        said += 1;
+        assert!(said < 10, "the limit holds");
+    }
+    let other = here.person("carol").await;
+    let password = json!({ "new_password": "another secret" });
+    let (status, challenge) = here.ask_as(&other, Method::POST, "account/password", password.clone()).await;
+    assert_eq!(status, 401);
+
+    here.pass(-3_600_000);
+
+    // Tokens of access and of sync stay valid, and what was said and typed is seen.
+    let (seen, next) = here.sync(&bob, &start).await;
+    assert_eq!(texts(&seen, room)[0], "before");
+    assert_eq!(typists(&seen, room), Some(json!(["@alice:hearth.test"])));
+    // A limit fills at its usual pace from the first request on, and a transaction is known again.
+    assert_eq!(say("early").await.0, 429);
+    here.pass(5_000);
+    assert_eq!(say("before").await, before);
+    assert_eq!(say("after").await.0, 200);
+    let (seen, next) = here.sync(&bob, &next).await;
+    assert_eq!(texts(&seen, room), ["after"]);
+    // Who typed does not type for an hour, and may type again.
+    here.pass(120_000);
+    let (seen, next) = here.sync(&bob, &next).await;
+    assert_eq!(typists(&seen, room), Some(json!([])));
+    types(30_000).await;
+    let (seen, _) = here.sync(&bob, &next).await;
+    assert_eq!(typists(&seen, room), Some(json!(["@alice:hearth.test"])));
+    // The new password goes on where it was.
+    let identifier = json!({ "type": "m.id.user", "user": "carol" });
+    let auth = json!({
+        "type": "m.login.password", "identifier": identifier, "password": "a secret!", "session": challenge["session"],
+    });
+    let mut proven = password;
+    proven["auth"] = auth;
+    let (status, answer) = here.ask_as(&other, Method::POST, "account/password", proven).await;
+    assert_eq!((status, answer), (200, json!({})));
+    here.running.housekeeping().await;
+    let (_, older) = here.ask_as(&bob, Method::GET, &format!("rooms/{room}/messages?dir=b&limit=2"), Value::Null).await;
+    assert_eq!(older["chunk"][0]["content"]["body"], "after", "order does not follow the clock");
 }

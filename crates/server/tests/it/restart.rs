@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 use serde_json::Value;
 
-use crate::program::{Program, ask, run, run_with_input};
+use crate::program::{Program, ask, hearth, run, run_with_input};
 
 #[tokio::test]
 async fn a_restart_keeps_the_signing_key_for_its_owner_alone() {
@@ -88,6 +88,30 @@ async fn two_servers_do_not_share_a_folder() {
     let (code, said) = run(folder.path(), &["serve"], &["listeners=[{ address = '127.0.0.1:0' }]"]);
     assert_eq!(code, 4, "{said}");
     assert_eq!(program.get("/health").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_written_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    // A port that is free now; whoever takes it in between makes the start fail, and the test with it.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let listeners = format!("listeners=[{{ address = '{address}' }}]");
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = hearth(folder.path(), &["serve"], &[&listeners, "log.filter=trace"]);
+    let mut child = command.stderr(full).spawn().unwrap();
+    let started = Instant::now();
+    while std::net::TcpStream::connect(address).is_err() {
+        assert!(child.try_wait().unwrap().is_none() && started.elapsed() < Duration::from_secs(60));
+        tokio::task::yield_now().await;
+    }
+    for path in ["health", "_matrix/client/v3/sync", "nowhere"] {
+        let answer = ask(Method::GET, &format!("http://{address}/{path}"), "").await;
+        assert!(answer.status().as_u16() < 500, "{path}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
 
 #[tokio::test]
