@@ -25,7 +25,7 @@ pub fn rooms(error: ::rooms::Error) -> Error {
         E::InviteBlocked => Error::invite_blocked(),
         E::Remote(_) => Error::forbidden(text),
         E::Busy => Error::limit_exceeded(BUSY_RETRY_MS),
-        E::Store(error) => Error::internal(error),
+        E::Store(error) => error.into(),
     }
 }
 
@@ -36,7 +36,7 @@ pub fn sync(error: ::sync::Error) -> Error {
     match error {
         E::BadToken(_) | E::BadFilter(_) | E::UnknownFilter(_) => Error::invalid_param(text),
         E::Rooms(error) => rooms(error),
-        E::Users(users::Error::Store(error)) | E::Store(error) => Error::internal(error),
+        E::Users(users::Error::Store(error)) | E::Store(error) => error.into(),
         E::Users(_) => Error::unknown(StatusCode::INTERNAL_SERVER_ERROR, text),
     }
 }
@@ -69,5 +69,24 @@ pub fn users(error: ::users::Error) -> Error {
         E::WrongBackupVersion(current) => Error::wrong_room_keys_version(&current),
         E::Conflict => Error::unavailable("Too many others change the same thing: try again."),
         E::Store(error) => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_as_such() {
+        let full = || store::Error::DiskFull;
+        let told = [
+            rooms(::rooms::Error::Store(full())),
+            sync(::sync::Error::Store(full())),
+            sync(::sync::Error::Rooms(::rooms::Error::Store(full()))),
+            users(::users::Error::Store(full())),
+        ];
+        for error in told {
+            assert_eq!(error.status, StatusCode::INSUFFICIENT_STORAGE);
+        }
     }
 }
