@@ -1,18 +1,22 @@
 //! Accounts, sessions, devices, authentication and what users keep, over HTTP.
 
-use std::sync::Arc;
-
 use http::Method;
 use serde_json::{Value, json};
+use testkit::{Client, Server, encoded, next_batch};
 
-use crate::sync_server::{Client, Server, escape, next_batch};
+/// Status and body of a request with this access token.
+async fn ask(server: &Server, method: Method, path: &str, token: Option<&str>, body: Option<Value>) -> (u16, Value) {
+    let mut client = server.nobody();
+    client.token = token.unwrap_or_default().to_owned();
+    client.request(method, path, body.map_or_else(String::new, |body| body.to_string())).await.pair()
+}
 
 async fn post(server: &Server, token: Option<&str>, path: &str, body: Value) -> (u16, Value) {
-    server.ask(Method::POST, &format!("/_matrix/client/v3{path}"), token, Some(body)).await
+    ask(server, Method::POST, path, token, Some(body)).await
 }
 
 async fn get(server: &Server, token: Option<&str>, path: &str) -> (u16, Value) {
-    server.ask(Method::GET, &format!("/_matrix/client/v3{path}"), token, None).await
+    ask(server, Method::GET, path, token, None).await
 }
 
 fn text(value: &Value) -> &str {
@@ -68,7 +72,7 @@ async fn ca3_ca19_names_are_judged_before_authentication() {
     for (name, errcode) in [("alice", "M_USER_IN_USE"), ("a b", "M_INVALID_USERNAME"), ("ü", "M_INVALID_USERNAME")] {
         let answer = post(&server, None, "/register", json!({ "username": name, "password": "x" })).await;
         assert_eq!(code(&answer), (400, errcode), "{name}");
-        let answer = get(&server, None, &format!("/register/available?username={}", escape(name))).await;
+        let answer = get(&server, None, &format!("/register/available?username={}", encoded(name))).await;
         assert_eq!(code(&answer), (400, errcode), "{name}");
     }
     assert_eq!(get(&server, None, "/register/available?username=free").await, (200, json!({ "available": true })));
@@ -144,7 +148,7 @@ async fn ca1_ca2_ca19_deleting_a_device() {
     post(&server, None, "/login", body).await;
     let token = laptop["access_token"].as_str();
     let path = "/_matrix/client/v3/devices/PHONE";
-    let delete = |body: Value| server.ask(Method::DELETE, path, token, Some(body));
+    let delete = |body: Value| ask(&server, Method::DELETE, path, token, Some(body));
     let (status, first) = delete(json!({})).await;
     assert_eq!((status, &first["flows"]), (401, &json!([{ "stages": ["m.login.password"] }])));
     let session = &first["session"];
@@ -156,10 +160,10 @@ async fn ca1_ca2_ca19_deleting_a_device() {
     assert_eq!(delete(json!({ "auth": proof(&Value::Null, "alice", "secret") })).await.0, 200, "again: still 200");
     let (_, devices) = get(&server, token, "/devices").await;
     assert_eq!(devices["devices"].as_array().unwrap().len(), 1);
-    let rename = server.ask(Method::PUT, path, token, Some(json!({ "display_name": "x" }))).await;
+    let rename = ask(&server, Method::PUT, path, token, Some(json!({ "display_name": "x" }))).await;
     assert_eq!(code(&rename), (404, "M_NOT_FOUND"));
     let own = "/_matrix/client/v3/devices/LAPTOP";
-    assert_eq!(server.ask(Method::PUT, own, token, Some(json!({ "display_name": "x" }))).await.0, 200);
+    assert_eq!(ask(&server, Method::PUT, own, token, Some(json!({ "display_name": "x" }))).await.0, 200);
     let (_, device) = get(&server, token, "/devices/LAPTOP").await;
     assert_eq!((text(&device["device_id"]), text(&device["display_name"])), ("LAPTOP", "x"));
 }
@@ -182,7 +186,7 @@ async fn ca7_ca8_a_new_password_and_the_end_of_an_account() {
     let ended = post(&server, token, "/account/deactivate", end).await;
     assert_eq!(ended, (200, json!({ "id_server_unbind_result": "success" })));
     assert_eq!(get(&server, token, "/account/whoami").await.0, 401);
-    let members = bob.do_get(&format!("/rooms/{}/joined_members", escape(text(&room["room_id"])))).await;
+    let members = bob.get(&format!("/rooms/{}/joined_members", encoded(text(&room["room_id"])))).await.ok();
     assert_eq!(members["joined"].as_object().unwrap().keys().collect::<Vec<_>>(), ["@bob:example.org"]);
     assert_eq!(code(&post(&server, None, "/login", login_body("alice", "changed")).await), (403, "M_FORBIDDEN"));
     let taken = post(&server, None, "/register", json!({ "username": "alice", "password": "x" })).await;
@@ -192,10 +196,10 @@ async fn ca7_ca8_a_new_password_and_the_end_of_an_account() {
 
 #[tokio::test]
 async fn ca10_a_login_token_works_once() {
-    let server = Server::new().await;
+    let server = Server::with(|options| options.login_tokens = true).await;
     let made = register(&server, "alice", json!({})).await;
     let path = "/_matrix/client/v1/login/get_token";
-    let ask = |body: Value| server.ask(Method::POST, path, made["access_token"].as_str(), Some(body));
+    let ask = |body: Value| ask(&server, Method::POST, path, made["access_token"].as_str(), Some(body));
     assert_eq!(ask(json!({})).await.0, 401);
     let (status, answer) = ask(json!({ "auth": proof(&Value::Null, "alice", "secret") })).await;
     assert_eq!((status, &answer["expires_in_ms"]), (200, &json!(120_000)));
@@ -214,92 +218,91 @@ async fn ca13_ca18_locking_and_suspending() {
     let lock = |user: &str| format!("/_matrix/client/v1/admin/lock/{user}");
     let suspend = "/_matrix/client/v1/admin/suspend/@bob:example.org";
     for user in ["@bob:example.org", "@nobody:example.org", "@x:elsewhere.org"] {
-        assert_eq!(code(&alice.get(&lock(user)).await), (403, "M_FORBIDDEN"), "{user}");
+        assert_eq!(code(&alice.get(&lock(user)).await.pair()), (403, "M_FORBIDDEN"), "{user}");
     }
-    server.users.set_admin(&root.user, true).await.unwrap();
-    assert_eq!(code(&root.get(&lock("@nobody:example.org")).await), (404, "M_NOT_FOUND"));
-    assert_eq!(code(&root.get(&lock("@x:elsewhere.org")).await), (400, "M_INVALID_PARAM"));
-    let oneself = root.put(&lock("@root:example.org"), json!({ "locked": true })).await;
+    server.state.users.set_admin(&root.id(), true).await.unwrap();
+    assert_eq!(code(&root.get(&lock("@nobody:example.org")).await.pair()), (404, "M_NOT_FOUND"));
+    assert_eq!(code(&root.get(&lock("@x:elsewhere.org")).await.pair()), (400, "M_INVALID_PARAM"));
+    let oneself = root.put(&lock("@root:example.org"), json!({ "locked": true })).await.pair();
     assert_eq!(code(&oneself), (403, "M_FORBIDDEN"));
-    assert_eq!(root.do_put(&lock("@bob:example.org"), json!({ "locked": true })).await, json!({ "locked": true }));
+    assert_eq!(root.put(&lock("@bob:example.org"), json!({ "locked": true })).await.ok(), json!({ "locked": true }));
     let locked = get(&server, bob, "/account/whoami").await;
     assert_eq!((code(&locked), &locked.1["soft_logout"]), ((401, "M_USER_LOCKED"), &json!(true)));
-    root.do_put(&lock("@bob:example.org"), json!({ "locked": false })).await;
+    root.put(&lock("@bob:example.org"), json!({ "locked": false })).await.ok();
     assert_eq!(get(&server, bob, "/account/whoami").await.0, 200, "tokens survive the unlock");
 
-    root.do_put(suspend, json!({ "suspended": true })).await;
-    assert_eq!(root.do_get(suspend).await, json!({ "suspended": true }));
+    root.put(suspend, json!({ "suspended": true })).await.ok();
+    assert_eq!(root.get(suspend).await.ok(), json!({ "suspended": true }));
     let path = "/_matrix/client/v3/profile/@bob:example.org/displayname";
-    let rename = server.ask(Method::PUT, path, bob, Some(json!({ "displayname": "B" }))).await;
+    let rename = ask(&server, Method::PUT, path, bob, Some(json!({ "displayname": "B" }))).await;
     assert_eq!(code(&rename), (403, "M_USER_SUSPENDED"));
-    root.do_put(suspend, json!({ "suspended": false })).await;
-    root.do_put(&lock("@bob:example.org"), json!({ "locked": true })).await;
+    root.put(suspend, json!({ "suspended": false })).await.ok();
+    root.put(&lock("@bob:example.org"), json!({ "locked": true })).await.ok();
     assert_eq!(post(&server, bob, "/logout", json!({})).await.0, 200, "the locked may log out");
-    let whois = root.do_get("/admin/whois/@alice:example.org").await;
+    let whois = root.get("/admin/whois/@alice:example.org").await.ok();
     assert!(whois["devices"]["DEVICE"]["sessions"].is_array());
-    assert_eq!(code(&alice.get("/admin/whois/@root:example.org").await), (403, "M_FORBIDDEN"));
-    assert_eq!(alice.get("/admin/whois/@alice:example.org").await.0, 200);
+    assert_eq!(code(&alice.get("/admin/whois/@root:example.org").await.pair()), (403, "M_FORBIDDEN"));
+    assert_eq!(alice.get("/admin/whois/@alice:example.org").await.status, 200);
 }
 
 #[tokio::test]
 async fn shared_secret_registration_is_not_there_without_a_secret() {
     let server = Server::new().await;
     let path = "/_synapse/admin/v1/register";
-    assert_eq!(code(&server.ask(Method::GET, path, None, None).await), (404, "M_UNRECOGNIZED"));
+    assert_eq!(code(&ask(&server, Method::GET, path, None, None).await), (404, "M_UNRECOGNIZED"));
     let body = json!({ "nonce": "x", "username": "x", "password": "x", "mac": "x" });
-    assert_eq!(code(&server.ask(Method::POST, path, None, Some(body)).await), (404, "M_UNRECOGNIZED"));
+    assert_eq!(code(&ask(&server, Method::POST, path, None, Some(body)).await), (404, "M_UNRECOGNIZED"));
 }
 
-async fn two_in_a_room() -> (Client, Client, String) {
+async fn two_in_a_room() -> (Server, Client, Client, String) {
     let server = Server::new().await;
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let room = alice.public_room().await;
     bob.join(&room).await;
-    (alice, bob, room)
+    (server, alice, bob, room)
 }
 
 #[tokio::test]
 async fn cr26_a_profile_change_reaches_the_rooms() {
-    let (alice, bob, room) = two_in_a_room().await;
-    alice.do_put("/profile/@alice:example.org/displayname", json!({ "displayname": "Alice" })).await;
-    alice.do_put("/profile/@alice:example.org/org.example.x", json!({ "org.example.x": [1] })).await;
-    let profile = bob.do_get("/profile/@alice:example.org").await;
+    let (_server, alice, bob, room) = two_in_a_room().await;
+    alice.put("/profile/@alice:example.org/displayname", json!({ "displayname": "Alice" })).await.ok();
+    alice.put("/profile/@alice:example.org/org.example.x", json!({ "org.example.x": [1] })).await.ok();
+    let profile = bob.get("/profile/@alice:example.org").await.ok();
     assert_eq!(profile, json!({ "displayname": "Alice", "org.example.x": [1] }));
-    let field = bob.do_get("/profile/@alice:example.org/displayname").await;
+    let field = bob.get("/profile/@alice:example.org/displayname").await.ok();
     assert_eq!(field, json!({ "displayname": "Alice" }));
-    let path = format!("/rooms/{}/state/m.room.member/@alice:example.org", escape(&room));
-    assert_eq!(bob.do_get(&path).await["displayname"], "Alice");
-    let others = bob.put("/profile/@alice:example.org/displayname", json!({ "displayname": "B" })).await;
+    let path = format!("/rooms/{}/state/m.room.member/@alice:example.org", encoded(&room));
+    assert_eq!(bob.get(&path).await.ok()["displayname"], "Alice");
+    let others = bob.put("/profile/@alice:example.org/displayname", json!({ "displayname": "B" })).await.pair();
     assert_eq!(code(&others), (403, "M_FORBIDDEN"));
     let own = "/profile/@alice:example.org";
-    let missing = alice.put(&format!("{own}/displayname"), json!({ "other": 1 })).await;
+    let missing = alice.put(&format!("{own}/displayname"), json!({ "other": 1 })).await.pair();
     assert_eq!(code(&missing), (400, "M_MISSING_PARAM"));
-    let bad = alice.put(&format!("{own}/Bad"), json!({ "Bad": 1 })).await;
+    let bad = alice.put(&format!("{own}/Bad"), json!({ "Bad": 1 })).await.pair();
     assert_eq!(code(&bad), (400, "M_INVALID_PARAM"));
-    let large = alice.put(&format!("{own}/a.b"), json!({ "a.b": "x".repeat(65_536) })).await;
+    let large = alice.put(&format!("{own}/a.b"), json!({ "a.b": "x".repeat(65_536) })).await.pair();
     assert_eq!(code(&large), (400, "M_PROFILE_TOO_LARGE"));
-    let gone = alice.send(Method::DELETE, &format!("{own}/displayname"), None).await;
+    let gone = alice.delete(&format!("{own}/displayname")).await.pair();
     assert_eq!(gone, (200, json!({})));
-    assert_eq!(bob.do_get(&path).await.get("displayname"), None);
-    assert_eq!(code(&bob.get(&format!("{own}/displayname")).await), (404, "M_NOT_FOUND"));
+    assert_eq!(bob.get(&path).await.ok().get("displayname"), None);
+    assert_eq!(code(&bob.get(&format!("{own}/displayname")).await.pair()), (404, "M_NOT_FOUND"));
 }
 
 #[tokio::test]
 async fn ca8_cr26_a_crash_amid_the_rooms_is_made_good() {
-    let (alice, bob, room) = two_in_a_room().await;
-    let server = &alice.server;
-    let resume = || client_api::account::jobs::resume(&server.users, &server.rooms);
-    server.users.put_profile_field(&alice.user, "displayname", "Alice".into()).await.unwrap();
+    let (server, alice, bob, room) = two_in_a_room().await;
+    let resume = || client_api::account::jobs::resume(&server.state.users, &server.state.rooms);
+    server.state.users.put_profile_field(&alice.id(), "displayname", "Alice".into()).await.unwrap();
     server.clock.advance(10 * 60_000);
     resume().await.unwrap();
-    let path = format!("/rooms/{}/state/m.room.member/@alice:example.org", escape(&room));
-    assert_eq!(bob.do_get(&path).await["displayname"], "Alice");
-    server.users.deactivate(&alice.user, false).await.unwrap();
+    let path = format!("/rooms/{}/state/m.room.member/@alice:example.org", encoded(&room));
+    assert_eq!(bob.get(&path).await.ok()["displayname"], "Alice");
+    server.state.users.deactivate(&alice.id(), false).await.unwrap();
     resume().await.unwrap();
-    assert_eq!(bob.do_get(&path).await["membership"], "join", "not yet overdue");
+    assert_eq!(bob.get(&path).await.ok()["membership"], "join", "not yet overdue");
     server.clock.advance(10 * 60_000);
     resume().await.unwrap();
-    assert_eq!(bob.do_get(&path).await["membership"], "leave");
+    assert_eq!(bob.get(&path).await.ok()["membership"], "leave");
 }
 
 fn ephemeral<'a>(sync: &'a Value, room: &str, kind: &str) -> Option<&'a Value> {
@@ -309,14 +312,14 @@ fn ephemeral<'a>(sync: &'a Value, room: &str, kind: &str) -> Option<&'a Value> {
 
 #[tokio::test]
 async fn cr24_typing_is_ones_own_and_for_members() {
-    let (alice, bob, room) = two_in_a_room().await;
-    let carol = alice.server.register("carol").await;
+    let (server, alice, bob, room) = two_in_a_room().await;
+    let carol = server.register("carol").await;
     let since = bob.sync("").await;
-    let path = |user: &str| format!("/rooms/{}/typing/{user}", escape(&room));
+    let path = |user: &str| format!("/rooms/{}/typing/{user}", encoded(&room));
     let typing = json!({ "typing": true, "timeout": 30_000 });
-    assert_eq!(code(&alice.put(&path("@bob:example.org"), typing.clone()).await), (403, "M_FORBIDDEN"));
-    assert_eq!(code(&carol.put(&path("@carol:example.org"), typing.clone()).await), (403, "M_FORBIDDEN"));
-    alice.do_put(&path("@alice:example.org"), typing).await;
+    assert_eq!(code(&alice.put(&path("@bob:example.org"), typing.clone()).await.pair()), (403, "M_FORBIDDEN"));
+    assert_eq!(code(&carol.put(&path("@carol:example.org"), typing.clone()).await.pair()), (403, "M_FORBIDDEN"));
+    alice.put(&path("@alice:example.org"), typing).await.ok();
     let seen = bob.sync_since(&since, "").await;
     let event = ephemeral(&seen, &room, "m.typing").unwrap();
     assert_eq!(*event, json!({ "type": "m.typing", "content": { "user_ids": ["@alice:example.org"] } }));
@@ -324,13 +327,13 @@ async fn cr24_typing_is_ones_own_and_for_members() {
 
 #[tokio::test]
 async fn cr25_cr32_receipts_and_markers() {
-    let (alice, bob, room) = two_in_a_room().await;
+    let (_server, alice, bob, room) = two_in_a_room().await;
     let event = alice.say(&room, "hi").await;
     let thread =
         json!({ "body": "x", "msgtype": "m.text", "m.relates_to": { "rel_type": "m.thread", "event_id": event } });
-    let reply = alice.send_event(&room, "m.room.message", thread).await;
+    let reply = alice.send(&room, "m.room.message", thread).await;
     let since = alice.sync("").await;
-    let path = |kind: &str, id: &str| format!("/rooms/{}/receipt/{kind}/{}", escape(&room), escape(id));
+    let path = |kind: &str, id: &str| format!("/rooms/{}/receipt/{kind}/{}", encoded(&room), encoded(id));
     for (kind, id, body, expected) in [
         ("m.read", event.as_str(), json!({ "thread_id": 5 }), (400, "M_INVALID_PARAM")),
         ("m.read", &event, json!({ "thread_id": "" }), (400, "M_INVALID_PARAM")),
@@ -340,58 +343,61 @@ async fn cr25_cr32_receipts_and_markers() {
         ("m.other", &event, json!({}), (400, "M_INVALID_PARAM")),
         ("m.read", "$unknown", json!({}), (404, "M_NOT_FOUND")),
     ] {
-        assert_eq!(code(&bob.post(&path(kind, id), body.clone()).await), expected, "{kind} {id} {body}");
+        assert_eq!(code(&bob.post(&path(kind, id), body.clone()).await.pair()), expected, "{kind} {id} {body}");
     }
-    bob.do_post(&path("m.read.private", &reply), json!({ "thread_id": event })).await;
+    bob.post(&path("m.read.private", &reply), json!({ "thread_id": event })).await.ok();
     let private = alice.sync_since(&since, "").await;
     assert_eq!(ephemeral(&private, &room, "m.receipt"), None);
-    bob.do_post(&path("m.read", &event), json!({ "thread_id": "main" })).await;
+    bob.post(&path("m.read", &event), json!({ "thread_id": "main" })).await.ok();
     let public = alice.sync_since(&since, "").await;
     let receipt = &ephemeral(&public, &room, "m.receipt").unwrap()["content"][&event]["m.read"]["@bob:example.org"];
     assert_eq!(receipt["thread_id"], "main");
     let markers = json!({ "m.fully_read": reply, "m.read": reply });
-    bob.do_post(&format!("/rooms/{}/read_markers", escape(&room)), markers).await;
-    let marker = format!("/user/@bob:example.org/rooms/{}/account_data/m.fully_read", escape(&room));
-    assert_eq!(bob.do_get(&marker).await, json!({ "event_id": reply }));
+    bob.post(&format!("/rooms/{}/read_markers", encoded(&room)), markers).await.ok();
+    let marker = format!("/user/@bob:example.org/rooms/{}/account_data/m.fully_read", encoded(&room));
+    assert_eq!(bob.get(&marker).await.ok(), json!({ "event_id": reply }));
 }
 
 #[tokio::test]
 async fn cr25_cy9_account_data_tags_and_filters() {
-    let (alice, bob, room) = two_in_a_room().await;
+    let (_server, alice, bob, room) = two_in_a_room().await;
     let since = alice.sync("").await;
     let own = "/user/@alice:example.org";
-    let of_room = format!("{own}/rooms/{}", escape(&room));
-    alice.do_put(&format!("{own}/account_data/org.example"), json!({ "a": 1 })).await;
-    alice.do_put(&format!("{of_room}/account_data/org.example"), json!({ "b": 2 })).await;
-    alice.do_put(&format!("{of_room}/tags/m.favourite"), json!({ "order": 0.25 })).await;
+    let of_room = format!("{own}/rooms/{}", encoded(&room));
+    alice.put(&format!("{own}/account_data/org.example"), json!({ "a": 1 })).await.ok();
+    alice.put(&format!("{of_room}/account_data/org.example"), json!({ "b": 2 })).await.ok();
+    alice.put(&format!("{of_room}/tags/m.favourite"), json!({ "order": 0.25 })).await.ok();
     let news = alice.sync_since(&since, "").await;
     let expected = json!([{ "type": "org.example", "content": { "a": 1 } }]);
     assert_eq!(news["account_data"]["events"], expected);
     let kept = news["rooms"]["join"][&room]["account_data"]["events"].as_array().unwrap();
     assert_eq!(kept.len(), 2);
-    assert_eq!(alice.do_get(&format!("{own}/account_data/org.example")).await, json!({ "a": 1 }));
-    assert_eq!(alice.do_get(&format!("{of_room}/tags")).await, json!({ "tags": { "m.favourite": { "order": 0.25 } } }));
-    alice.send(Method::DELETE, &format!("{of_room}/tags/m.favourite"), None).await;
-    assert_eq!(alice.do_get(&format!("{of_room}/tags")).await, json!({ "tags": {} }));
+    assert_eq!(alice.get(&format!("{own}/account_data/org.example")).await.ok(), json!({ "a": 1 }));
+    assert_eq!(
+        alice.get(&format!("{of_room}/tags")).await.ok(),
+        json!({ "tags": { "m.favourite": { "order": 0.25 } } })
+    );
+    alice.delete(&format!("{of_room}/tags/m.favourite")).await.pair();
+    assert_eq!(alice.get(&format!("{of_room}/tags")).await.ok(), json!({ "tags": {} }));
 
     let refused = [
-        (alice.put(&format!("{own}/account_data/m.push_rules"), json!({})).await, (405, "M_BAD_JSON")),
-        (alice.put(&format!("{of_room}/account_data/m.fully_read"), json!({})).await, (405, "M_BAD_JSON")),
-        (alice.put(&format!("{own}/account_data/x"), json!([])).await, (400, "M_BAD_JSON")),
-        (alice.put(&format!("{own}/rooms/nonsense/account_data/x"), json!({})).await, (400, "M_INVALID_PARAM")),
-        (bob.put(&format!("{own}/account_data/x"), json!({})).await, (403, "M_FORBIDDEN")),
-        (bob.get(&format!("{own}/account_data/org.example")).await, (403, "M_FORBIDDEN")),
-        (alice.get(&format!("{own}/account_data/none")).await, (404, "M_NOT_FOUND")),
-        (alice.post(&format!("{own}/filter"), json!({ "room": 5 })).await, (400, "M_BAD_JSON")),
-        (bob.post(&format!("{own}/filter"), json!({})).await, (403, "M_FORBIDDEN")),
-        (alice.get(&format!("{own}/filter/none")).await, (404, "M_NOT_FOUND")),
+        (alice.put(&format!("{own}/account_data/m.push_rules"), json!({})).await.pair(), (405, "M_BAD_JSON")),
+        (alice.put(&format!("{of_room}/account_data/m.fully_read"), json!({})).await.pair(), (405, "M_BAD_JSON")),
+        (alice.put(&format!("{own}/account_data/x"), json!([])).await.pair(), (400, "M_BAD_JSON")),
+        (alice.put(&format!("{own}/rooms/nonsense/account_data/x"), json!({})).await.pair(), (400, "M_INVALID_PARAM")),
+        (bob.put(&format!("{own}/account_data/x"), json!({})).await.pair(), (403, "M_FORBIDDEN")),
+        (bob.get(&format!("{own}/account_data/org.example")).await.pair(), (403, "M_FORBIDDEN")),
+        (alice.get(&format!("{own}/account_data/none")).await.pair(), (404, "M_NOT_FOUND")),
+        (alice.post(&format!("{own}/filter"), json!({ "room": 5 })).await.pair(), (400, "M_BAD_JSON")),
+        (bob.post(&format!("{own}/filter"), json!({})).await.pair(), (403, "M_FORBIDDEN")),
+        (alice.get(&format!("{own}/filter/none")).await.pair(), (404, "M_NOT_FOUND")),
     ];
     for (place, (answer, expected)) in refused.iter().enumerate() {
         assert_eq!(code(answer), *expected, "case {place}");
     }
     let filter = json!({ "room": { "timeline": { "limit": 1 } } });
-    let id = alice.do_post(&format!("{own}/filter"), filter.clone()).await["filter_id"].clone();
-    assert_eq!(alice.do_get(&format!("{own}/filter/{}", text(&id))).await, filter);
+    let id = alice.post(&format!("{own}/filter"), filter.clone()).await.ok()["filter_id"].clone();
+    assert_eq!(alice.get(&format!("{own}/filter/{}", text(&id))).await.ok(), filter);
 }
 
 #[tokio::test]
@@ -401,24 +407,24 @@ async fn cp1_push_rules_over_http() {
     let since = alice.sync("").await;
     let rule = "/pushrules/global/content/cake";
     let body = json!({ "pattern": "cake*lie", "actions": ["notify"] });
-    assert_eq!(code(&alice.get(rule).await), (404, "M_NOT_FOUND"));
-    assert_eq!(alice.do_put(rule, body.clone()).await, json!({}));
+    assert_eq!(code(&alice.get(rule).await.pair()), (404, "M_NOT_FOUND"));
+    assert_eq!(alice.put(rule, body.clone()).await.ok(), json!({}));
     let expected = json!({
         "rule_id": "cake", "default": false, "enabled": true, "pattern": "cake*lie", "actions": ["notify"],
     });
-    assert_eq!(alice.do_get(rule).await, expected);
-    alice.do_put(&format!("{rule}/enabled"), json!({ "enabled": false })).await;
-    assert_eq!(alice.do_get(&format!("{rule}/enabled")).await, json!({ "enabled": false }));
-    alice.do_put(&format!("{rule}/actions"), json!({ "actions": ["dont_notify"] })).await;
-    assert_eq!(alice.do_get(&format!("{rule}/actions")).await, json!({ "actions": [] }));
+    assert_eq!(alice.get(rule).await.ok(), expected);
+    alice.put(&format!("{rule}/enabled"), json!({ "enabled": false })).await.ok();
+    assert_eq!(alice.get(&format!("{rule}/enabled")).await.ok(), json!({ "enabled": false }));
+    alice.put(&format!("{rule}/actions"), json!({ "actions": ["dont_notify"] })).await.ok();
+    assert_eq!(alice.get(&format!("{rule}/actions")).await.ok(), json!({ "actions": [] }));
     let news = alice.sync_since(&since, "").await;
     let shown = &news["account_data"]["events"][0];
     assert_eq!(
         (text(&shown["type"]), &shown["content"]["global"]["content"][0]["rule_id"]),
         ("m.push_rules", &json!("cake"))
     );
-    let all = alice.do_get("/pushrules/").await;
-    assert_eq!(all["global"], alice.do_get("/pushrules/global/").await);
+    let all = alice.get("/pushrules/").await.ok();
+    assert_eq!(all["global"], alice.get("/pushrules/global/").await.ok());
     assert_eq!(all["global"]["override"][0]["rule_id"], ".m.rule.master");
     for (path, expected) in [
         ("/pushrules/global/content/.own", (400, "M_INVALID_PARAM")),
@@ -426,20 +432,20 @@ async fn cp1_push_rules_over_http() {
         ("/pushrules/global/nonsense/x", (400, "M_INVALID_PARAM")),
         ("/pushrules/global/content/x?before=none", (400, "M_UNKNOWN")),
     ] {
-        assert_eq!(code(&alice.put(path, body.clone()).await), expected, "{path}");
+        assert_eq!(code(&alice.put(path, body.clone()).await.pair()), expected, "{path}");
     }
-    assert_eq!(alice.send(Method::DELETE, rule, None).await.0, 200);
-    assert_eq!(code(&alice.send(Method::DELETE, rule, None).await), (404, "M_NOT_FOUND"));
+    assert_eq!(alice.delete(rule).await.status, 200);
+    assert_eq!(code(&alice.delete(rule).await.pair()), (404, "M_NOT_FOUND"));
 }
 
 #[tokio::test]
 async fn ce10_cy12_cy13_to_device_messages_and_keys() {
-    let (alice, bob, _) = two_in_a_room().await;
+    let (_server, alice, bob, _) = two_in_a_room().await;
     let first = bob.sync("").await;
     assert_eq!(first["device_one_time_keys_count"], json!({ "signed_curve25519": 0 }));
     let send = json!({ "messages": { "@bob:example.org": { "*": { "n": 1 } } } });
     for _ in 0..2 {
-        alice.do_put("/sendToDevice/m.test/t1", send.clone()).await;
+        alice.put("/sendToDevice/m.test/t1", send.clone()).await.ok();
     }
     let news = bob.sync_since(&first, "").await;
     let expected = json!([{ "sender": "@alice:example.org", "type": "m.test", "content": { "n": 1 } }]);
@@ -451,33 +457,33 @@ async fn ce10_cy12_cy13_to_device_messages_and_keys() {
         "one_time_keys": { "signed_curve25519:A": { "key": "a" } },
         "fallback_keys": { "signed_curve25519:F": { "key": "f", "fallback": true } },
     });
-    let counts = bob.do_post("/keys/upload", keys).await;
+    let counts = bob.post("/keys/upload", keys).await.ok();
     assert_eq!(counts, json!({ "one_time_key_counts": { "signed_curve25519": 1 } }));
     let synced = bob.sync("").await;
     assert_eq!(synced["device_unused_fallback_key_types"], json!(["signed_curve25519"]));
     let claim = json!({ "one_time_keys": { "@bob:example.org": { "DEVICE": "signed_curve25519" } } });
     for id in ["A", "F"] {
-        let claimed = alice.do_post("/keys/claim", claim.clone()).await;
+        let claimed = alice.post("/keys/claim", claim.clone()).await.ok();
         let keys = claimed["one_time_keys"]["@bob:example.org"]["DEVICE"].as_object().unwrap().clone();
         assert_eq!(keys.keys().collect::<Vec<_>>(), [&format!("signed_curve25519:{id}")]);
     }
     let wrong = json!({ "device_keys": { "@bob:example.org": {} } });
-    assert_eq!(code(&alice.post("/keys/query", wrong).await), (400, "M_BAD_JSON"));
-    let remote = alice.do_post("/keys/query", json!({ "device_keys": { "@x:elsewhere.org": [] } })).await;
+    assert_eq!(code(&alice.post("/keys/query", wrong).await.pair()), (400, "M_BAD_JSON"));
+    let remote = alice.post("/keys/query", json!({ "device_keys": { "@x:elsewhere.org": [] } })).await.ok();
     assert_eq!(remote["failures"], json!({ "elsewhere.org": {} }));
 }
 
 #[tokio::test]
 async fn ce4_ce5_a_changed_device_is_told_to_those_who_share_a_room() {
-    let (alice, bob, _) = two_in_a_room().await;
-    let carol = alice.server.register("carol").await;
+    let (server, alice, bob, _) = two_in_a_room().await;
+    let carol = server.register("carol").await;
     let (since, others) = (alice.sync("").await, carol.sync("").await);
-    bob.do_put("/devices/DEVICE", json!({ "display_name": "Phone" })).await;
+    bob.put("/devices/DEVICE", json!({ "display_name": "Phone" })).await.ok();
     let news = alice.sync_since(&since, "").await;
     assert_eq!(news["device_lists"]["changed"], json!(["@bob:example.org"]));
     assert_eq!(carol.sync_since(&others, "").await.get("device_lists"), None);
     let (from, to) = (next_batch(&since), next_batch(&news));
-    let changes = alice.do_get(&format!("/keys/changes?from={from}&to={to}")).await;
+    let changes = alice.get(&format!("/keys/changes?from={from}&to={to}")).await.ok();
     assert_eq!(changes["changed"], json!(["@bob:example.org"]));
 }
 
@@ -485,51 +491,51 @@ async fn ce4_ce5_a_changed_device_is_told_to_those_who_share_a_room() {
 async fn ce9_key_backups_over_http() {
     let server = Server::new().await;
     let alice = server.register("alice").await;
-    assert_eq!(code(&alice.get("/room_keys/version").await), (404, "M_NOT_FOUND"));
+    assert_eq!(code(&alice.get("/room_keys/version").await.pair()), (404, "M_NOT_FOUND"));
     let version = json!({ "algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": { "public_key": "x" } });
-    assert_eq!(alice.do_post("/room_keys/version", version).await, json!({ "version": "1" }));
+    assert_eq!(alice.post("/room_keys/version", version).await.ok(), json!({ "version": "1" }));
     let key = json!({ "first_message_index": 1, "forwarded_count": 0, "is_verified": false, "session_data": {} });
     let path = "/room_keys/keys/!r%3Ax/s";
-    assert_eq!(alice.do_put(&format!("{path}?version=1"), key.clone()).await, json!({ "count": 1, "etag": "1" }));
-    assert_eq!(alice.do_get(&format!("{path}?version=1")).await, key);
-    let all = alice.do_get("/room_keys/keys?version=1").await;
+    assert_eq!(alice.put(&format!("{path}?version=1"), key.clone()).await.ok(), json!({ "count": 1, "etag": "1" }));
+    assert_eq!(alice.get(&format!("{path}?version=1")).await.ok(), key);
+    let all = alice.get("/room_keys/keys?version=1").await.ok();
     assert_eq!(all, json!({ "rooms": { "!r:x": { "sessions": { "s": key } } } }));
-    let stale = alice.put(&format!("{path}?version=7"), key.clone()).await;
+    let stale = alice.put(&format!("{path}?version=7"), key.clone()).await.pair();
     assert_eq!((code(&stale), &stale.1["current_version"]), ((403, "M_WRONG_ROOM_KEYS_VERSION"), &json!("1")));
-    assert_eq!(alice.send(Method::DELETE, "/room_keys/version/1", None).await.0, 200);
-    assert_eq!(code(&alice.get("/room_keys/version/1").await), (404, "M_NOT_FOUND"));
+    assert_eq!(alice.delete("/room_keys/version/1").await.status, 200);
+    assert_eq!(code(&alice.get("/room_keys/version/1").await.pair()), (404, "M_NOT_FOUND"));
 }
 
 #[tokio::test]
 async fn presence_is_for_those_who_share_a_room() {
-    let (alice, bob, _) = two_in_a_room().await;
-    let carol = alice.server.register("carol").await;
+    let (server, alice, bob, _) = two_in_a_room().await;
+    let carol = server.register("carol").await;
     let path = "/presence/@alice:example.org/status";
-    alice.do_put(path, json!({ "presence": "unavailable", "status_msg": "away" })).await;
-    let seen = bob.do_get(path).await;
+    alice.put(path, json!({ "presence": "unavailable", "status_msg": "away" })).await.ok();
+    let seen = bob.get(path).await.ok();
     assert_eq!((text(&seen["presence"]), text(&seen["status_msg"])), ("unavailable", "away"));
-    assert_eq!(code(&carol.get(path).await), (403, "M_FORBIDDEN"));
-    assert_eq!(code(&bob.put(path, json!({ "presence": "online" })).await), (403, "M_FORBIDDEN"));
-    assert_eq!(code(&alice.put(path, json!({ "presence": "busy" })).await), (400, "M_INVALID_PARAM"));
+    assert_eq!(code(&carol.get(path).await.pair()), (403, "M_FORBIDDEN"));
+    assert_eq!(code(&bob.put(path, json!({ "presence": "online" })).await.pair()), (403, "M_FORBIDDEN"));
+    assert_eq!(code(&alice.put(path, json!({ "presence": "busy" })).await.pair()), (400, "M_INVALID_PARAM"));
 }
 
 #[tokio::test]
 async fn an_openid_token_names_its_user() {
-    let server: Arc<Server> = Server::new().await;
+    let server = Server::new().await;
     let alice = server.register("alice").await;
-    let answer = alice.do_post("/user/@alice:example.org/openid/request_token", json!({})).await;
+    let answer = alice.post("/user/@alice:example.org/openid/request_token", json!({})).await.ok();
     assert_eq!((text(&answer["token_type"]), &answer["expires_in"]), ("Bearer", &json!(3_600)));
-    let named = server.users.openid_user(text(&answer["access_token"])).await.unwrap();
-    assert_eq!(named, Some(alice.user));
+    let named = server.state.users.openid_user(text(&answer["access_token"])).await.unwrap();
+    assert_eq!(named, Some(alice.id()));
 }
 
 #[tokio::test]
 async fn ca17_the_validity_of_a_registration_token_can_be_asked_for() {
     let server = Server::new().await;
-    server.users.set_registration_token(Some("abc".to_owned()), Some(1), None).await.unwrap();
+    server.state.users.set_registration_token(Some("abc".to_owned()), Some(1), None).await.unwrap();
     for (token, valid) in [("abc", true), ("abd", false)] {
         let path = format!("/_matrix/client/v1/register/m.login.registration_token/validity?token={token}");
-        assert_eq!(server.ask(Method::GET, &path, None, None).await, (200, json!({ "valid": valid })));
+        assert_eq!(ask(&server, Method::GET, &path, None, None).await, (200, json!({ "valid": valid })));
     }
 }
 
@@ -537,17 +543,17 @@ async fn ca17_the_validity_of_a_registration_token_can_be_asked_for() {
 async fn the_status_of_accounts_is_for_administrators() {
     let server = Server::new().await;
     let (root, alice) = (server.register("root").await, server.register("alice").await);
-    server.users.set_admin(&root.user, true).await.unwrap();
+    server.state.users.set_admin(&root.id(), true).await.unwrap();
     for (path, member) in [
         ("/_matrix/client/v1/admin/lock/@alice:example.org", "locked"),
         ("/_matrix/client/v1/admin/suspend/@alice:example.org", "suspended"),
     ] {
-        assert_eq!(root.do_get(path).await, json!({ member: false }));
-        assert_eq!(root.do_put(path, json!({ member: true })).await, json!({ member: true }));
-        assert_eq!(root.do_get(path).await, json!({ member: true }));
-        assert_eq!(root.do_put(path, json!({ member: false })).await, json!({ member: false }));
-        assert_eq!(code(&alice.put(path, json!({ member: true })).await), (403, "M_FORBIDDEN"));
-        assert_eq!(code(&root.put(path, json!({})).await), (400, "M_BAD_JSON"));
+        assert_eq!(root.get(path).await.ok(), json!({ member: false }));
+        assert_eq!(root.put(path, json!({ member: true })).await.ok(), json!({ member: true }));
+        assert_eq!(root.get(path).await.ok(), json!({ member: true }));
+        assert_eq!(root.put(path, json!({ member: false })).await.ok(), json!({ member: false }));
+        assert_eq!(code(&alice.put(path, json!({ member: true })).await.pair()), (403, "M_FORBIDDEN"));
+        assert_eq!(code(&root.put(path, json!({})).await.pair()), (400, "M_BAD_JSON"));
     }
 }
 
@@ -611,21 +617,21 @@ async fn ce9_backed_up_keys_by_room_and_all_together() {
     let server = Server::new().await;
     let alice = server.register("alice").await;
     let version = json!({ "algorithm": "m.a", "auth_data": {} });
-    alice.do_post("/room_keys/version", version).await;
-    alice.do_put("/room_keys/version/1", json!({ "algorithm": "m.a", "auth_data": { "x": 1 } })).await;
-    assert_eq!(alice.do_get("/room_keys/version/1").await["auth_data"], json!({ "x": 1 }));
+    alice.post("/room_keys/version", version).await.ok();
+    alice.put("/room_keys/version/1", json!({ "algorithm": "m.a", "auth_data": { "x": 1 } })).await.ok();
+    assert_eq!(alice.get("/room_keys/version/1").await.ok()["auth_data"], json!({ "x": 1 }));
     let other = json!({ "algorithm": "m.b", "auth_data": {} });
-    assert_eq!(code(&alice.put("/room_keys/version/1", other).await), (400, "M_INVALID_PARAM"));
+    assert_eq!(code(&alice.put("/room_keys/version/1", other).await.pair()), (400, "M_INVALID_PARAM"));
     let key = json!({ "first_message_index": 1, "forwarded_count": 0, "is_verified": false, "session_data": {} });
     let all = json!({ "rooms": { "!a": { "sessions": { "s": key, "t": key } }, "!b": { "sessions": { "u": key } } } });
-    assert_eq!(alice.do_put("/room_keys/keys?version=1", all.clone()).await["count"], 3);
-    assert_eq!(alice.do_get("/room_keys/keys?version=1").await, all);
+    assert_eq!(alice.put("/room_keys/keys?version=1", all.clone()).await.ok()["count"], 3);
+    assert_eq!(alice.get("/room_keys/keys?version=1").await.ok(), all);
     let room = json!({ "sessions": { "v": key } });
-    assert_eq!(alice.do_put("/room_keys/keys/!c?version=1", room.clone()).await["count"], 4);
-    assert_eq!(alice.do_get("/room_keys/keys/!c?version=1").await, room);
-    assert_eq!(alice.do_get("/room_keys/keys/!none?version=1").await, json!({ "sessions": {} }));
-    assert_eq!(code(&alice.get("/room_keys/keys/!c/none?version=1").await), (404, "M_NOT_FOUND"));
-    let delete = |path: &'static str| alice.send(Method::DELETE, path, None);
+    assert_eq!(alice.put("/room_keys/keys/!c?version=1", room.clone()).await.ok()["count"], 4);
+    assert_eq!(alice.get("/room_keys/keys/!c?version=1").await.ok(), room);
+    assert_eq!(alice.get("/room_keys/keys/!none?version=1").await.ok(), json!({ "sessions": {} }));
+    assert_eq!(code(&alice.get("/room_keys/keys/!c/none?version=1").await.pair()), (404, "M_NOT_FOUND"));
+    let delete = async |path: &str| alice.delete(path).await.pair();
     assert_eq!(delete("/room_keys/keys/!a/s?version=1").await.1["count"], 3);
     assert_eq!(delete("/room_keys/keys/!a?version=1").await.1["count"], 2);
     assert_eq!(delete("/room_keys/keys?version=1").await.1["count"], 0);

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Server, each, list, text};
+use testkit::{Server, each, list, text};
 
 /// The types of a room's events in order, with the names of set keys.
-async fn types(client: &crate::harness::Client, room: &str) -> Vec<String> {
+async fn types(client: &testkit::Client, room: &str) -> Vec<String> {
     let page = client.get(&format!("/rooms/{room}/messages?dir=f&limit=100")).await.ok();
     each(&page["chunk"], "type")
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Server, each, encoded, list};
+use testkit::{Client, Server, each, encoded, list};
 
 fn alias(name: &str) -> String {
     format!("/directory/room/{}", encoded(&format!("#{name}:example.org")))

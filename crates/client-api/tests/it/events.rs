@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Server, encoded, list, text};
+use testkit::{Server, encoded, list, text};
 
 #[tokio::test]
 async fn cb5_numbers_that_canonical_json_has_not_are_refused() {

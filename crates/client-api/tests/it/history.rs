@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Server, each, list, text};
+use testkit::{Client, Server, each, list, text};
 
 async fn set_visibility(client: &Client, room: &str, visibility: &str) -> String {
     client.set_state(room, "m.room.history_visibility", json!({ "history_visibility": visibility })).await

@@ -2,8 +2,6 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-mod harness;
-
 mod account;
 mod create_room;
 mod directory;
@@ -15,7 +13,6 @@ mod relations;
 mod spaces;
 mod sync;
 mod sync_lazy;
-mod sync_server;
 mod sync_waiting;
 mod upgrade;
 mod user_directory;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Server, each, list, text};
+use testkit::{Client, Server, each, list, text};
 
 /// The stripped state that comes with an invite.
 fn invite_state(sync: &Value, room: &str) -> Vec<Value> {
@@ -13,7 +13,7 @@ async fn count(client: &Client, room: &str, kind: &str) -> usize {
     client.timeline(room).await.iter().filter(|event| event["type"] == kind).count()
 }
 
-async fn moderate(client: &Client, action: &str, room: &str, user: &str) -> crate::harness::Answer {
+async fn moderate(client: &Client, action: &str, room: &str, user: &str) -> testkit::Answer {
     client.post(&format!("/rooms/{room}/{action}"), json!({ "user_id": user, "reason": "because" })).await
 }
 

@@ -9,7 +9,7 @@ use store::tables::rooms::{
 };
 use store::{CommitBatch, Read, Row};
 
-use crate::harness::{Client, Server, encoded};
+use testkit::{Client, Server, encoded};
 
 /// How many rows each table of rooms has.
 async fn rows(server: &Server) -> Vec<(&'static str, usize)> {

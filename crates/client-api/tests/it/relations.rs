@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Server, each, list};
+use testkit::{Client, Server, each, list};
 
 fn related(rel_type: &str, event: &str) -> Value {
     json!({ "body": "x", "m.relates_to": { "rel_type": rel_type, "event_id": event } })

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Server, each, list};
+use testkit::{Client, Server, each, list};
 
 async fn space(client: &Client, name: &str) -> String {
     let body = json!({ "name": name, "preset": "public_chat", "creation_content": { "type": "m.space" } });

@@ -1,14 +1,12 @@
 //! `/sync`: what an answer holds (behaviours CY1 to CY6, CY10 to CY13, CY15, CY17, CY18).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use event::{Object, SigningKey, Template};
+use event::{Object, Template};
 use rooms::Accepted;
 use serde_json::{Value, json};
+use testkit::{Client, SERVER, Server, encoded, next_batch};
 use users::receipts::{ReadUpTo, ReceiptType};
-
-use crate::sync_server::{Client, Server, escape, next_batch};
 
 /// The part of an answer about a joined room; null if there is none.
 pub fn joined<'a>(answer: &'a Value, room: &str) -> &'a Value {
@@ -37,11 +35,11 @@ pub fn of_type<'a>(events: &'a [Value], kind: &str) -> Option<&'a Value> {
 }
 
 fn filter(value: Value) -> String {
-    format!("filter={}", escape(&value.to_string()))
+    format!("filter={}", encoded(&value.to_string()))
 }
 
 /// Two users in a public room of the first, which is named.
-async fn two(server: &Arc<Server>) -> (Client, Client, String) {
+async fn two(server: &Server) -> (Client, Client, String) {
     let (alice, bob) = (server.register("alice").await, server.register("bob").await);
     let room = alice.create_room(json!({ "preset": "public_chat", "name": "a", "room_version": "11" })).await;
     bob.join(&room).await;
@@ -57,13 +55,13 @@ fn object(value: Value) -> Object {
 
 /// An event of a local user as another server of its name might have made it: on `prev` alone.
 async fn fork(by: &Client, room: &str, prev: &str, kind: &str, state_key: Option<&str>, content: Value) -> Accepted {
-    let server = &by.server;
-    let held = server.rooms.room(room).await.unwrap().unwrap();
-    let prev = server.rooms.event_by_id(&held, prev).await.unwrap().unwrap();
-    let sender = by.user.to_string();
+    let rooms = &by.state.rooms;
+    let held = rooms.room(room).await.unwrap().unwrap();
+    let prev = rooms.event_by_id(&held, prev).await.unwrap().unwrap();
+    let sender = by.user.clone();
     let pairs = [("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", sender.as_str())];
     let pairs = pairs.map(|(kind, key)| (kind.to_owned(), key.to_owned()));
-    let state = server.rooms.state_map(&held, None, prev.state_after().unwrap(), &pairs).await.unwrap();
+    let state = rooms.state_map(&held, None, prev.state_after().unwrap(), &pairs).await.unwrap();
     let template = Template {
         room_id: Some(room.try_into().unwrap()),
         sender,
@@ -76,9 +74,8 @@ async fn fork(by: &Client, room: &str, prev: &str, kind: &str, state_key: Option
         origin_server_ts: 1_600_000_000_000,
         ..Template::default()
     };
-    let key = SigningKey::generate(&[7; 32]);
-    let built = event::build(held.rules, template, &key, crate::sync_server::NAME).unwrap();
-    server.rooms.accept(built).await.unwrap()
+    let built = event::build(held.rules, template, &testkit::signing_key(), SERVER).unwrap();
+    rooms.accept(built).await.unwrap()
 }
 
 #[tokio::test]
@@ -86,11 +83,11 @@ async fn cy1_state_ends_where_the_timeline_starts() {
     let server = Server::new().await;
     let (alice, bob, room) = two(&server).await;
     let start = bob.sync("").await;
-    alice.set_state(&room, "m.room.topic", "", json!({ "topic": "first" })).await;
+    alice.set_state(&room, "m.room.topic", json!({ "topic": "first" })).await;
     for n in 0..9 {
         alice.say(&room, &n.to_string()).await;
     }
-    alice.set_state(&room, "m.room.topic", "", json!({ "topic": "second" })).await;
+    alice.set_state(&room, "m.room.topic", json!({ "topic": "second" })).await;
     let answer = bob.sync_since(&start, "").await;
     let section = joined(&answer, &room);
     assert_eq!(section["timeline"]["limited"], true, "eleven events");
@@ -123,9 +120,9 @@ async fn cy2_state_that_resolution_changes_arrives() {
         let users = json!({ "@alice:example.org": 100, "@bob:example.org": bob_level });
         json!({ "users": users, "state_default": 50 })
     };
-    alice.set_state(&room, "m.room.topic", "", json!({ "topic": "old" })).await;
-    let before = alice.set_state(&room, "m.room.power_levels", "", levels(50)).await;
-    bob.set_state(&room, "m.room.topic", "", json!({ "topic": "new" })).await;
+    alice.set_state(&room, "m.room.topic", json!({ "topic": "old" })).await;
+    let before = alice.set_state(&room, "m.room.power_levels", levels(50)).await;
+    bob.set_state(&room, "m.room.topic", json!({ "topic": "new" })).await;
     let start = bob.sync("").await;
     let accepted = fork(&alice, &room, &before, "m.room.power_levels", Some(""), levels(0)).await;
     assert!(matches!(&accepted, Accepted::Judged(event) if event.shown()), "{accepted:?}");
@@ -149,7 +146,7 @@ async fn cy3_a_limited_timeline_and_its_gap_are_whole() {
         let mut sent = Vec::new();
         for n in 0..n_events {
             let kind = if n % 3 == 0 && kind == "x.y" { "x.y" } else { "m.room.message" };
-            let id = alice.send_event(&room, kind, json!({ "body": "x", "msgtype": "m.text" })).await;
+            let id = alice.send(&room, kind, json!({ "body": "x", "msgtype": "m.text" })).await;
             sent.push((kind, id));
         }
         let wanted: Vec<&String> =
@@ -162,11 +159,11 @@ async fn cy3_a_limited_timeline_and_its_gap_are_whole() {
         assert_eq!(shown.len(), wanted.len().min(limit));
         let mut ids: Vec<String> = shown.iter().map(|event| event["event_id"].as_str().unwrap().to_owned()).collect();
         let mut from = section["timeline"]["prev_batch"].as_str().unwrap().to_owned();
-        let only = escape(&json!({ "types": [kind] }).to_string());
+        let only = encoded(&json!({ "types": [kind] }).to_string());
         loop {
             let to = next_batch(&start);
             let query = format!("dir=b&limit=4&from={from}&to={to}&filter={only}");
-            let page = bob.do_get(&format!("/rooms/{}/messages?{query}", escape(&room))).await;
+            let page = bob.get(&format!("/rooms/{}/messages?{query}", encoded(&room))).await.ok();
             let chunk = page["chunk"].as_array().unwrap();
             ids.splice(0..0, chunk.iter().rev().map(|event| event["event_id"].as_str().unwrap().to_owned()));
             match page["end"].as_str() {
@@ -211,15 +208,15 @@ async fn cy5_left_rooms_end_with_the_leave() {
     let (alice, bob, room) = two(&server).await;
     for way in ["leave", "kick", "ban"] {
         let start = bob.sync("").await;
-        alice.set_state(&room, "m.room.topic", "", json!({ "topic": way })).await;
+        alice.set_state(&room, "m.room.topic", json!({ "topic": way })).await;
         alice.say(&room, "before").await;
         let target = json!({ "user_id": bob.user });
         match way {
             "leave" => bob.leave(&room).await,
-            other => drop(alice.do_post(&format!("/rooms/{}/{other}", escape(&room)), target.clone()).await),
+            other => drop(alice.post(&format!("/rooms/{}/{other}", encoded(&room)), target.clone()).await.ok()),
         }
         alice.say(&room, "after").await;
-        alice.set_state(&room, "m.room.topic", "", json!({ "topic": "after" })).await;
+        alice.set_state(&room, "m.room.topic", json!({ "topic": "after" })).await;
         let answer = bob.sync_since(&start, "").await;
         let section = &answer["rooms"]["leave"][&room];
         assert!(joined(&answer, &room).is_null());
@@ -234,14 +231,14 @@ async fn cy5_left_rooms_end_with_the_leave() {
         let answer = bob.sync_since(&answer, "").await;
         assert!(answer["rooms"].get("leave").is_none(), "once");
         assert!(bob.sync("").await["rooms"].get("leave").is_none(), "not without include_leave");
-        let answer = bob.sync(&filter(json!({ "room": { "include_leave": true } }))).await;
+        let answer = bob.sync_with(&filter(json!({ "room": { "include_leave": true } }))).await;
         let section = &answer["rooms"]["leave"][&room];
         let all = [events(section, "state"), events(section, "timeline")].concat();
         assert!(of_type(&all, "m.room.create").is_some(), "{answer}");
         let topics: Vec<_> = all.iter().filter(|event| event["type"] == "m.room.topic").collect();
         assert_eq!(topics.last().unwrap()["content"]["topic"], way, "state as of the leave");
         if way == "ban" {
-            alice.do_post(&format!("/rooms/{}/unban", escape(&room)), target).await;
+            alice.post(&format!("/rooms/{}/unban", encoded(&room)), target).await.ok();
         }
         bob.join(&room).await;
     }
@@ -252,7 +249,7 @@ async fn cy5_a_rejected_invite_is_shown_once() {
     let server = Server::new().await;
     let (alice, carol) = (server.register("alice").await, server.register("carol").await);
     let room = alice.create_room(json!({ "preset": "private_chat", "name": "secret" })).await;
-    alice.invite(&room, &carol.user).await;
+    alice.invite(&room, &carol.user).await.ok();
     let invited = carol.sync("").await;
     assert!(invited["rooms"]["invite"].get(&room).is_some());
     carol.leave(&room).await;
@@ -263,7 +260,7 @@ async fn cy5_a_rejected_invite_is_shown_once() {
     let answer = carol.sync_since(&answer, "").await;
     assert!(answer.get("rooms").is_none(), "{answer}");
     let all = filter(json!({ "room": { "include_leave": true } }));
-    assert!(carol.sync(&all).await["rooms"].get("leave").is_none(), "she never was in it");
+    assert!(carol.sync_with(&all).await["rooms"].get("leave").is_none(), "she never was in it");
 }
 
 #[tokio::test]
@@ -275,11 +272,9 @@ async fn cy6_filters_choose_and_not_beats_yes() {
     let start = bob.sync("").await;
     alice.say(&room, "plain").await;
     bob.say(&room, "bob's").await;
-    alice
-        .send_event(&room, "m.room.message", json!({ "body": "picture", "msgtype": "m.image", "url": "mxc://a/b" }))
-        .await;
-    alice.send_event(&room, "x.reaction", json!({ "body": "other" })).await;
-    alice.set_state(&room, "m.room.topic", "", json!({ "topic": "t" })).await;
+    alice.send(&room, "m.room.message", json!({ "body": "picture", "msgtype": "m.image", "url": "mxc://a/b" })).await;
+    alice.send(&room, "x.reaction", json!({ "body": "other" })).await;
+    alice.set_state(&room, "m.room.topic", json!({ "topic": "t" })).await;
     alice.say(&other, "elsewhere").await;
     let table = [
         (json!({ "types": ["m.room.message"] }), vec!["plain", "bob's", "picture", "elsewhere"]),
@@ -317,7 +312,7 @@ async fn cy6_filters_by_id_and_hostile_ones() {
         alice.say(&room, &n.to_string()).await;
     }
     let text = json!({ "room": { "timeline": { "limit": 3 } } }).to_string();
-    let id = server.users.put_filter(&bob.user, text).await.unwrap();
+    let id = server.state.users.put_filter(&bob.id(), text).await.unwrap();
     for _ in 0..2 {
         let answer = bob.sync_since(&start, &format!("filter={id}")).await;
         assert_eq!(bodies(events(joined(&answer, &room), "timeline")), ["117", "118", "119"]);
@@ -328,14 +323,14 @@ async fn cy6_filters_by_id_and_hostile_ones() {
     let timeline = &joined(&answer, &room)["timeline"];
     assert_eq!((&timeline["limited"], &timeline["events"]), (&json!(true), &json!([])));
     for refused in ["filter=nosuchfilter", "filter=%7Bx", "filter=%7B%22room%22%3A1%7D"] {
-        let (status, answer) = bob.get(&format!("/sync?{refused}")).await;
-        assert_eq!(status, 400, "{refused}: {answer}");
+        let answer = bob.get(&format!("/sync?{refused}")).await;
+        assert_eq!(answer.status, 400, "{refused}: {}", answer.json);
     }
     let harmless = json!({ "event_format": "federation", "event_fields": ["content.body"], "x": 1 });
     let answer = bob.sync_since(&start, &filter(harmless)).await;
     assert_eq!(events(joined(&answer, &room), "timeline").len(), 10);
-    let (status, _) = alice.get(&format!("/sync?filter={id}")).await;
-    assert_eq!(status, 400, "another user's filter");
+    let answer = alice.get(&format!("/sync?filter={id}")).await;
+    assert_eq!(answer.status, 400, "another user's filter");
 }
 
 #[tokio::test]
@@ -345,7 +340,7 @@ async fn cy10_counts_come_with_the_event_that_they_count() {
     let start = bob.sync("").await;
     let first = alice.say(&room, "one").await;
     let mention = json!({ "msgtype": "m.text", "body": "hello", "m.mentions": { "user_ids": [bob.user] } });
-    alice.send_event(&room, "m.room.message", mention).await;
+    alice.send(&room, "m.room.message", mention).await;
     let answer = bob.sync_since(&start, "").await;
     let counts = |answer: &Value| joined(answer, &room)["unread_notifications"].clone();
     assert_eq!(counts(&answer)["notification_count"], 2);
@@ -370,15 +365,15 @@ async fn cy10_counts_come_with_the_event_that_they_count() {
 
 /// Sets a receipt.
 pub async fn read(by: &Client, room: &str, event: &str, kind: ReceiptType) {
-    let held = by.server.rooms.room(room).await.unwrap().unwrap();
-    let event = by.server.rooms.event_by_id(&held, event).await.unwrap().unwrap();
+    let held = by.state.rooms.room(room).await.unwrap().unwrap();
+    let event = by.state.rooms.event_by_id(&held, event).await.unwrap().unwrap();
     let target = ReadUpTo {
         event_id: event.id().to_string(),
         event: Some(event.num()),
         pos: event.pos(),
         messages: event.row.messages,
     };
-    by.server.users.set_receipt(held.num, room, &by.user, kind, "", &target).await.unwrap();
+    by.state.users.set_receipt(held.num, room, &by.id(), kind, "", &target).await.unwrap();
 }
 
 #[tokio::test]
@@ -391,7 +386,7 @@ async fn cy10_threads_are_counted_apart() {
     let relation = json!({ "rel_type": "m.thread", "event_id": root });
     for _ in 0..3 {
         let content = json!({ "msgtype": "m.text", "body": "in thread", "m.relates_to": relation });
-        alice.send_event(&room, "m.room.message", content).await;
+        alice.send(&room, "m.room.message", content).await;
     }
     let answer = bob.sync_since(&start, "").await;
     let section = joined(&answer, &room);
@@ -428,18 +423,21 @@ async fn cy11_tokens_go_forward_and_old_ones_work() {
     let idle = bob.sync_since(answers.last().unwrap(), "").await;
     assert!(position(&idle) >= position(answers.last().unwrap()));
     for token in ["x", "s", "sabc_1", "s1_2_3_4_5", "t0_1", "s999999999_a_0", "s-1", "%00"] {
-        let (status, answer) = bob.get(&format!("/sync?since={token}")).await;
-        assert_eq!(status, 400, "{token}: {answer}");
-        assert_eq!(answer["errcode"], "M_INVALID_PARAM");
+        let answer = bob.get(&format!("/sync?since={token}")).await;
+        assert_eq!((answer.status, &answer.json["errcode"]), (400, &json!("M_INVALID_PARAM")), "{token}");
     }
     let bare = format!("since=s{}", position(&answers[0]));
-    assert_eq!(bodies(events(joined(&bob.sync(&bare).await, &room), "timeline")).len(), 4, "without the volatile part");
+    assert_eq!(
+        bodies(events(joined(&bob.sync_with(&bare).await, &room), "timeline")).len(),
+        4,
+        "without the volatile part"
+    );
 }
 
 async fn send_to_device(from: &Client, to: &Client, n: usize) {
     let content = json!({ "n": n }).to_string();
-    let messages = BTreeMap::from([(to.user.clone(), BTreeMap::from([(to.device.to_string(), content)]))]);
-    from.server.users.send_to_device(&from.user, "x.message", None, &messages).await.unwrap();
+    let messages = BTreeMap::from([(to.id(), BTreeMap::from([(to.device.clone(), content)]))]);
+    from.state.users.send_to_device(&from.id(), "x.message", None, &messages).await.unwrap();
 }
 
 #[tokio::test]
@@ -483,17 +481,14 @@ async fn cy13_key_counts_are_in_every_answer() {
     let key = |id: &str| (format!("signed_curve25519:{id}"), json!({ "key": "abc", "signatures": {} }));
     let one_time = [key("A"), key("B")].into_iter().collect();
     let fallback = [key("F")].into_iter().collect();
-    server.users.put_one_time_keys(&bob.user, &bob.device, &one_time, &fallback).await.unwrap();
+    server.state.users.put_one_time_keys(&bob.id(), &bob.device_id(), &one_time, &fallback).await.unwrap();
     for answer in [bob.sync_since(&start, "").await, bob.sync("").await] {
         assert_eq!(answer["device_one_time_keys_count"], json!({ "signed_curve25519": 2 }));
         assert_eq!(answer["device_unused_fallback_key_types"], json!(["signed_curve25519"]));
     }
-    let wanted = BTreeMap::from([(
-        bob.user.clone(),
-        BTreeMap::from([(bob.device.to_string(), "signed_curve25519".to_owned())]),
-    )]);
+    let wanted = BTreeMap::from([(bob.id(), BTreeMap::from([(bob.device.clone(), "signed_curve25519".to_owned())]))]);
     for (left, unused) in [(1, true), (0, true), (0, false)] {
-        assert!(!server.users.claim_keys(&wanted).await.unwrap().is_empty());
+        assert!(!server.state.users.claim_keys(&wanted).await.unwrap().is_empty());
         let answer = bob.sync_since(&start, "").await;
         assert_eq!(answer["device_one_time_keys_count"], json!({ "signed_curve25519": left }));
         assert_eq!(answer["device_unused_fallback_key_types"].as_array().unwrap().len(), usize::from(unused));
@@ -508,17 +503,17 @@ async fn cy15_ignored_users_fall_silent() {
     let (alice, bob, room) = two(&server).await;
     let ignore = |users: Value| {
         let content = json!({ "ignored_users": users }).to_string();
-        let users = server.users.clone();
-        let bob = bob.user.clone();
+        let users = server.state.users.clone();
+        let bob = bob.id();
         async move { users.put_account_data(&bob, "", "m.ignored_user_list", content).await.unwrap() }
     };
     let start = bob.sync("").await;
     ignore(json!({ "@alice:example.org": {} })).await;
     alice.say(&room, "unheard").await;
-    alice.set_state(&room, "m.room.topic", "", json!({ "topic": "kept" })).await;
+    alice.set_state(&room, "m.room.topic", json!({ "topic": "kept" })).await;
     let unseen = alice.create_room(json!({ "invite": [bob.user] })).await;
-    let held = server.rooms.room(&room).await.unwrap().unwrap();
-    server.users.set_typing(held.num, &alice.user, Some(30_000));
+    let held = server.state.rooms.room(&room).await.unwrap().unwrap();
+    server.state.users.set_typing(held.num, &alice.id(), Some(30_000));
     let answer = bob.sync_since(&start, "").await;
     let section = joined(&answer, &room);
     assert!(!section.to_string().contains("unheard"), "{section}");
@@ -549,7 +544,7 @@ async fn cy17_the_timeline_is_in_order_of_arrival() {
     let carol = server.register("carol").await;
     carol.join(&room).await;
     let before = alice.say(&room, "fourth").await;
-    alice.do_post(&format!("/rooms/{}/ban", escape(&room)), json!({ "user_id": carol.user })).await;
+    alice.post(&format!("/rooms/{}/ban", encoded(&room)), json!({ "user_id": carol.user })).await.ok();
     let start = bob.sync_since(&answer, "").await;
     let soft = json!({ "msgtype": "m.text", "body": "soft-failed" });
     let Accepted::Judged(soft) = fork(&carol, &room, &before, "m.room.message", None, soft).await else { panic!() };
@@ -586,7 +581,7 @@ async fn cy18_stripped_state_has_the_create_event_and_four_members() {
     }
     let rule = json!({ "type": "m.room.join_rules", "state_key": "", "content": { "join_rule": "knock" } });
     let room = alice.create_room(json!({ "name": "b", "initial_state": [rule] })).await;
-    server.rooms.knock(&room, &bob.user, None, Object::new()).await.unwrap();
+    server.state.rooms.knock(&room, &bob.id(), None, Object::new()).await.unwrap();
     let answer = bob.sync_since(&start, "").await;
     stripped(events(&answer["rooms"]["knock"][&room], "knock_state"));
 }

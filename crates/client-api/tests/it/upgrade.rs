@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use store::UserId;
 
-use crate::harness::{Server, text};
+use testkit::{Server, text};
 
 #[tokio::test]
 async fn cr21_an_upgrade_moves_what_makes_a_room() {
@@ -40,7 +40,7 @@ async fn cr21_an_upgrade_moves_what_makes_a_room() {
     let quiet = alice.state(&old, "m.room.power_levels").await;
     assert_eq!((&quiet["events_default"], &quiet["invite"]), (&json!(50), &json!(50)));
     let listed = bob.get("/publicRooms").await.ok();
-    assert_eq!(crate::harness::each(&listed["chunk"], "room_id"), [new]);
+    assert_eq!(testkit::each(&listed["chunk"], "room_id"), [new]);
 }
 
 #[tokio::test]
@@ -89,7 +89,7 @@ async fn cr21_what_users_keep_about_a_room_goes_along() {
     }
     let path = format!("/rooms/{old}/upgrade");
     let new = text(&alice.post(&path, json!({ "new_version": "11" })).await.ok()["replacement_room"]);
-    let kept = async |client: &crate::harness::Client| {
+    let kept = async |client: &testkit::Client| {
         let user = UserId::from(client.user.as_str());
         let tags = users.tags(&user, &new).await.unwrap();
         let direct = users.account_data(&user, "", "m.direct").await.unwrap().unwrap();

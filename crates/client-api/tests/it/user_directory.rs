@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use store::UserId;
 
-use crate::harness::{Client, Server, each};
+use testkit::{Client, Server, each};
 
 async fn search(client: &Client, term: &str) -> Vec<String> {
     let found = client.post("/user_directory/search", json!({ "search_term": term })).await.ok();
