@@ -7,13 +7,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test whose server cannot be set up has failed")]
 
-mod adapters;
 mod client;
 mod json;
-mod server;
+mod whole;
 mod world;
 
 pub use client::{Answer, Client};
 pub use json::{each, encoded, list, next_batch, text};
-pub use server::{SERVER, Server, signing_key};
+pub use whole::{SERVER, Server, signing_key};
 pub use world::{FakeClock, SeededEntropy};

@@ -1,4 +1,4 @@
-//! A server in this process.
+//! A server in this process: the rooms put together as the program does, with time and chance of the test's.
 
 use std::sync::Arc;
 
@@ -7,6 +7,8 @@ use client_api::State;
 use endpoint::{Door, RateLimits, layers};
 use event::SigningKey;
 use rooms::Rooms;
+use server::notify::PushRules;
+use server::sessions::Accounts;
 use store::model::Model;
 use store::{Engine, Store, UserId};
 use tempfile::TempDir;
@@ -14,7 +16,6 @@ use users::login::{LoggedIn, NewDevice};
 use users::registration::NewAccount;
 use users::{Inline, Users};
 
-use crate::adapters::{Accounts, PushRules};
 use crate::{Client, FakeClock, SeededEntropy};
 
 /// The name of the server.
