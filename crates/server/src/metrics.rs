@@ -103,7 +103,13 @@ impl Metrics {
     pub fn text(&self, waiting: usize) -> String {
         let mut text = String::new();
         process(&mut text);
-        one(&mut text, "hearth_sync_waiting", "gauge", "Syncs that wait for something new.", &waiting.to_string());
+        one(
+            &mut text,
+            "hearth_sync_waiting",
+            "gauge",
+            "Users with a sync that waits for something new.",
+            &waiting.to_string(),
+        );
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed).to_string();
         let signed = |gauge: &AtomicI64| gauge.load(Ordering::Relaxed).to_string();
         one(&mut text, "hearth_http_requests_in_flight", "gauge", "Requests being served.", &signed(&self.in_flight));
