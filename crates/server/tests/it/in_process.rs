@@ -1,7 +1,6 @@
-//! A whole server in this process, on the in-memory store and a clock that stands still: what tests of behaviour use.
+//! A whole server in this process, on the in-memory store and a clock that tests move: what tests of behaviour use.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use axum::body::Body;
 use http::{Method, Request, Response};
@@ -10,22 +9,14 @@ use serde_json::{Value, json};
 use server::boot::{self, Running};
 use server::config::Config;
 use server::world::{SystemEntropy, World};
+use store::Store;
 use store::model::Model;
-use store::{Clock, Store};
+use testkit::FakeClock;
 use tower::ServiceExt;
 use users::registration::NewAccount;
 
-/// A clock that tests move by hand.
-struct Hand(AtomicI64);
-
-impl Clock for Hand {
-    fn now_ms(&self) -> i64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
 struct Here {
-    clock: Arc<Hand>,
+    clock: Arc<FakeClock>,
     running: Running,
     _folder: tempfile::TempDir,
 }
@@ -34,7 +25,7 @@ async fn start(settings: &[&str]) -> Here {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = format!("data_dir={}", folder.path().display());
     let config = Config::of(&[&[data_dir.as_str(), "server_name=hearth.test"], settings].concat()).unwrap();
-    let clock = Arc::new(Hand(AtomicI64::new(1_700_000_000_000)));
+    let clock = Arc::new(FakeClock::default());
     let world = World { clock: Arc::clone(&clock) as _, entropy: Arc::new(SystemEntropy) };
     let store = Store::new(Arc::new(Model::new())).await.unwrap();
     let running = boot::build_on(store.into(), &config, &world, None).await.unwrap();
@@ -84,7 +75,7 @@ impl Here {
 
     /// Moves the clock, and lets the server notice.
     fn pass(&self, ms: i64) {
-        self.clock.0.fetch_add(ms, Ordering::Relaxed);
+        self.clock.advance(ms);
         self.running.tick();
     }
 }
@@ -111,7 +102,7 @@ async fn cb9_a_limited_client_is_told_when_to_come_back() {
     assert!((1..=2).contains(&wait_s), "{wait_s}");
     assert!(body["retry_after_ms"].as_i64().unwrap() <= wait_s * 1_000);
 
-    here.clock.0.fetch_add(wait_s * 1_000, Ordering::Relaxed);
+    here.clock.advance(wait_s * 1_000);
     assert_eq!(login().await.0.status(), 403);
 }
 
