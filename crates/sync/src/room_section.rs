@@ -242,7 +242,7 @@ impl Sync {
         let sums = |event: &Arc<Event>| SUMMED.contains(&event.pdu.kind.as_str());
         let changed_summary = whole || timeline.limited || known.members != end.members;
         if (changed_summary || state.iter().chain(&timeline.events).any(sums)) && row.membership == "join" {
-            self.add_summary(section, room, reader, end, &mut state).await?;
+            self.add_summary(section, room, reader, end, &timeline.events, &mut state).await?;
         }
         let rendering = Rendering {
             user: reader.user,
@@ -292,6 +292,11 @@ impl Sync {
         if whole {
             self.lazy.forget(reader.user, &device, room.num);
             needed.insert(reader.user.clone());
+            if reader.use_state_after {
+                // Clients take the state from here alone, not from the timeline: who is in that belongs here too.
+                let members = timeline.events.iter().filter(|event| event.pdu.kind == MEMBER);
+                needed.extend(members.filter_map(|event| event.pdu.state_key.as_deref()).map(UserId::from));
+            }
             state.retain(|event| {
                 event.pdu.kind != MEMBER || event.pdu.state_key.as_deref().is_some_and(|user| needed.contains(user))
             });
@@ -327,6 +332,7 @@ impl Sync {
         room: &Arc<Room>,
         reader: &Reader<'_>,
         end: Roots,
+        timeline: &[Arc<Event>],
         state: &mut Vec<Arc<Event>>,
     ) -> Result<(), Error> {
         let head = room.head();
@@ -345,7 +351,9 @@ impl Sync {
                 for hero in heroes {
                     let user = UserId::from(hero.pdu.state_key.as_deref().unwrap_or_default());
                     let first = self.lazy.tell(reader.user, &device, room.num, &user);
-                    if first && !state.iter().any(|event| event.num() == hero.num()) {
+                    // Before the timeline, what the timeline itself tells would be told twice.
+                    let told = |events: &[Arc<Event>]| events.iter().any(|event| event.num() == hero.num());
+                    if first && !told(state) && (reader.use_state_after || !told(timeline)) {
                         state.push(hero);
                     }
                 }

@@ -66,13 +66,18 @@ impl Bench {
 
     /// A public room of the first of these users, joined by the others.
     pub async fn room(&self, members: &[UserId]) -> String {
+        self.named_room(Some("room"), members).await
+    }
+
+    /// The same with another name, or none.
+    pub async fn named_room(&self, name: Option<&str>, members: &[UserId]) -> String {
         let request = CreateRoom {
             creator: members[0].clone(),
             version: Some("11".to_owned()),
             preset: Preset::PublicChat,
             published: false,
             alias_localpart: None,
-            name: Some("room".to_owned()),
+            name: name.map(str::to_owned),
             topic: None,
             invite: Vec::new(),
             creation_content: Object::new(),
@@ -93,6 +98,22 @@ impl Bench {
     pub async fn say(&self, room: &str, sender: &UserId, body: &str) {
         let Json::Object(content) = Json::from(json!({ "msgtype": "m.text", "body": body })) else { panic!() };
         self.rooms.send(room, NewEvent::message(sender, "m.room.message", content)).await.unwrap();
+    }
+
+    /// A first sync with lazily loaded members.
+    pub async fn lazy_sync(&self, user: &UserId, use_state_after: bool) -> Value {
+        let request = Request {
+            user: user.clone(),
+            device: Some(DeviceId::from("LAZY")),
+            since: None,
+            filter: Some(r#"{"room":{"state":{"lazy_load_members":true}}}"#.to_owned()),
+            full_state: false,
+            use_state_after,
+            set_presence: PresenceState::Offline,
+            timeout: Duration::ZERO,
+            now_ms: 0,
+        };
+        serde_json::from_str(&self.sync.sync(&request).await.unwrap()).unwrap()
     }
 
     /// One sync.
