@@ -5,6 +5,7 @@ mod commands;
 mod config;
 mod discovery;
 mod first_account;
+mod full_disk;
 mod in_process;
 mod listeners;
 mod postgres;
