@@ -22,7 +22,7 @@ pub enum Error {
     #[error("wrong user name or password")]
     WrongCredentials,
     /// What was proven belongs to another user.
-    #[error("the proven identity belongs to another user")]
+    #[error("the proven identity or the session belongs to another user or another request")]
     NotYourIdentity,
     /// The account is deactivated; said only after the password was proven.
     #[error("the account is deactivated")]
