@@ -100,7 +100,9 @@ async fn claim(
 
 /// The servers of those who are not ours: without federation none can be asked.
 fn unreachable<'a>(state: &State, users: impl Iterator<Item = &'a UserId>) -> Value {
-    let servers = users.filter(|user| !state.users.is_local(user)).map(|user| user.server_name().to_owned());
+    // What is no user id at all has no server that could fail.
+    let remote = users.filter(|user| !state.users.is_local(user) && !user.server_name().is_empty());
+    let servers = remote.map(|user| user.server_name().to_owned());
     let failures: BTreeMap<String, Value> = servers.map(|server| (server, json!({}))).collect();
     json!(failures)
 }

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value as Json, json};
 use store::tables::users::{CrossSigningKeyRow, DeviceKeysRow, DeviceRow, KeySignatureRow};
-use store::{CommitBatch, DeviceId, Read, UserId, Value};
+use store::{CommitBatch, DeviceId, Read, Rows, UserId, Value};
 
 use super::{ByUser, add_signature, check_signature, check_size, parsed, signatures_of};
 use crate::devices::announce_device_change;
 use crate::{Error, Users};
+
+/// Users whose keys are read at once.
+const USERS_PER_READ: usize = 250;
 
 /// Everything that `/keys/query` knows of local users.
 #[derive(Clone, Debug, Default)]
@@ -58,56 +61,65 @@ impl Users {
     /// [`Error::Store`].
     pub async fn query_keys(&self, asker: &UserId, wanted: &BTreeMap<UserId, Vec<String>>) -> Result<Queried, Error> {
         let mut queried = Queried::default();
-        for (user, devices) in wanted.iter().filter(|(user, _)| self.is_local(user)) {
-            self.query_user(asker, user, devices, &mut queried).await?;
+        let local: Vec<(&UserId, &Vec<String>)> = wanted.iter().filter(|(user, _)| self.is_local(user)).collect();
+        for some in local.chunks(USERS_PER_READ) {
+            let reads = some.iter().flat_map(|(user, _)| reads_of(user)).collect();
+            let mut rows = self.store.read(reads).await?.into_iter();
+            for (user, devices) in some {
+                add_user(asker, user, devices, &mut rows, &mut queried)?;
+            }
         }
         Ok(queried)
     }
+}
 
-    async fn query_user(
-        &self,
-        asker: &UserId,
-        user: &UserId,
-        wanted: &[String],
-        queried: &mut Queried,
-    ) -> Result<(), Error> {
-        let prefix = || vec![Value::from(user)];
-        let reads = vec![
-            Read::prefix::<DeviceKeysRow>(prefix()),
-            Read::prefix::<DeviceRow>(prefix()),
-            Read::prefix::<CrossSigningKeyRow>(prefix()),
-            Read::prefix::<KeySignatureRow>(prefix()),
-        ];
-        let mut rows = self.store.read(reads).await?.into_iter();
-        let keys: Vec<DeviceKeysRow> = rows.next().unwrap_or_default().all()?;
-        let devices: Vec<DeviceRow> = rows.next().unwrap_or_default().all()?;
-        let cross: Vec<CrossSigningKeyRow> = rows.next().unwrap_or_default().all()?;
-        let mut signatures: Vec<KeySignatureRow> = rows.next().unwrap_or_default().all()?;
-        signatures.retain(|row| row.signer == *user || row.signer == *asker);
-        for row in keys {
-            let id = row.device_id.to_string();
-            if !wanted.is_empty() && !wanted.contains(&id) {
-                continue;
-            }
-            let mut key = signed(&row.keys, &id, &signatures);
-            let name = devices.iter().find(|device| device.device_id == row.device_id);
-            if let Some(name) = name.and_then(|device| device.display_name.as_deref()) {
-                key["unsigned"] = json!({ "device_display_name": name });
-            }
-            queried.device_keys.entry(user.clone()).or_default().insert(id, key);
+/// What is read of each user, in order.
+fn reads_of(user: &UserId) -> [Read; 4] {
+    let prefix = || vec![Value::from(user)];
+    [
+        Read::prefix::<DeviceKeysRow>(prefix()),
+        Read::prefix::<DeviceRow>(prefix()),
+        Read::prefix::<CrossSigningKeyRow>(prefix()),
+        Read::prefix::<KeySignatureRow>(prefix()),
+    ]
+}
+
+/// Adds a user's keys from the rows that [`reads_of`] asked for.
+fn add_user(
+    asker: &UserId,
+    user: &UserId,
+    wanted: &[String],
+    rows: &mut impl Iterator<Item = Rows>,
+    queried: &mut Queried,
+) -> Result<(), Error> {
+    let keys: Vec<DeviceKeysRow> = rows.next().unwrap_or_default().all()?;
+    let devices: Vec<DeviceRow> = rows.next().unwrap_or_default().all()?;
+    let cross: Vec<CrossSigningKeyRow> = rows.next().unwrap_or_default().all()?;
+    let mut signatures: Vec<KeySignatureRow> = rows.next().unwrap_or_default().all()?;
+    signatures.retain(|row| row.signer == *user || row.signer == *asker);
+    for row in keys {
+        let id = row.device_id.to_string();
+        if !wanted.is_empty() && !wanted.contains(&id) {
+            continue;
         }
-        for row in cross {
-            let target = super::cross_signing::public_of(&parsed(&row.key)).unwrap_or_default();
-            let key = signed(&row.key, &target, &signatures);
-            match row.usage.as_str() {
-                "master" => drop(queried.master_keys.insert(user.clone(), key)),
-                "self_signing" => drop(queried.self_signing_keys.insert(user.clone(), key)),
-                "user_signing" if user == asker => drop(queried.user_signing_keys.insert(user.clone(), key)),
-                _ => {}
-            }
+        let mut key = signed(&row.keys, &id, &signatures);
+        let name = devices.iter().find(|device| device.device_id == row.device_id);
+        if let Some(name) = name.and_then(|device| device.display_name.as_deref()) {
+            key["unsigned"] = json!({ "device_display_name": name });
         }
-        Ok(())
+        queried.device_keys.entry(user.clone()).or_default().insert(id, key);
     }
+    for row in cross {
+        let target = super::cross_signing::public_of(&parsed(&row.key)).unwrap_or_default();
+        let key = signed(&row.key, &target, &signatures);
+        match row.usage.as_str() {
+            "master" => drop(queried.master_keys.insert(user.clone(), key)),
+            "self_signing" => drop(queried.self_signing_keys.insert(user.clone(), key)),
+            "user_signing" if user == asker => drop(queried.user_signing_keys.insert(user.clone(), key)),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// A stored key with the signatures that were uploaded for it later.
