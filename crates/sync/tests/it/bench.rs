@@ -100,22 +100,6 @@ impl Bench {
         self.rooms.send(room, NewEvent::message(sender, "m.room.message", content)).await.unwrap();
     }
 
-    /// A first sync with lazily loaded members.
-    pub async fn lazy_sync(&self, user: &UserId, use_state_after: bool) -> Value {
-        let request = Request {
-            user: user.clone(),
-            device: Some(DeviceId::from("LAZY")),
-            since: None,
-            filter: Some(r#"{"room":{"state":{"lazy_load_members":true}}}"#.to_owned()),
-            full_state: false,
-            use_state_after,
-            set_presence: PresenceState::Offline,
-            timeout: Duration::ZERO,
-            now_ms: 0,
-        };
-        serde_json::from_str(&self.sync.sync(&request).await.unwrap()).unwrap()
-    }
-
     /// One sync.
     pub async fn sync(&self, user: &UserId, since: Option<&str>, timeout: Duration) -> Value {
         let request = Request {

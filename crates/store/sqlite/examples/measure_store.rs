@@ -1,5 +1,5 @@
 //! Measures the engine on this machine's disk: commits by one and by sixteen submitters, point reads, and the CPU time of
-//! each. `cargo run --release -p sqlite --example measure [DIRECTORY] [SECONDS]`.
+//! each. `cargo run --release -p sqlite --example measure_store [DIRECTORY] [SECONDS]`.
 
 use std::path::PathBuf;
 use std::sync::Arc;
