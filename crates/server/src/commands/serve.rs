@@ -54,6 +54,9 @@ pub async fn run(given: &Given) -> Result<(), Failure> {
     let builder = Arc::new(Builder::new(opened, config, World::real()));
     let running = builder.build().await?;
     print_first_account_link(&running.users, &listeners).await?;
+    // Before anybody is told that we listen: who then stops us is heard. Until now a signal just ends the process,
+    // also in the middle of a long migration, as it may.
+    let told_to_stop = told_to_stop();
 
     let (stop, stopping) = watch::channel(false);
     let current = Arc::clone(&builder);
@@ -70,7 +73,7 @@ pub async fn run(given: &Given) -> Result<(), Failure> {
     drop(running);
 
     let lost = tokio::select! {
-        () = told_to_stop() => false,
+        () = told_to_stop => false,
         Ok(_) = store_lost.wait_for(|lost| *lost) => true,
     };
     tracing::info!("stopping");
@@ -143,25 +146,26 @@ async fn print_first_account_link(users: &Users, listeners: &[Bound]) -> Result<
     Ok(())
 }
 
-/// Resolves at the first SIGTERM or SIGINT. A second one ends the process at once.
-async fn told_to_stop() {
-    let terminate = signal(SignalKind::terminate());
-    let interrupt = signal(SignalKind::interrupt());
-    let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
-        tracing::error!("signals cannot be received: only SIGKILL will end this process");
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tokio::spawn(async move {
+/// Catches signals from the call on; resolves at the first SIGTERM or SIGINT. A second one ends the process at once.
+fn told_to_stop() -> impl Future<Output = ()> {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut terminate), Ok(mut interrupt)) = signals else {
+            tracing::error!("signals cannot be received: only SIGKILL will end this process");
+            return std::future::pending().await;
+        };
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        std::process::exit(1);
-    });
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            std::process::exit(1);
+        });
+    }
 }
 
 fn start_log(config: &Config) -> Result<(), Failure> {
