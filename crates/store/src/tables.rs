@@ -4,6 +4,7 @@
 //! and only they write them.
 
 pub mod core;
+pub mod federation;
 pub mod media;
 pub mod rooms;
 pub mod users;
@@ -15,5 +16,5 @@ pub const SCHEMA_VERSION: i64 = 1;
 
 /// Every table, in the order in which they are created and moved.
 pub fn all() -> Vec<&'static Table> {
-    [core::TABLES, rooms::TABLES, users::TABLES, media::TABLES].concat()
+    [core::TABLES, rooms::TABLES, users::TABLES, media::TABLES, federation::TABLES].concat()
 }

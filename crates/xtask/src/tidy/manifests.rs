@@ -32,7 +32,9 @@ const ROOMS: &[Room] = &[
     room("appservice", &["event", "store", "rooms", "users"], &["sqlite", "postgres"]),
     // `store` for its clock, which rate limits and sessions count by.
     room("endpoint", &["event", "store", "users", "appservice"], &["sqlite"]),
-    room("federation", &["event", "store", "rooms", "users", "media", "endpoint"], &["sqlite", "testkit"]),
+    // The one way out for requests.
+    room("egress", &[], &[]),
+    room("federation", &["event", "store", "rooms", "users", "media", "endpoint", "egress"], &["sqlite", "testkit"]),
     room("identity", &["store", "endpoint"], &["sqlite"]),
     room("relay", &[], &[]),
     room(
@@ -64,6 +66,7 @@ const EVERYTHING_SERVED: &[&str] = &[
     "push",
     "appservice",
     "endpoint",
+    "egress",
     "federation",
     "identity",
     "relay",
@@ -84,6 +87,7 @@ const EVERYTHING: &[&str] = &[
     "push",
     "appservice",
     "endpoint",
+    "egress",
     "federation",
     "identity",
     "relay",

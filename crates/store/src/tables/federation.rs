@@ -1,0 +1,6 @@
+//! Tables of federation.
+
+use crate::Table;
+
+/// The tables of this file.
+pub const TABLES: &[&Table] = &[];
