@@ -39,9 +39,23 @@ impl Rooms {
     /// # Errors
     /// [`Error::NotInRoom`] if the room is not known; as the store says.
     pub async fn accept(&self, event: Verified) -> Result<Accepted> {
+        self.accept_flagged(event, 0).await
+    }
+
+    /// Takes in an event of another server's user that came through this server's membership handshakes (`send_join`,
+    /// `send_leave`, `send_knock`): this server hands it on to the others in the room.
+    ///
+    /// # Errors
+    /// As [`Rooms::accept`].
+    pub async fn accept_to_forward(&self, event: Verified) -> Result<Accepted> {
+        self.accept_flagged(event, flags::FORWARDED).await
+    }
+
+    async fn accept_flagged(&self, event: Verified, more: i64) -> Result<Accepted> {
         let pdu = Arc::clone(event.pdu());
         let room_id = pdu.room_id.to_string();
-        let accepted = self.accept_one(&room_id, &pdu, event.redacted()).await?;
+        let more = if event.redacted() { more | flags::REDACTED } else { more };
+        let accepted = self.accept_one(&room_id, &pdu, more).await?;
         if let Accepted::Judged(event) = &accepted {
             self.accept_waiting(&room_id, event.id().clone()).await?;
         }
@@ -62,7 +76,7 @@ impl Rooms {
             for row in rows {
                 let child = self.event(&room, row.child).await?;
                 if let Accepted::Judged(event) =
-                    self.accept_one(room_id, &child.pdu, child.has(flags::REDACTED)).await?
+                    self.accept_one(room_id, &child.pdu, child.row.flags & flags::KEPT).await?
                 {
                     queue.push(event.id().clone());
                 }
@@ -94,14 +108,14 @@ impl Rooms {
         Ok(rows.len())
     }
 
-    async fn accept_one(&self, room_id: &str, pdu: &Arc<Pdu>, redacted: bool) -> Result<Accepted> {
+    async fn accept_one(&self, room_id: &str, pdu: &Arc<Pdu>, more: i64) -> Result<Accepted> {
         for _ in 0..ATTEMPTS_MAX {
             let room = match self.room(room_id).await? {
                 Some(room) => room,
                 None if pdu.is_create() => return self.accept_create(pdu).await,
                 None => return Err(Error::NotInRoom),
             };
-            match self.try_accept(&room, pdu, redacted).await {
+            match self.try_accept(&room, pdu, more).await {
                 Err(Error::Busy) => {}
                 other => return other,
             }
@@ -118,7 +132,7 @@ impl Rooms {
         Ok(Accepted::Judged(event))
     }
 
-    async fn try_accept(&self, room: &Arc<Room>, pdu: &Arc<Pdu>, redacted: bool) -> Result<Accepted> {
+    async fn try_accept(&self, room: &Arc<Room>, pdu: &Arc<Pdu>, more: i64) -> Result<Accepted> {
         let mut draft = Draft::begin(self, room).await;
         draft.check_alive()?;
         let known = match draft.num_of(&pdu.event_id).await? {
@@ -133,14 +147,13 @@ impl Rooms {
             }
         };
         let missing = missing_of(&draft, pdu).await?;
-        let flags = if redacted { flags::REDACTED } else { 0 };
         if !missing.is_empty() {
-            self.keep_waiting(draft, pdu, known, flags, &missing).await?;
+            self.keep_waiting(draft, pdu, known, more, &missing).await?;
             return Ok(Accepted::Waiting(missing));
         }
         let mut judged = judge(&mut draft, pdu).await?;
         judged.known = known;
-        judged.flags |= flags;
+        judged.flags |= more;
         self.place_redaction(&draft, &mut judged).await?;
         let event = draft.append(judged).await?;
         self.apply_redactions(&mut draft, &event).await?;

@@ -15,5 +15,10 @@ pub const NOTIFIABLE: i64 = 32;
 /// Its redaction has been judged valid (for redaction events).
 pub const REDACTION_APPLIED: i64 = 64;
 
+/// Came through a membership handshake of this server, which hands it on to the other servers in the room.
+pub const FORWARDED: i64 = 128;
+
+/// Bits that an event has before it is judged, and keeps.
+pub const KEPT: i64 = REDACTED | FORWARDED;
 /// Bits of an event that has no place in any timeline.
 pub const HIDDEN: i64 = OUTLIER | REJECTED | SOFT_FAILED | WAITING;
