@@ -12,9 +12,10 @@ use endpoint::Door;
 use event::SigningKey;
 use media::Media;
 use rooms::Rooms;
+use store::tables::core::MetaRow;
 use store::tables::rooms::RoomRow;
 use store::tables::users::AccountRow;
-use store::{Clock, Read, Store, UserId};
+use store::{Clock, CommitBatch, CommitError, Read, Store, UserId, Value};
 use sync::Sync;
 use users::Users;
 
@@ -50,16 +51,31 @@ pub enum Error {
     /// There is no signing key.
     #[error("{0}")]
     Key(#[from] keys::Error),
-    /// Another node signs with another key.
+    /// The file holds another key than the one with which the server of this database signs.
     #[error(
-        "the database knows a server that signs with `{known}`, and `signing.key` in `data_dir` holds `{own}`: copy the \
-         `signing.key` of the first node here"
+        "the database belongs to a server that signs with `{known}`, and {path} holds `{own}`: put the right \
+         `signing.key` there, from a backup or from another node of the same database. If it is lost for good, \
+         `hearth key accept` goes on with the key of this file"
     )]
     OtherKey {
+        /// The file.
+        path: String,
         /// The key in the database.
         known: String,
         /// The key of the file.
         own: String,
+    },
+    /// The key is gone.
+    #[error(
+        "{path} is missing, and the database belongs to a server that signs with {known}: put the file back, from a \
+         backup or from another node of the same database. If it is lost for good, `hearth key new` makes another one; \
+         other servers may then doubt what was signed with the old one"
+    )]
+    LostKey {
+        /// The file.
+        path: String,
+        /// The key in the database.
+        known: String,
     },
     /// The media folder cannot be used.
     #[error("media: {0}")]
@@ -148,8 +164,7 @@ pub async fn build_on(
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     let server_name = decide_server_name(&store, config.server_name.as_deref()).await?;
     readers::after_restore(&store).await?;
-    let signing_key = Arc::new(keys::load(&config.data_dir, entropy.as_ref())?);
-    remember_key(&store, &signing_key, sqlite.is_none()).await?;
+    let signing_key = Arc::new(signing_key(&store, &config.data_dir, entropy.as_ref(), sqlite.is_none()).await?);
     let metrics = Arc::new(Metrics::default());
     store.notifier().add_follower(Arc::clone(&metrics) as _);
 
@@ -295,6 +310,11 @@ pub async fn has_accounts(store: &Store) -> Result<bool, store::Error> {
     Ok(store.one::<AccountRow>(Read::prefix::<AccountRow>(Vec::new())).await?.is_some())
 }
 
+/// Whether any room exists.
+async fn has_rooms(store: &Store) -> Result<bool, store::Error> {
+    Ok(store.one::<RoomRow>(Read::prefix::<RoomRow>(Vec::new())).await?.is_some())
+}
+
 /// The configured name, or the stored one, or the name of the unnamed.
 async fn decide_server_name(store: &Store, configured: Option<&str>) -> Result<String, Error> {
     let stored = store.meta(SERVER_NAME).await?;
@@ -308,18 +328,68 @@ async fn decide_server_name(store: &Store, configured: Option<&str>) -> Result<S
     Ok(name)
 }
 
-/// Notes the key with which this database's server signs. Nodes that share a database must share it; a server alone may
-/// have lost its own.
-async fn remember_key(store: &Store, key: &SigningKey, shared: bool) -> Result<(), Error> {
-    let own = format!("{} {}", key.key_id(), key.public_b64());
-    match store.meta(SIGNING_KEY).await? {
-        Some(known) if known == own => return Ok(()),
-        Some(known) if shared => return Err(Error::OtherKey { known, own }),
-        Some(known) => tracing::warn!(known, own, "the server signed with another key until now"),
-        None => {}
+/// The key of the file, which must be the one with which this database's server signs. Where nothing has been signed yet,
+/// a missing one is made, and another one is taken; nodes that share a database share it from the first start on.
+async fn signing_key(
+    store: &Store,
+    data_dir: &Path,
+    entropy: &dyn store::Entropy,
+    shared: bool,
+) -> Result<SigningKey, Error> {
+    let path = || keys::path(data_dir).display().to_string();
+    loop {
+        let known = store.meta(SIGNING_KEY).await?;
+        let fixed = (shared && known.is_some()) || has_accounts(store).await? || has_rooms(store).await?;
+        let key = match keys::read(data_dir)? {
+            Some(key) => key,
+            None if fixed => {
+                let known = known.map_or("a key that it does not name".to_owned(), |known| format!("`{known}`"));
+                return Err(Error::LostKey { path: path(), known });
+            }
+            None => keys::make(data_dir, entropy)?,
+        };
+        let own = public_form(&key);
+        match known {
+            Some(known) if known == own => return Ok(key),
+            Some(known) if fixed => return Err(Error::OtherKey { path: path(), known, own }),
+            known => {
+                if note_key(store, &own, known.as_deref()).await? {
+                    return Ok(key);
+                }
+            }
+        }
     }
+}
+
+/// A key as it stands in the database: what tells it from others, and nothing secret.
+fn public_form(key: &SigningKey) -> String {
+    format!("{} {}", key.key_id(), key.public_b64())
+}
+
+/// Notes the key with which the server signs from now on, unless another node has noted one since it was `known`.
+async fn note_key(store: &Store, own: &str, known: Option<&str>) -> Result<bool, Error> {
+    let place = vec![Value::from(SIGNING_KEY)];
+    let mut batch = CommitBatch::new();
+    match known {
+        Some(known) => batch.expect_equals::<MetaRow>(place, "value", known),
+        None => batch.expect_absent::<MetaRow>(place),
+    };
+    batch.put(MetaRow { name: SIGNING_KEY.to_owned(), value: own.to_owned() });
+    match store.commit(batch).await {
+        Ok(_) => Ok(true),
+        Err(CommitError::Conflict { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Goes on with another key than before; answers how it is called in public.
+///
+/// # Errors
+/// As the store says.
+pub async fn accept_key(store: &Store, key: &SigningKey) -> Result<String, Error> {
+    let own = public_form(key);
     store.set_meta(SIGNING_KEY, &own).await?;
-    Ok(())
+    Ok(own)
 }
 
 /// Gives a server without users its name.

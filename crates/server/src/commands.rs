@@ -1,6 +1,7 @@
 //! The command line.
 
 pub mod config;
+pub mod key;
 pub mod moves;
 pub mod orders;
 pub mod serve;
@@ -57,6 +58,9 @@ enum Command {
     Token(orders::TokenCommand),
     /// Looks for what is wrong.
     Doctor,
+    /// Goes on without a lost signing key, while no server runs.
+    #[command(subcommand)]
+    Key(key::Command),
     /// Copies database, key and media into a new folder, also while the server runs.
     Backup {
         /// The folder, new or empty.
@@ -105,7 +109,7 @@ impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) => 3,
-            Self::Boot(boot::Error::OtherName { .. } | boot::Error::OtherKey { .. }) => 3,
+            Self::Boot(boot::Error::OtherName { .. } | boot::Error::OtherKey { .. } | boot::Error::LostKey { .. }) => 3,
             Self::Boot(boot::Error::Store(_) | boot::Error::Commit(_)) => 4,
             Self::Listener(_) => 5,
             Self::StoreLost => 6,
@@ -129,6 +133,7 @@ pub fn run() -> ExitCode {
         Command::Config(command) => config::run(&command, &given),
         Command::User(command) => on_runtime(orders::user(command, &given)),
         Command::Token(command) => on_runtime(orders::token(command, &given)),
+        Command::Key(command) => on_runtime(key::run(&command, &given)),
         Command::Doctor => on_runtime(orders::doctor(&given)),
         Command::Backup { to } => on_runtime(orders::backup(to, &given)),
         Command::Restore { backup, data_dir } => {

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use event::SigningKey;
 use store::Entropy;
@@ -33,26 +33,41 @@ pub enum Error {
     },
 }
 
-/// Reads the key of `data_dir`, or makes it.
+/// Where the key of `data_dir` stands.
+pub fn path(data_dir: &Path) -> PathBuf {
+    data_dir.join(FILE)
+}
+
+/// Reads the key of `data_dir`; `None` if there is no such file.
 ///
 /// The form is `ed25519 VERSION SEED`, the seed in unpadded Base64: the one that other servers use too.
 ///
 /// # Errors
-/// If the file cannot be read, written or understood. An unreadable key is never replaced: peers would distrust us.
-pub fn load(data_dir: &Path, entropy: &dyn Entropy) -> Result<SigningKey, Error> {
-    let path = data_dir.join(FILE);
-    let failed = |error| Error::File { path: path.display().to_string(), error };
+/// If the file cannot be read or understood. An unreadable key is never replaced: peers would distrust us.
+pub fn read(data_dir: &Path) -> Result<Option<SigningKey>, Error> {
+    let path = path(data_dir);
     match fs::read_to_string(&path) {
         Ok(text) => {
             warn_if_readable(&path);
-            parse(&text).ok_or_else(|| Error::Format { path: path.display().to_string() })
+            parse(&text).map(Some).ok_or_else(|| Error::Format { path: path.display().to_string() })
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            let key = generate(entropy);
-            write(data_dir, &path, &key).map_err(failed)?;
-            Ok(key)
-        }
-        Err(error) => Err(failed(error)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::File { path: path.display().to_string(), error }),
+    }
+}
+
+/// Makes the key of a `data_dir` that has none. If another process does the same at the same time, both get one key.
+///
+/// # Errors
+/// If the file cannot be written, or holds something else meanwhile.
+pub fn make(data_dir: &Path, entropy: &dyn Entropy) -> Result<SigningKey, Error> {
+    let (path, key) = (path(data_dir), generate(entropy));
+    match write(data_dir, &path, &key) {
+        Ok(()) => Ok(key),
+        Err(error) => match read(data_dir)? {
+            Some(theirs) => Ok(theirs),
+            None => Err(Error::File { path: path.display().to_string(), error }),
+        },
     }
 }
 

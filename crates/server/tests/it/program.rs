@@ -12,8 +12,8 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
-/// How long a start may take.
-const START: Duration = Duration::from_secs(60);
+/// How long a start may take: an end for what hangs, not a measure of the machine.
+const START: Duration = Duration::from_secs(300);
 
 /// A running process; killed when dropped.
 pub struct Program {

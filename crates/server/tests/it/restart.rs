@@ -1,12 +1,16 @@
 //! What a restart keeps, and what it refuses.
 
 use std::os::unix::fs::PermissionsExt;
-use std::time::{Duration, Instant};
 
 use http::Method;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 use crate::program::{Program, ask, hearth, run, run_with_input};
+
+/// What the log says when the server has waited for requests in vain.
+const GIVEN_UP: &str = "still in progress";
 
 #[tokio::test]
 async fn a_restart_keeps_the_signing_key_for_its_owner_alone() {
@@ -35,6 +39,56 @@ fn a_damaged_signing_key_is_never_replaced() {
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("signing.key"), "{said}");
     assert_eq!(std::fs::read_to_string(&key).unwrap(), "ed25519 a_1 ???\n");
+}
+
+#[test]
+fn a_lost_signing_key_is_not_replaced_unasked() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("data/signing.key");
+    let hearth = |arguments: &[&str]| run(folder.path(), arguments, &[]);
+    assert_eq!(hearth(&["user", "list"]).0, 0);
+    // Nothing is signed yet: nobody misses it.
+    std::fs::remove_file(&key).unwrap();
+    assert_eq!(hearth(&["user", "list"]).0, 0);
+    let create = ["user", "create", "alice", "--password-stdin"];
+    assert_eq!(run_with_input(folder.path(), &create, &[], "a secret!\n").0, 0);
+    let first = std::fs::read_to_string(&key).unwrap();
+
+    std::fs::remove_file(&key).unwrap();
+    let (code, said) = hearth(&["serve"]);
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("signing.key") && said.contains("backup") && said.contains("hearth key new"), "{said}");
+    assert!(!key.exists());
+    std::fs::write(&key, &first).unwrap();
+    assert_eq!(hearth(&["user", "list"]).0, 0, "put back, it serves as before");
+
+    let (code, said) = hearth(&["key", "new"]);
+    assert_eq!(code, 1, "a key that is there is never replaced: {said}");
+    assert_eq!(std::fs::read_to_string(&key).unwrap(), first);
+    std::fs::remove_file(&key).unwrap();
+    assert_eq!(hearth(&["key", "accept"]).0, 1);
+    let (code, said) = hearth(&["key", "new"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(hearth(&["user", "list"]), (0, "@alice:localhost\n".to_owned()));
+
+    // The old one turns up again.
+    std::fs::write(&key, &first).unwrap();
+    let (code, said) = hearth(&["serve"]);
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("hearth key accept"), "{said}");
+    let (code, said) = hearth(&["key", "accept"]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(hearth(&["user", "list"]).0, 0);
+}
+
+#[tokio::test]
+async fn a_key_is_not_changed_under_a_running_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let _running = Program::start(folder.path(), &[]);
+    std::fs::remove_file(folder.path().join("data/signing.key")).unwrap();
+    let (code, said) = run(folder.path(), &["key", "new"], &[]);
+    assert_eq!(code, 4, "{said}");
+    assert!(!folder.path().join("data/signing.key").exists());
 }
 
 #[test]
@@ -93,36 +147,39 @@ async fn two_servers_do_not_share_a_folder() {
 #[tokio::test]
 async fn a_log_that_cannot_be_written_stops_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    // A port that is free now; whoever takes it in between makes the start fail, and the test with it.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
-    let listeners = format!("listeners=[{{ address = '{address}' }}]");
+    // It cannot say which port it got, so it listens on a path.
+    let socket = folder.path().join("s");
+    let listeners = format!("listeners=[{{ address = 'unix:{}' }}]", socket.display());
     let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
     let mut command = hearth(folder.path(), &["serve"], &[&listeners, "log.filter=trace"]);
     let mut child = command.stderr(full).spawn().unwrap();
-    let started = Instant::now();
-    while std::net::TcpStream::connect(address).is_err() {
-        assert!(child.try_wait().unwrap().is_none() && started.elapsed() < Duration::from_secs(60));
-        tokio::task::yield_now().await;
-    }
     for path in ["health", "_matrix/client/v3/sync", "nowhere"] {
-        let answer = ask(Method::GET, &format!("http://{address}/{path}"), "").await;
-        assert!(answer.status().as_u16() < 500, "{path}");
+        let mut stream = loop {
+            match UnixStream::connect(&socket).await {
+                Ok(stream) => break stream,
+                Err(_) => assert!(child.try_wait().unwrap().is_none(), "it has ended"),
+            }
+            tokio::task::yield_now().await;
+        };
+        let request = format!("GET /{path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let status: u16 = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        assert!(status < 500, "{path}: {answer}");
     }
     child.kill().unwrap();
     child.wait().unwrap();
 }
 
 #[tokio::test]
-async fn a_stop_is_quick_and_clean() {
+async fn a_stop_is_clean() {
     let folder = tempfile::tempdir().unwrap();
     let mut program = Program::start(folder.path(), &[]);
     assert_eq!(program.get("/_matrix/client/versions").await.0, 200);
-    let started = Instant::now();
     assert!(program.stop().success());
-    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
-    assert!(program.rest().contains("stopping"));
+    let said = program.rest();
+    assert!(said.contains("stopping") && !said.contains(GIVEN_UP), "{said}");
 }
 
 #[tokio::test]
@@ -143,13 +200,13 @@ async fn waiting_syncs_do_not_hold_up_a_stop() {
     let since = first["next_batch"].as_str().unwrap().to_owned();
 
     let waiting =
-        tokio::spawn(async move { ask(Method::GET, &format!("{sync}&since={since}&timeout=30000"), "").await });
+        tokio::spawn(async move { ask(Method::GET, &format!("{sync}&since={since}&timeout=600000"), "").await });
     let metrics = format!("{}/metrics", program.url);
     while !ask(Method::GET, &metrics, "").await.body().contains("hearth_sync_waiting 1\n") {
         tokio::task::yield_now().await;
     }
-    let started = Instant::now();
     assert!(program.stop().success());
-    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    let said = program.rest();
+    assert!(!said.contains(GIVEN_UP), "{said}");
     assert_eq!(waiting.await.unwrap().status(), 503);
 }
