@@ -165,8 +165,10 @@ impl VolatileFollower for WakeFollower {
             VolatileChange::Typing(room) => self.waker.wake_room(&rooms, room),
             VolatileChange::Presence(user) => {
                 self.waker.wake(user);
-                for members in rooms.local_circles(user) {
-                    self.waker.wake_members(&members);
+                match rooms.local_circles(user) {
+                    Some(circles) => circles.iter().for_each(|members| self.waker.wake_members(members)),
+                    // Whoever shares a room with the user may share one that is not in memory.
+                    None => self.waker.wake_all(),
                 }
             }
         }

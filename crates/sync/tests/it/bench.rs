@@ -37,9 +37,6 @@ impl Entropy for Counting {
     }
 }
 
-/// Puts the follower of the sync engine into another.
-pub type Wrap = fn(Arc<dyn Follower>) -> Arc<dyn Follower>;
-
 /// The crates below, and the sync engine.
 pub struct Bench {
     /// The room engine.
@@ -50,7 +47,7 @@ pub struct Bench {
 
 impl Bench {
     /// On a store engine, with the sync engine's follower wrapped.
-    pub async fn new(engine: Arc<dyn Engine>, wrap: Wrap) -> Arc<Self> {
+    pub async fn new(engine: Arc<dyn Engine>, wrap: impl FnOnce(Arc<dyn Follower>) -> Arc<dyn Follower>) -> Arc<Self> {
         let store = Store::new(engine).await.unwrap();
         let clock: Arc<dyn Clock> = Arc::new(Ticking(AtomicI64::new(1_700_000_000_000)));
         let entropy: Arc<dyn Entropy> = Arc::new(Counting(AtomicU64::new(1)));

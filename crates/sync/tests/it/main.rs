@@ -2,5 +2,8 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod bench;
+mod deliveries;
 mod lazy;
+mod simulated;
+mod stepped;
 mod wakes;

@@ -1,5 +1,5 @@
-//! No waiting sync is left asleep: after the last commit of a burst every waiting sync returns, without a time-out or
-//! another event having to fire.
+//! No waiting sync is left asleep, in real time and on several processors: after the last commit of a burst every waiting
+//! sync returns, without a time-out or another event having to fire. The same on a simulated clock: `simulated`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +11,8 @@ use store::{Engine, Follower, StreamEntry, StreamPosition, UserId};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::bench::{Bench, Wrap, user};
+use crate::bench::{Bench, user};
+use crate::deliveries::deliveries;
 
 /// Rooms, all busy at once.
 const ROOMS: usize = 8;
@@ -24,13 +25,8 @@ const ASLEEP: Duration = Duration::from_secs(10);
 /// The mutant does not tell one commit in so many.
 const LOST_ONE_IN: u64 = 1_000;
 
-/// Deliveries (of one message to one user) of a run.
-fn deliveries(default: usize) -> usize {
-    std::env::var("SYNC_DELIVERIES").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
 /// The bodies of the messages of a room in an answer.
-fn bodies(answer: &Value, room: &str) -> Vec<u64> {
+pub fn bodies(answer: &Value, room: &str) -> Vec<u64> {
     let events = answer["rooms"]["join"][room]["timeline"]["events"].as_array();
     let bodies = events.into_iter().flatten().filter_map(|event| event["content"]["body"].as_str());
     bodies.map(|body| body.parse().unwrap()).collect()
@@ -48,6 +44,9 @@ async fn listen(bench: Arc<Bench>, me: UserId, room: String, mut since: String, 
         }
     }
 }
+
+/// Puts the follower of the sync engine into another.
+type Wrap = fn(Arc<dyn Follower>) -> Arc<dyn Follower>;
 
 /// Plays bursts until so many messages are delivered. `Err` says how many were delivered when a sync stayed asleep.
 async fn play(engine: Arc<dyn Engine>, wrap: Wrap, deliveries: usize, longest: u64) -> Result<usize, usize> {
@@ -98,7 +97,7 @@ async fn play(engine: Arc<dyn Engine>, wrap: Wrap, deliveries: usize, longest: u
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_waiting_sync_is_left_asleep() {
     // The model reads whole tables, so that long runs take too long.
-    let played = play(Arc::new(Model::new()), |follower| follower, deliveries(50_000).min(2_000), 4).await;
+    let played = play(Arc::new(Model::new()), |follower| follower, deliveries().min(2_000), 4).await;
     assert!(played.is_ok(), "a sync stayed asleep after {played:?} deliveries");
 }
 
@@ -106,7 +105,7 @@ async fn no_waiting_sync_is_left_asleep() {
 async fn no_waiting_sync_is_left_asleep_on_sqlite() {
     let directory = tempfile::tempdir().unwrap();
     let engine = sqlite::Sqlite::open(&directory.path().join("db"), sqlite::Options::default()).unwrap();
-    let played = play(Arc::new(engine), |follower| follower, deliveries(50_000), 4).await;
+    let played = play(Arc::new(engine), |follower| follower, deliveries(), 4).await;
     assert!(played.is_ok(), "a sync stayed asleep after {played:?} deliveries");
 }
 
@@ -127,6 +126,6 @@ impl Follower for Lossy {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_lost_wake_up_would_be_noticed() {
     let wrap: Wrap = |follower| Arc::new(Lossy { follower, told: AtomicU64::new(0) });
-    let played = play(Arc::new(Model::new()), wrap, deliveries(50_000), 1).await;
+    let played = play(Arc::new(Model::new()), wrap, deliveries(), 1).await;
     assert!(played.is_err(), "one wake-up in {LOST_ONE_IN} is lost, and nobody noticed");
 }
