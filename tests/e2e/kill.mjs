@@ -23,6 +23,9 @@ const RESTART_MS_MAX = Number(options["restart-ms-max"] ?? 5_000);
 /** How long the load runs before a kill: between these, so that kills fall anywhere in a commit. */
 const LOAD_MS = [300, 1_500];
 
+/** Milliseconds between two lines that say how far the filling is. */
+const PROGRESS_EVERY_MS = 15_000;
+
 /** How long the reader may take to catch up with what was acknowledged. */
 const CATCH_UP_MS_MAX = 60_000;
 
@@ -50,7 +53,12 @@ async function settle() {
 async function fill({ senders, roomIds }) {
     const started = performance.now();
     const each = Math.ceil(EVENTS / senders.length);
-    await Promise.all(senders.map((sender) => sender.run(roomIds, () => sender.sent < each)));
+    const progress = setInterval(() => {
+        const sent = senders.reduce((sum, sender) => sum + sender.sent, 0);
+        console.log(`        ${sent} of ${EVENTS} events`);
+    }, PROGRESS_EVERY_MS);
+    await Promise.all(senders.map((sender) => sender.run(roomIds, () => sender.sent < each)))
+        .finally(() => clearInterval(progress));
     const seconds = (performance.now() - started) / 1_000;
     console.log(`        ${EVENTS} events in ${seconds.toFixed(1)} s: ${(EVENTS / seconds).toFixed(0)} per second`);
 }
@@ -111,6 +119,14 @@ async function wholeHistory({ senders, reader, roomIds }) {
     }
 }
 
+/** The kills in one line. */
+function figures(rounds) {
+    const away = rounds.map((one) => one.away).sort((a, b) => a - b);
+    const sum = rounds.reduce((total, one) => total + one.acknowledged, 0);
+    return `${rounds.length} kills on ${EVENTS} events, ${sum} acknowledged around them, `
+        + `answering again after ${away[0].toFixed(0)} to ${away.at(-1).toFixed(0)} ms`;
+}
+
 async function story() {
     let database = options.database;
     if (options.victim === "postgres") {
@@ -125,14 +141,17 @@ async function story() {
     await checks.check(`${EVENTS} events before the first kill`, () => fill(world));
     await world.reader.begin();
     world.reader.start();
+    const rounds = [];
     for (let n = 0; n < ROUNDS; n += 1) {
         await checks.check(`kill ${n + 1}: nothing acknowledged is lost, nothing comes twice`, async () => {
             const { away, acknowledged } = await round(world, n);
+            rounds.push({ away, acknowledged });
             console.log(`        ${acknowledged} acknowledged, answering again after ${away.toFixed(0)} ms`);
             const limit = options.victim === "postgres" ? Infinity : RESTART_MS_MAX;
             assert(away <= limit, `answering again took ${away.toFixed(0)} ms, more than ${limit}`);
         });
     }
+    if (rounds.length > 0) console.log(`figures: ${figures(rounds)}`);
     await world.reader.stop();
     await checks.check("the whole history holds all of it, each once", () => wholeHistory(world));
     await checks.check("hearth stops when asked", async () => {

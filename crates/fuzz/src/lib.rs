@@ -5,7 +5,8 @@
 //! does not hold (what is read and written again is the same), fails the target's test; the input is
 //! then in `target/fuzz-failures/`, and goes into the target's seeds with the repair.
 //!
-//! Each target is a test that runs for `HEARTH_FUZZ_SECONDS` (one second where that is not set).
+//! Each target is a test that runs for `HEARTH_FUZZ_SECONDS` (one second where that is not set) on inputs
+//! that follow from `HEARTH_FUZZ_SEED` (1 where that is not set).
 
 mod drive;
 mod mutate;

@@ -391,15 +391,19 @@ mod tests {
     use super::*;
     use crate::drive::{drive, save};
 
-    /// Runs the target of this name for as long as the environment says.
+    /// Runs the target of this name for as long as the environment says, on what it says.
     fn fuzz(name: &str) {
-        let seconds = std::env::var("HEARTH_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+        let number = |key: &str| std::env::var(key).ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+        let (seconds, seed) = (number("HEARTH_FUZZ_SECONDS"), number("HEARTH_FUZZ_SEED"));
         let target = TARGETS.iter().find(|target| target.name == name).expect("a target of that name");
-        let outcome = drive(target, Duration::from_secs(seconds), 1);
-        println!("{name}: {} inputs, {} different answers", outcome.tried, outcome.answers);
+        let outcome = drive(target, Duration::from_secs(seconds), seed);
+        println!("figures: {} inputs, {} different answers", outcome.tried, outcome.answers);
         if let Some((input, said)) = outcome.failure {
             let place = save(target, &input).map_or_else(|e| e.to_string(), |path| path.display().to_string());
-            panic!("{name}: {said}\ninput, also in {place}: {}", String::from_utf8_lossy(&input).escape_debug());
+            panic!(
+                "{name}, seed {seed}: {said}\ninput, also in {place}: {}",
+                String::from_utf8_lossy(&input).escape_debug()
+            );
         }
         assert!(outcome.answers > 2, "{name} always answers the same");
     }
@@ -408,7 +412,7 @@ mod tests {
     macro_rules! each {
         ($($name:ident)*) => {
             const NAMES: &[&str] = &[$(stringify!($name)),*];
-            $(#[test] fn $name() { fuzz(stringify!($name)); })*
+            mod each { $(#[test] fn $name() { super::fuzz(stringify!($name)); })* }
         };
     }
 

@@ -8,7 +8,7 @@
 
 mod http;
 mod operations;
-mod process;
+pub(crate) mod process;
 mod server;
 mod table;
 mod world;

@@ -1,63 +1,193 @@
 //! `cargo xtask nightly`: what takes longer than a change should wait for. It is run before an issue
 //! is called resolved, and its figures are quoted there.
+//!
+//! The defaults take hours. Each part can be made smaller, or be run alone: `cargo xtask nightly
+//! --only fuzz --fuzz-seconds 60`. What a program has to report it prints behind `figures: `; the
+//! table at the end collects it.
+
+mod fuzz;
+mod parts;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::postgres::{Durability, Postgres};
-use crate::test::{Tally, play};
+use crate::test::play;
 use crate::{Error, run, setup};
+use parts::Night;
+
+/// The profile for tests: optimized, and yet with checks of arithmetic and of assertions.
+const PROFILE: &str = "nightly";
+
+/// A generated case of the crate `event` costs a small part of one of the others.
+const EVENT_SEEDS_PER_SEED: u64 = 20;
 
 /// How long, and how much.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
+    /// Run these parts alone; several are separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    pub only: Vec<Part>,
     /// Events in the database before the first kill.
     #[arg(long, default_value_t = 100_000)]
     pub events: u32,
     /// Kills on each database.
     #[arg(long, default_value_t = 10)]
     pub rounds: u32,
+    /// Power cuts under SQLite, four on each database.
+    #[arg(long, default_value_t = 20_000)]
+    pub power_cuts: u64,
+    /// Deliveries to waiting syncs.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub deliveries: u64,
+    /// Generated rooms, and generated histories of each database.
+    #[arg(long, default_value_t = 400)]
+    pub seeds: u64,
+    /// Seconds for each fuzz target.
+    #[arg(long, default_value_t = 1_800)]
+    pub fuzz_seconds: u64,
+    /// What the inputs of the fuzz targets are made from; without it every night has others.
+    #[arg(long)]
+    pub fuzz_seed: Option<u64>,
+    /// Fuzz targets that run at once; without it, as many as there are processors.
+    #[arg(long)]
+    pub jobs: Option<usize>,
 }
 
-/// How long each fuzz target runs: hours for all of them.
-const FUZZ_SECONDS: &str = "1200";
+/// The parts, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Kills of the server and of PostgreSQL, on a large database.
+    Kills,
+    /// Power cuts under SQLite, by a disk that forgets.
+    PowerCuts,
+    /// Deliveries to waiting syncs.
+    Deliveries,
+    /// Generated events, rooms and histories of databases.
+    Seeds,
+    /// All other tests, optimized.
+    Tests,
+    /// Every parser of foreign bytes.
+    Fuzz,
+    /// The chat against Synapse: a story that it does not pass is wrong itself.
+    Control,
+}
 
-/// Power cuts under SQLite, each on a database of its own.
-const POWER_CUTS: &str = "2000";
+impl Options {
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+}
 
-/// Runs the long variants: kills on a large database, and every test that reads `HEARTH_NIGHTLY`
-/// (more seeds, more deliveries, longer fuzzing).
+/// Runs the parts, and prints a table of them, which is also in `target/nightly.md`.
 ///
 /// # Errors
 /// The set-up fails, or something does not hold.
 pub fn nightly(root: &Path, options: &Options) -> Result<(), Error> {
     let tools = setup::setup(root)?;
-    let mut tally = Tally::default();
-    tally.step("building hearth", run::shown("cargo", &["build", "--release", "--package", "server"], root, &[]));
-    let postgres = Postgres::start(&root.join("target"), Durability::Durable)?;
-    let hearth = root.join("target/release/hearth");
-    let (events, rounds) = (options.events.to_string(), options.rounds.to_string());
-    let args = ["--rounds", &rounds, "--events", &events, "--restart-ms-max", "1000"];
-    for database in ["sqlite".to_owned(), postgres.create_database("kills")?] {
-        play(root, &tools, &hearth, "kill.mjs", &args, &database, &mut tally);
+    let target = root.join("target");
+    let mut night = Night::begin();
+    build(root, options, &mut night);
+    if options.wants(Part::Kills) {
+        kills(root, &tools, options, &mut night)?;
     }
-    control(root, &tools, &mut tally);
-    let victim = [&args[..4], &["--victim", "postgres"]].concat();
-    play(root, &tools, &hearth, "kill.mjs", &victim, "sqlite", &mut tally);
-    let mut command = Command::new("cargo");
-    command.args(["test", "--release", "--workspace", "--no-fail-fast"]).current_dir(root);
-    command.env("HEARTH_TEST_POSTGRES", postgres.url("postgres")).env("HEARTH_NIGHTLY", "1");
-    command.env("HEARTH_POWER_CUTS", POWER_CUTS).env("HEARTH_FUZZ_SECONDS", FUZZ_SECONDS);
-    tally.counted("cargo test, long", &mut command);
-    tally.close()
+    let tests = Postgres::start(&target, Durability::Fast)?;
+    let url = tests.url("postgres");
+    if options.wants(Part::PowerCuts) {
+        let command = test(root, &["-p", "sqlite", "--test", "it"], &["disk::", "--nocapture"]);
+        night.tests("power cuts", command, &[("HEARTH_POWER_CUTS", options.power_cuts)]);
+    }
+    if options.wants(Part::Deliveries) {
+        let command = test(root, &["-p", "sync", "--test", "it"], &["wakes::", "simulated::", "--nocapture"]);
+        night.tests("deliveries", command, &[("HEARTH_DELIVERIES", options.deliveries)]);
+    }
+    if options.wants(Part::Seeds) {
+        seeds(root, options, &url, &mut night);
+    }
+    if options.wants(Part::Tests) {
+        let others = ["sqlite", "sync", "event", "rooms", "postgres", "store", "fuzz"];
+        let mut args = vec!["--workspace", "--no-fail-fast"];
+        args.extend(others.iter().flat_map(|package| ["--exclude", package]));
+        let mut command = test(root, &args, &[]);
+        command.env("HEARTH_TEST_POSTGRES", &url);
+        night.tests("the other tests, optimized", command, &[]);
+    }
+    if options.wants(Part::Fuzz) {
+        fuzz::fuzz(root, options, &mut night);
+    }
+    if options.wants(Part::Control) {
+        control(root, &tools, &mut night);
+    }
+    night.end(&target.join("nightly.md"))
 }
 
-/// The chat against Synapse: a story that it does not pass is wrong itself.
-fn control(root: &Path, tools: &setup::Tools, tally: &mut Tally) {
+/// Builds everything first, so that no part's time holds a build.
+fn build(root: &Path, options: &Options, night: &mut Night) {
+    if options.wants(Part::Kills) {
+        let args = ["build", "--release", "--package", "server"];
+        night.step("building the server", || run::shown("cargo", &args, root, &[]));
+    }
+    let only_scripts = [Part::Kills, Part::Control];
+    if options.only.is_empty() || options.only.iter().any(|part| !only_scripts.contains(part)) {
+        let args = ["test", "--profile", PROFILE, "--workspace", "--no-run", "--quiet"];
+        night.step("building the tests", || run::shown("cargo", &args, root, &[]));
+    }
+}
+
+/// `cargo test` for some packages; `filter` goes to the test programs.
+fn test(root: &Path, packages: &[&str], filter: &[&str]) -> Command {
+    let mut command = Command::new("cargo");
+    command.args(["test", "--profile", PROFILE]).args(packages).arg("--").args(filter).current_dir(root);
+    command
+}
+
+/// Kills of the server on both databases, and of PostgreSQL under the server.
+fn kills(root: &Path, tools: &setup::Tools, options: &Options, night: &mut Night) -> Result<(), Error> {
+    let hearth = root.join("target/release/hearth");
+    let postgres = Postgres::start(&root.join("target"), Durability::Durable)?;
+    let (events, rounds) = (options.events.to_string(), options.rounds.to_string());
+    let usual = ["--rounds", rounds.as_str(), "--events", events.as_str()];
+    let fast = [&usual[..], &["--restart-ms-max", "1000"]].concat();
+    let victim = [&usual[..], &["--victim", "postgres"]].concat();
+    let database = postgres.create_database("kills")?;
+    for (name, args, database) in [
+        ("kills of hearth on SQLite", &fast, "sqlite"),
+        ("kills of hearth on PostgreSQL", &fast, database.as_str()),
+        ("kills of PostgreSQL", &victim, "sqlite"),
+    ] {
+        night.part(name, |tally, each| {
+            play((root, tools, &hearth), ("kill.mjs", args), database, tally, each);
+        });
+    }
+    Ok(())
+}
+
+/// The crates whose tests make their cases from seeds.
+fn seeds(root: &Path, options: &Options, postgres: &str, night: &mut Night) {
+    let seeds = [
+        ("EVENT_SEEDS", options.seeds * EVENT_SEEDS_PER_SEED),
+        ("ROOMS_SEEDS", options.seeds),
+        ("STORE_SEEDS", options.seeds),
+    ];
+    for package in ["event", "rooms", "store", "sqlite", "postgres"] {
+        let disks = if package == "sqlite" { &["--skip", "disk::"][..] } else { &[] };
+        let mut command = test(root, &["-p", package, "--no-fail-fast"], disks);
+        command.env("HEARTH_TEST_POSTGRES", postgres);
+        night.tests(&format!("seeds, {package}"), command, &seeds);
+    }
+}
+
+fn control(root: &Path, tools: &setup::Tools, night: &mut Night) {
     let Some(synapse) = &tools.synapse else {
         return println!("nightly: without Synapse, the stories are not checked themselves");
     };
     let mut command = Command::new(&tools.node);
     command.arg("chat.mjs").arg("--synapse").arg(synapse).current_dir(root.join("tests/e2e"));
-    tally.counted("chat.mjs on Synapse", &mut command);
+    night.tests("the chat on Synapse", command, &[]);
+}
+
+/// A number that the next night does not have.
+fn seed_of_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs())
 }

@@ -44,10 +44,13 @@ impl Tally {
     }
 
     /// Runs a program that reports its own counts in closing lines, and adds them up. A program that
-    /// fails without a failed count is one failure.
-    pub fn counted(&mut self, name: &str, command: &mut Command) {
+    /// fails without a failed count is one failure. Each line is given to `each` as well.
+    pub fn counted(&mut self, name: &str, command: &mut Command, each: &mut dyn FnMut(&str)) {
         let (before, mut sums) = (self.failed, Vec::new());
-        let ran = run::read_along(command, |line| sums.extend(counts(line)));
+        let ran = run::read_along(command, |line| {
+            sums.extend(counts(line));
+            each(line);
+        });
         for (passed, failed) in sums {
             self.passed += passed;
             self.failed += failed;
@@ -58,6 +61,12 @@ impl Tally {
             Ok(_) => self.fail(name.to_owned()),
             Err(error) => self.fail(format!("{name}: {error}")),
         }
+    }
+
+    /// How many checks held and how many did not, so far.
+    #[must_use]
+    pub fn counts(&self) -> (usize, usize) {
+        (self.passed, self.failed)
     }
 
     /// Prints the closing line.
@@ -133,7 +142,7 @@ fn cargo_test(root: &Path, postgres: &Postgres, tally: &mut Tally) {
     command.args(["test", "--workspace", "--no-fail-fast"]).current_dir(root);
     command.env("HEARTH_TEST_POSTGRES", postgres.url("postgres"));
     command.env("HEARTH_FUZZ_SECONDS", FUZZ_SECONDS);
-    tally.counted("cargo test", &mut command);
+    tally.counted("cargo test", &mut command, &mut |_| {});
 }
 
 /// One script of `tests/e2e` with its arguments.
@@ -189,21 +198,29 @@ fn end_to_end(root: &Path, tools: &Tools, tally: &mut Tally) {
             false => Ok("sqlite".to_owned()),
         };
         match database {
-            Ok(database) => play(root, tools, &hearth, story.script, story.args, &database, tally),
+            Ok(database) => {
+                play((root, tools, &hearth), (story.script, story.args), &database, tally, &mut |_| {});
+            }
             Err(error) => tally.fail(format!("{}: {error}", story.script)),
         }
     }
 }
 
-/// Runs one script against `hearth` on `database`.
-pub fn play(root: &Path, tools: &Tools, hearth: &Path, script: &str, args: &[&str], database: &str, tally: &mut Tally) {
+/// Runs one script against `hearth` on `database`, and gives `each` its lines.
+pub fn play(
+    (root, tools, hearth): (&Path, &Tools, &Path),
+    (script, args): (&str, &[&str]),
+    database: &str,
+    tally: &mut Tally,
+    each: &mut dyn FnMut(&str),
+) {
     let engine = database.split(':').next().unwrap_or(database);
     let name = format!("{script} {} on {engine}", args.join(" "));
     println!("story: {name}");
     let mut command = Command::new(&tools.node);
     command.arg(PathBuf::from(script)).args(args).current_dir(root.join("tests/e2e"));
     command.arg("--hearth").arg(hearth).args(["--database", database]).env("CHROMIUM", CHROMIUM);
-    tally.counted(&name, &mut command);
+    tally.counted(&name, &mut command, each);
 }
 
 #[cfg(test)]
@@ -221,17 +238,18 @@ mod tests {
     #[test]
     fn a_program_that_fails_silently_is_a_failure() {
         let mut tally = Tally::default();
-        tally.counted("false", &mut Command::new("false"));
-        tally.counted("no such program", &mut Command::new("there-is-no-such-program"));
-        tally.counted("echo", Command::new("echo").arg("4 passed, 0 failed"));
-        assert_eq!((tally.passed, tally.failed), (4, 2));
+        let mut lines = 0;
+        tally.counted("false", &mut Command::new("false"), &mut |_| lines += 1);
+        tally.counted("no such program", &mut Command::new("there-is-no-such-program"), &mut |_| lines += 1);
+        tally.counted("echo", Command::new("echo").arg("4 passed, 0 failed"), &mut |_| lines += 1);
+        assert_eq!((tally.counts(), lines), ((4, 2), 1));
         assert!(tally.close().is_err());
     }
 
     #[test]
     fn a_program_that_counts_failures_is_counted_once() {
         let mut tally = Tally::default();
-        tally.counted("script", Command::new("sh").args(["-c", "echo 1 passed, 2 failed; exit 1"]));
+        tally.counted("script", Command::new("sh").args(["-c", "echo 1 passed, 2 failed; exit 1"]), &mut |_| {});
         assert_eq!((tally.passed, tally.failed), (1, 2));
         assert_eq!(tally.failures, ["script"]);
     }
