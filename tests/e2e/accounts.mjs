@@ -250,7 +250,7 @@ async function inRooms(alice, bob) {
     await checks.check("CR24 typing is one's own", async () => {
         await bob.no(403, "M_FORBIDDEN", "PUT", `${at}/typing/${alice.me}`, { typing: true, timeout: 1000 });
         const since = (await alice.sync()).next_batch;
-        await bob.ok("PUT", `${at}/typing/${bob.me}`, { typing: true, timeout: 10_000 });
+        await bob.ok("PUT", `${at}/typing/${bob.me}`, { typing: true, timeout: 30_000 });
         const events = (await alice.sync(since, 5_000)).rooms.join[room].ephemeral.events;
         assertEqual(events, [{ type: "m.typing", content: { user_ids: [bob.id] } }], "typing");
     });

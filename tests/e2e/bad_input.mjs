@@ -7,7 +7,7 @@
 
 import { readFile } from "node:fs/promises";
 import { parseArguments } from "./lib/arguments.mjs";
-import { assert, assertEqual, Checks } from "./lib/checks.mjs";
+import { assert, assertEqual, Checks, PATIENCE_MS } from "./lib/checks.mjs";
 import { Hearth, SHARED_SECRET } from "./lib/hearth.mjs";
 import { register } from "./lib/register.mjs";
 import { Synapse } from "./lib/synapse.mjs";
@@ -18,7 +18,7 @@ const options = parseArguments(process.argv.slice(2), { known: ["hearth", "datab
 const ENDPOINTS = new URL("../../crates/xtask/endpoints.tsv", import.meta.url);
 
 /** How long an answer may take; nothing here asks to wait. */
-const ANSWER_MS_MAX = 20_000;
+const ANSWER_MS_MAX = PATIENCE_MS;
 
 /** Routes after which the token is dead, or the account. */
 const ENDS_SESSION = /\/(logout|logout\/all|account\/(deactivate|password)|delete_devices|devices\/\{deviceId\})$/;

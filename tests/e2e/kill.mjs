@@ -2,7 +2,7 @@
 // sync tokens that they hold.
 //
 //   node kill.mjs --hearth PROGRAM [--database sqlite|postgres://…] [--rounds 10] [--events 2000]
-//                 [--senders 8] [--restart-ms-max 5000]
+//                 [--senders 8] [--restart-ms-max MILLISECONDS]
 //   node kill.mjs --hearth PROGRAM --victim postgres        kills a PostgreSQL of its own instead
 
 import { parseArguments } from "./lib/arguments.mjs";
@@ -18,16 +18,14 @@ const ROUNDS = Number(options.rounds ?? 10);
 const EVENTS = Number(options.events ?? 2_000);
 const SENDERS = Number(options.senders ?? 8);
 const ROOMS = Number(options.rooms ?? 4);
-const RESTART_MS_MAX = Number(options["restart-ms-max"] ?? 5_000);
+/** No limit where none is given: how fast a start is depends on the machine. */
+const RESTART_MS_MAX = Number(options["restart-ms-max"] ?? Infinity);
 
 /** How long the load runs before a kill: between these, so that kills fall anywhere in a commit. */
 const LOAD_MS = [300, 1_500];
 
 /** Milliseconds between two lines that say how far the filling is. */
 const PROGRESS_EVERY_MS = 15_000;
-
-/** How long the reader may take to catch up with what was acknowledged. */
-const CATCH_UP_MS_MAX = 60_000;
 
 const checks = new Checks();
 let hearth;
@@ -91,7 +89,7 @@ async function killPostgres(world, n) {
     await postgres.kill(n % 2 === 0);
     if (n % 2 === 0) await postgres.start();
     const back = performance.now();
-    await eventually("an acknowledged event", () => world.senders.some((s) => s.lastAcknowledgedAt > back), 30_000);
+    await eventually("an acknowledged event", () => world.senders.some((s) => s.lastAcknowledgedAt > back));
     assert(hearth.child.ended === undefined, "hearth ended with its database");
     return performance.now() - killed;
 }
@@ -99,7 +97,7 @@ async function killPostgres(world, n) {
 /** The reader, with the token it had before, sees all that was acknowledged, each once. */
 async function caughtUp(reader, acknowledged) {
     const missing = () => acknowledged.filter(({ eventId }) => !reader.seen.has(eventId));
-    await eventually("the reader has it all", () => missing().length === 0 || reader.errors.length > 0, CATCH_UP_MS_MAX)
+    await eventually("the reader has it all", () => missing().length === 0 || reader.errors.length > 0)
         .catch(() => {});
     assertEqual(reader.errors, [], "errors of the reader");
     assertEqual(missing().map(({ body }) => body), [], "acknowledged and never seen in a sync");

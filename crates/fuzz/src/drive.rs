@@ -98,7 +98,7 @@ mod tests {
                 text.chars().take(8).collect()
             },
         };
-        let outcome = drive(&target, Duration::from_secs(20), 1);
+        let outcome = drive(&target, Duration::from_secs(600), 1);
         assert!(outcome.failure.is_some_and(|(_, said)| said.contains("negative")), "it was not found");
     }
 }

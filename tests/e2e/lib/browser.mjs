@@ -8,12 +8,12 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
-import { isAfterSignOut } from "./checks.mjs";
+import { isAfterSignOut, PATIENCE_MS } from "./checks.mjs";
 
 const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
 
 /** How long the whole story may take in the browser. */
-const STORY_MS_MAX = 300_000;
+const STORY_MS_MAX = 1_200_000;
 
 const FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -25,8 +25,9 @@ const FLAGS = [
 export async function withPage(visit) {
     const profile = await mkdtemp(join(tmpdir(), "hearth-chromium-"));
     const browser = await chromium.launchPersistentContext(profile, {
-        executablePath: CHROMIUM, headless: true, args: FLAGS,
+        executablePath: CHROMIUM, headless: true, args: FLAGS, timeout: PATIENCE_MS,
     });
+    browser.setDefaultTimeout(PATIENCE_MS);
     try {
         return await visit(await browser.newPage());
     } finally {

@@ -69,8 +69,14 @@ export async function assertRefused(promise, status, errcode) {
 /** Milliseconds between two looks at something that has to come. */
 const LOOK_EVERY_MS = 20;
 
+/**
+ * How long a thing may take before a check gives up. No check is about speed unless it says so: the
+ * time-outs only end what would never end, on the slowest and busiest of machines.
+ */
+export const PATIENCE_MS = 120_000;
+
 /** Waits until `look` answers something true, and answers it. */
-export async function eventually(what, look, timeoutMs = 15_000) {
+export async function eventually(what, look, timeoutMs = PATIENCE_MS) {
     const end = Date.now() + timeoutMs;
     for (;;) {
         const seen = await look();

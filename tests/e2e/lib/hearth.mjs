@@ -5,13 +5,16 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { pause } from "./checks.mjs";
+import { pause, PATIENCE_MS } from "./checks.mjs";
 
-/** How long a start may take before a script gives up. */
-const START_MS_MAX = 30_000;
+/** How long the first answer may take before it is asked for again. */
+const FIRST_ANSWER_MS_MAX = 10_000;
 
-/** How long a stop may take: the server promises to drain within ten seconds. */
-const STOP_MS_MAX = 15_000;
+/** Ports below those from which Linux takes the near ends of connections: from 32768 on. */
+const PORTS = { from: 15_000, to: 32_000 };
+
+/** Ports that are tried before a script gives up. */
+const PORTS_MAX = 100;
 
 /** The secret with which scripts register accounts. */
 export const SHARED_SECRET = "the secret of the end-to-end tests";
@@ -81,16 +84,17 @@ export class Hearth {
     }
 
     async served(child, started) {
-        while (performance.now() - started < START_MS_MAX) {
+        while (performance.now() - started < PATIENCE_MS) {
             if (child.ended) throw new Error(`hearth ended: ${JSON.stringify(child.ended)}\n${this.logEnd()}`);
-            const answer = await fetch(`${this.baseUrl}/_matrix/client/versions`).catch(() => undefined);
+            const signal = AbortSignal.timeout(FIRST_ANSWER_MS_MAX);
+            const answer = await fetch(`${this.baseUrl}/_matrix/client/versions`, { signal }).catch(() => undefined);
             if (answer?.status === 200) {
                 await answer.arrayBuffer();
                 return;
             }
             await pause(5);
         }
-        throw new Error(`hearth does not serve after ${START_MS_MAX} ms\n${this.logEnd()}`);
+        throw new Error(`hearth does not serve after ${PATIENCE_MS} ms\n${this.logEnd()}`);
     }
 
     /** The link that creates the first account. */
@@ -113,7 +117,7 @@ export class Hearth {
     async stop() {
         if (this.child.ended) return this.child.ended;
         this.child.kill("SIGTERM");
-        const late = pause(STOP_MS_MAX).then(() => undefined);
+        const late = pause(PATIENCE_MS).then(() => undefined);
         const how = await Promise.race([this.exited, late]);
         if (how === undefined) await this.kill();
         return how;
@@ -126,13 +130,22 @@ export class Hearth {
     }
 }
 
-/** A port on loopback that nobody listens on now. */
-export function freePort() {
-    return new Promise((done, refuse) => {
-        const server = createServer().once("error", refuse);
-        server.listen(0, "127.0.0.1", () => {
-            const { port } = server.address();
-            server.close(() => done(port));
-        });
+/**
+ * A port on loopback that nobody listens on now. It is none of those that the system gives to clients:
+ * a script starts its server again and again on one port, which no client may take in between.
+ */
+export async function freePort() {
+    for (let tried = 0; tried < PORTS_MAX; tried += 1) {
+        const port = PORTS.from + Math.floor(Math.random() * (PORTS.to - PORTS.from));
+        if (await isFree(port)) return port;
+    }
+    throw new Error(`none of ${PORTS_MAX} ports is free`);
+}
+
+/** Whether one can listen on a port. */
+function isFree(port) {
+    return new Promise((done) => {
+        const server = createServer().once("error", () => done(false));
+        server.listen(port, "127.0.0.1", () => server.close(() => done(true)));
     });
 }

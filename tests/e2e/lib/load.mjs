@@ -1,19 +1,16 @@
 // Senders and a reader that remember what the server acknowledged, for tests that end it in between.
 
-import { assert, pause } from "./checks.mjs";
+import { assert, pause, PATIENCE_MS } from "./checks.mjs";
 import { register } from "./register.mjs";
 import { request } from "./request.mjs";
 
 const PASSWORD = "closed loop";
 
-/** How long a request is tried again before it counts as lost. */
-const RETRY_MS_MAX = 60_000;
-
 /** Milliseconds between two tries. */
 const RETRY_EVERY_MS = 20;
 
-/** How long a sync waits for news. */
-const SYNC_WAIT_MS = 30_000;
+/** How long a sync waits for news: short enough to end soon after the last event, long enough to sleep through a kill. */
+const SYNC_WAIT_MS = 1_000;
 
 /** Events that a sync or a page brings at most. */
 const PAGE = 200;
@@ -37,9 +34,9 @@ export class User {
         throw new Error(`${method} ${path}: ${answer.status} ${JSON.stringify(answer.body)}`);
     }
 
-    /** The same request again and again while the server is away or in trouble. */
+    /** The same request again and again while the server is away or in trouble, until it counts as lost. */
     async insist(method, path, body) {
-        const end = Date.now() + RETRY_MS_MAX;
+        const end = Date.now() + PATIENCE_MS;
         for (;;) {
             const answer = await request(this.server.baseUrl, method, path, { token: this.token, body })
                 .catch((error) => ({ status: 0, body: String(error.cause ?? error) }));
@@ -108,8 +105,7 @@ export class Reader extends User {
 
     async loop() {
         while (!this.stopped) {
-            // Short enough to end soon after the last event, long enough to sleep through a kill.
-            const answer = await this.insist("GET", this.path(this.since, Math.min(SYNC_WAIT_MS, 1_000)));
+            const answer = await this.insist("GET", this.path(this.since, SYNC_WAIT_MS));
             for (const [roomId, room] of Object.entries(answer.rooms?.join ?? {})) await this.take(roomId, room.timeline);
             this.since = answer.next_batch;
         }

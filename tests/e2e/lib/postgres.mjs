@@ -5,13 +5,10 @@ import { chown, mkdtemp, readdir, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { pause } from "./checks.mjs";
+import { pause, PATIENCE_MS } from "./checks.mjs";
 import { freePort } from "./hearth.mjs";
 
 const run = promisify(execFile);
-
-/** How long a start, and what it recovers, may take. */
-const START_MS_MAX = 60_000;
 
 export class Postgres {
     /** Makes a cluster and starts it. */
@@ -43,7 +40,7 @@ export class Postgres {
 
     /** Starts the server; where the processes of a killed one still hold on, tries again. */
     async start() {
-        const end = Date.now() + START_MS_MAX;
+        const end = Date.now() + PATIENCE_MS;
         while (Date.now() < end) {
             if (this.child === undefined || this.child.exitCode !== null || this.child.signalCode !== null) {
                 const settings = ["listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=100"];
@@ -54,7 +51,7 @@ export class Postgres {
             if (ready) return;
             await pause(100);
         }
-        throw new Error(`PostgreSQL does not start within ${START_MS_MAX} ms`);
+        throw new Error(`PostgreSQL does not start within ${PATIENCE_MS} ms`);
     }
 
     /** Ends the whole server at once, or one of its connections, which makes it recover by itself. */
@@ -77,7 +74,9 @@ export class Postgres {
         if (this.child && this.child.exitCode === null && this.child.signalCode === null) {
             const gone = new Promise((done) => this.child.once("exit", done));
             this.child.kill("SIGINT");
-            await Promise.race([gone, pause(20_000)]);
+            const late = setTimeout(() => this.child.kill("SIGQUIT"), PATIENCE_MS);
+            await gone;
+            clearTimeout(late);
         }
         if (this.folder) await rm(this.folder, { recursive: true, force: true });
     }

@@ -6,11 +6,8 @@ import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { promisify } from "node:util";
-import { pause } from "./checks.mjs";
+import { pause, PATIENCE_MS } from "./checks.mjs";
 import { freePort, SHARED_SECRET } from "./hearth.mjs";
-
-/** How long a start may take. */
-const START_MS_MAX = 60_000;
 
 export class Synapse {
     /** `environment` is the Python environment in which Synapse is installed. */
@@ -28,13 +25,13 @@ export class Synapse {
         const args = ["-m", "synapse.app.homeserver", "-c", config];
         await promisify(execFile)(this.python, [...args, "--generate-keys"], { cwd: this.folder });
         this.child = spawn(this.python, args, { cwd: this.folder, stdio: "ignore" });
-        const end = Date.now() + START_MS_MAX;
+        const end = Date.now() + PATIENCE_MS;
         while (Date.now() < end) {
             const answer = await fetch(`${this.baseUrl}/_matrix/client/versions`).catch(() => undefined);
             if (answer?.ok) return;
             await pause(50);
         }
-        throw new Error(`Synapse does not serve after ${START_MS_MAX} ms`);
+        throw new Error(`Synapse does not serve after ${PATIENCE_MS} ms`);
     }
 
     config() {
@@ -68,7 +65,9 @@ rc_room_creation: ${free}
         if (this.child && this.child.exitCode === null) {
             const gone = new Promise((done) => this.child.once("exit", done));
             this.child.kill("SIGTERM");
-            await Promise.race([gone, pause(15_000)]);
+            const late = setTimeout(() => this.child.kill("SIGKILL"), PATIENCE_MS);
+            await gone;
+            clearTimeout(late);
         }
         if (this.folder) await rm(this.folder, { recursive: true, force: true });
     }

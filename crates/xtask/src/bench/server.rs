@@ -11,10 +11,10 @@ use crate::postgres::Postgres;
 use crate::{Error, run};
 
 /// How long a start may take.
-const START_MAX: Duration = Duration::from_secs(60);
+const START_MAX: Duration = Duration::from_secs(180);
 
 /// How long a stop may take.
-const STOP_MAX: Duration = Duration::from_secs(20);
+const STOP_MAX: Duration = Duration::from_secs(60);
 
 /// A running server.
 #[derive(Debug)]
