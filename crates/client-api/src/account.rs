@@ -24,6 +24,7 @@ mod receipts;
 mod refresh;
 mod registration;
 mod registration_tokens;
+mod report_content;
 mod shared_secret;
 mod tags;
 mod to_device;
@@ -63,6 +64,7 @@ pub fn routes() -> Router<State> {
         refresh::routes(),
         registration::routes(),
         registration_tokens::routes(),
+        report_content::routes(),
         shared_secret::routes(),
         tags::routes(),
         to_device::routes(),

@@ -53,6 +53,7 @@ pub fn users(error: ::users::Error) -> Error {
         | E::BadMac
         | E::WrongCredentials
         | E::NotYourIdentity
+        | E::AccountPageOnly
         | E::Forbidden(_) => Error::forbidden(text),
         E::Deactivated => Error::user_deactivated(),
         E::Locked => Error::user_locked(),

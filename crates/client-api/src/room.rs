@@ -16,6 +16,7 @@ mod members;
 mod message_pagination;
 pub(crate) mod mutual_rooms;
 pub mod people;
+pub mod purging;
 mod redaction;
 mod relations;
 mod room_event_by_timestamp;

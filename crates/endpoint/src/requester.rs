@@ -31,6 +31,8 @@ pub struct Session {
     pub suspended: bool,
     /// Whether rate limits hold for it.
     pub rate_limited: bool,
+    /// Whether it began by the OAuth 2.0 API.
+    pub oauth: bool,
 }
 
 /// What became of a token.
@@ -83,6 +85,8 @@ pub struct Requester {
     pub suspended: bool,
     /// Whether rate limits hold.
     pub rate_limited: bool,
+    /// Whether the session began by the OAuth 2.0 API.
+    pub oauth: bool,
     /// The access token.
     pub token: Arc<str>,
     /// Where the request came from.
@@ -175,9 +179,9 @@ async fn resolve(parts: &Parts, door: &Door) -> Result<Option<Requester>, Error>
         Lookup::Expired => return Err(Error::unknown_token(true)),
         Lookup::Unknown => return Err(Error::unknown_token(false)),
     };
-    let Session { user_id, device_id, guest, admin, locked, suspended, rate_limited } = session;
+    let Session { user_id, device_id, guest, admin, locked, suspended, rate_limited, oauth } = session;
     let token = token.into();
-    Ok(Some(Requester { user_id, device_id, guest, admin, locked, suspended, rate_limited, token, origin }))
+    Ok(Some(Requester { user_id, device_id, guest, admin, locked, suspended, rate_limited, oauth, token, origin }))
 }
 
 fn not_locked(requester: Requester) -> Result<Requester, Error> {

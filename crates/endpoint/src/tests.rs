@@ -34,6 +34,7 @@ impl Sessions for Names {
             locked: token == "locked",
             suspended: false,
             rate_limited: true,
+            oauth: false,
         };
         Ok(match token {
             "expired" => Lookup::Expired,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use endpoint::requester::Origin;
 use endpoint::{Error, Lookup, Session, Sessions};
-use users::{TokenError, Users};
+use users::{SessionKind, TokenError, Users};
 
 /// The accounts as the door sees them.
 pub struct Accounts(pub Arc<Users>);
@@ -28,6 +28,7 @@ impl Sessions for Accounts {
             locked: session.locked,
             suspended: session.suspended,
             rate_limited: true,
+            oauth: session.kind == SessionKind::OAuth,
         }))
     }
 }

@@ -59,8 +59,8 @@ impl Users {
             FULLY_READ => return Err(Error::ServerControlled(FULLY_READ)),
             _ => {}
         }
-        if kind.len() > KIND_BYTES_MAX {
-            return Err(Error::InvalidParam("A type may have 255 bytes.".to_owned()));
+        if kind.is_empty() || kind.len() > KIND_BYTES_MAX {
+            return Err(Error::InvalidParam("A type has 1 to 255 bytes.".to_owned()));
         }
         let mut batch = CommitBatch::new();
         add_account_data(&mut batch, user, room_id, kind, content)?;

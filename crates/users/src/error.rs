@@ -24,6 +24,9 @@ pub enum Error {
     /// What was proven belongs to another user.
     #[error("the proven identity or the session belongs to another user or another request")]
     NotYourIdentity,
+    /// The session is of the OAuth API, which knows no user-interactive authentication for this.
+    #[error("clients that signed in by OAuth cannot do this: use the account management page")]
+    AccountPageOnly,
     /// The account is deactivated; said only after the password was proven.
     #[error("the account is deactivated")]
     Deactivated,

@@ -16,10 +16,12 @@ pub mod login;
 pub mod passwords;
 pub mod presence;
 pub mod profile;
+pub mod purge;
 pub mod push_rules;
 pub mod pushers;
 pub mod receipts;
 pub mod registration;
+pub mod reports;
 pub mod secret;
 pub mod sessions;
 pub mod to_device;
@@ -37,7 +39,7 @@ use store::{Clock, CommitBatch, CommitError, Committed, Entropy, Store, UserId};
 pub use error::{Error, TokenError};
 pub use passwords::{Blocking, Inline};
 pub use registration::RegistrationMode;
-pub use sessions::Session;
+pub use sessions::{Session, SessionKind};
 pub use volatile::{Volatile, VolatilePosition};
 
 /// How often a decision that lost a race is made again.
@@ -62,6 +64,8 @@ pub struct Options {
     pub login_tokens: bool,
     /// Whether presence is kept at all.
     pub presence: bool,
+    /// Where sessions of the OAuth API are sent to manage their account: an `https` address (CA12).
+    pub account_management_url: Option<String>,
 }
 
 impl Options {
@@ -76,6 +80,7 @@ impl Options {
             login_token_ms: 2 * 60 * 1_000,
             login_tokens: false,
             presence: true,
+            account_management_url: None,
         }
     }
 }

@@ -8,7 +8,7 @@ use store::tables::users::{
 };
 use store::{CommitBatch, DeviceId, Field, Read, StreamKind, UserId, Value};
 
-use crate::{Error, Session, Users, secret};
+use crate::{Error, Session, SessionKind, Users, secret};
 
 /// Characters of a device id that this server makes.
 const DEVICE_ID_LENGTH: usize = 10;
@@ -28,6 +28,8 @@ pub struct NewDevice {
     pub display_name: Option<String>,
     /// Whether the client can refresh tokens: then the access token is short-lived.
     pub refresh: bool,
+    /// By which API it logs in.
+    pub kind: SessionKind,
 }
 
 /// A fresh login.
@@ -54,6 +56,15 @@ pub struct Refreshed {
     pub refresh_token: String,
     /// How long the access token lives, in milliseconds.
     pub expires_in_ms: i64,
+}
+
+/// The session that tokens are for.
+struct TokensFor<'a> {
+    user: &'a UserId,
+    device: &'a DeviceId,
+    refresh: bool,
+    retires: Option<Vec<u8>>,
+    kind: SessionKind,
 }
 
 struct Tokens {
@@ -156,7 +167,8 @@ impl Users {
             self.add_device(batch, user, &id, device.display_name);
             batch.announce(StreamKind::Account, None, Some(user.clone()), None);
         }
-        let tokens = self.add_tokens(batch, user, &id, device.refresh, None);
+        let (refresh, kind) = (device.refresh, device.kind);
+        let tokens = self.add_tokens(batch, TokensFor { user, device: &id, refresh, retires: None, kind });
         Ok(LoggedIn {
             user: user.clone(),
             device: id,
@@ -181,14 +193,8 @@ impl Users {
         if taken { Err(Error::InvalidParam("This device id is one of your keys.".to_owned())) } else { Ok(id) }
     }
 
-    fn add_tokens(
-        &self,
-        batch: &mut CommitBatch,
-        user: &UserId,
-        device: &DeviceId,
-        refresh: bool,
-        retires: Option<Vec<u8>>,
-    ) -> Tokens {
+    fn add_tokens(&self, batch: &mut CommitBatch, session: TokensFor<'_>) -> Tokens {
+        let TokensFor { user, device, refresh, retires, kind } = session;
         let now = self.now();
         let access_token = secret::token(&*self.entropy, "hat");
         let refresh_token = refresh.then(|| secret::token(&*self.entropy, "hrt"));
@@ -203,6 +209,7 @@ impl Users {
                 access: access.clone(),
                 retires: retires.clone(),
                 successor: None,
+                kind: kind.as_str().to_owned(),
             });
         }
         batch.put(AccessTokenRow {
@@ -213,19 +220,21 @@ impl Users {
             expires_ms: expires_in_ms.map(|lifetime| now + lifetime),
             refresh: refresh_hash,
             retires,
+            kind: kind.as_str().to_owned(),
         });
         Tokens { access_token, refresh_token, expires_in_ms }
     }
 
-    /// Exchanges a refresh token. It stays usable until what it was exchanged for is used (CA9); exchanged again
-    /// before that, the earlier answer counts as lost and dies.
+    /// Exchanges a refresh token of a session of this kind. It stays usable until what it was exchanged for is used
+    /// (CA9); exchanged again before that, the earlier answer counts as lost and dies.
     ///
     /// # Errors
-    /// [`Error::UnknownToken`]; [`Error::Locked`] for a locked account.
-    pub async fn refresh(&self, token: &str) -> Result<Refreshed, Error> {
+    /// [`Error::UnknownToken`], also for a token of another kind; [`Error::Locked`] for a locked account.
+    pub async fn refresh(&self, token: &str, kind: SessionKind) -> Result<Refreshed, Error> {
         let hash = secret::hash(token);
         let key = vec![Value::Blob(hash.clone())];
-        let row: RefreshTokenRow = self.store.get(key.clone()).await?.ok_or(Error::UnknownToken)?;
+        let row: Option<RefreshTokenRow> = self.store.get(key.clone()).await?;
+        let row = row.filter(|row| SessionKind::stored(&row.kind) == kind).ok_or(Error::UnknownToken)?;
         let account = self.account(&row.user_id).await?.filter(|account| !account.deactivated);
         if account.ok_or(Error::UnknownToken)?.locked {
             return Err(Error::Locked);
@@ -235,7 +244,9 @@ impl Users {
         for other in [&row.retires, &row.successor].into_iter().flatten() {
             self.end_refresh_token(&mut batch, other).await?;
         }
-        let tokens = self.add_tokens(&mut batch, &row.user_id, &row.device_id, true, Some(hash));
+        let (user, device) = (&row.user_id, &row.device_id);
+        let session = TokensFor { user, device, refresh: true, retires: Some(hash), kind };
+        let tokens = self.add_tokens(&mut batch, session);
         let refresh_token = tokens.refresh_token.unwrap_or_default();
         batch.announce(StreamKind::Account, None, Some(row.user_id.clone()), None);
         batch.put(RefreshTokenRow { retires: None, successor: Some(secret::hash(&refresh_token)), ..row });

@@ -315,6 +315,13 @@ pub(crate) struct Cache {
     stale: RwLock<BTreeSet<UserId>>,
 }
 
+impl Cache {
+    /// The users that have rules of their own.
+    pub(crate) fn users_with_rules(&self) -> Vec<UserId> {
+        self.own.read().iter().filter(|(_, own)| own.rules.is_some()).map(|(user, _)| user.clone()).collect()
+    }
+}
+
 impl Follower for Cache {
     fn committed(&self, _first: StreamPosition, entries: &[StreamEntry]) {
         let changed =

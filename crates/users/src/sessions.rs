@@ -18,6 +18,31 @@ const SEEN_EVERY_MS: i64 = 10 * 60_000;
 /// Tokens longer than this are nobody's.
 const TOKEN_BYTES_MAX: usize = 1_024;
 
+/// By which of the specification's two authentication APIs a session began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SessionKind {
+    /// The legacy API: `/login` and `/register`.
+    #[default]
+    Legacy,
+    /// The OAuth 2.0 API, whose accounts are managed on a web page (behaviour CA12).
+    OAuth,
+}
+
+impl SessionKind {
+    /// As it is stored.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Legacy => "legacy",
+            Self::OAuth => "oauth",
+        }
+    }
+
+    /// As it was stored.
+    pub(crate) fn stored(word: &str) -> Self {
+        if word == Self::OAuth.as_str() { Self::OAuth } else { Self::Legacy }
+    }
+}
+
 /// What an access token stands for.
 #[derive(Debug)]
 pub struct Session {
@@ -37,6 +62,8 @@ pub struct Session {
     pub expires_ms: Option<i64>,
     /// Whether a refresh token came with it.
     pub refreshable: bool,
+    /// By which API it began.
+    pub kind: SessionKind,
     /// SHA-256 of the token.
     pub token_hash: [u8; 32],
     seen_ms: AtomicI64,
@@ -144,6 +171,7 @@ impl Users {
             suspended: account.suspended,
             expires_ms: row.expires_ms,
             refreshable: row.refresh.is_some(),
+            kind: SessionKind::stored(&row.kind),
             token_hash,
             seen_ms: AtomicI64::new(0),
         });

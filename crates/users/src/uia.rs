@@ -7,15 +7,19 @@
 
 use serde_json::{Map, Value as Json};
 use store::clock::random_text;
-use store::tables::users::{LoginTokenRow, OpenIdTokenRow, ToDeviceTransactionRow, UiaSessionRow};
+use store::tables::users::{
+    CrossSigningResetRow, LoginTokenRow, OpenIdTokenRow, ToDeviceTransactionRow, UiaSessionRow,
+};
 use store::{CommitBatch, Read, UserId, Value};
 
-use crate::{Error, RETRIES_MAX, Users, secret};
+use crate::{Error, RETRIES_MAX, SessionKind, Users, secret};
 
 /// How long a session lives, in milliseconds.
 const SESSION_MS: i64 = 15 * 60 * 1_000;
 /// How long a transaction id of to-device messages is remembered, in milliseconds.
 const TRANSACTION_MS: i64 = 24 * 60 * 60 * 1_000;
+/// How long a user's leave to reset cross-signing holds, in milliseconds.
+const RESET_MS: i64 = 10 * 60 * 1_000;
 const SESSION_LENGTH: usize = 24;
 /// Expired rows of a kind that are removed at a time.
 const PRUNED_MAX: u32 = 1_000;
@@ -26,6 +30,11 @@ pub const PASSWORD: &str = "m.login.password";
 pub const REGISTRATION_TOKEN: &str = "m.login.registration_token";
 /// Nothing at all.
 pub const DUMMY: &str = "m.login.dummy";
+
+/// The user's leave, given on the account-management page.
+pub const OAUTH: &str = "m.oauth";
+/// [`OAUTH`] under the name that it had as a proposal (MSC4312).
+pub const OAUTH_UNSTABLE: &str = "org.matrix.cross_signing_reset";
 
 /// Stages in their order, all of which are to be completed.
 pub type Flow = &'static [&'static str];
@@ -41,6 +50,8 @@ pub struct Operation<'a> {
     pub body: &'a Map<String, Json>,
     /// Whose token came with it.
     pub user: Option<&'a UserId>,
+    /// By which API the token's session began.
+    pub kind: SessionKind,
 }
 
 /// What user-interactive authentication says.
@@ -64,6 +75,8 @@ pub struct Proof {
 pub struct Challenge {
     /// The flows of which one is to be completed.
     pub flows: Vec<Flow>,
+    /// What clients need to know for some stages, by stage.
+    pub params: Map<String, Json>,
     /// The session to name in the next request.
     pub session: String,
     /// The stages that are complete.
@@ -83,6 +96,8 @@ pub enum Failure {
     WrongStage,
     /// The account is deactivated.
     Deactivated,
+    /// The user has not allowed it on the account-management page, or not lately.
+    NotAllowedYet,
     /// A member of `auth` is missing or of another type.
     Missing(&'static str),
 }
@@ -99,7 +114,7 @@ impl Challenge {
         let flows = self.flows.iter().map(|stages| serde_json::json!({ "stages": stages })).collect::<Vec<_>>();
         let mut members = Map::new();
         members.insert("flows".to_owned(), flows.into());
-        members.insert("params".to_owned(), Json::Object(Map::new()));
+        members.insert("params".to_owned(), Json::Object(self.params.clone()));
         members.insert("session".to_owned(), self.session.clone().into());
         members.insert("completed".to_owned(), self.completed.clone().into());
         members
@@ -111,8 +126,13 @@ impl Users {
     ///
     /// # Errors
     /// [`Error::UnknownToken`] if the session is unknown, expired or another's; [`Error::NotYourIdentity`] if the
-    /// password is another user's (CA2) or the session belongs to another operation.
+    /// password is another user's (CA2) or the session belongs to another operation; [`Error::AccountPageOnly`] for a
+    /// session of the OAuth API, unless the flows are its own and there is such a page (CA12).
     pub async fn interactive(&self, flows: &[Flow], operation: Operation<'_>) -> Result<Verdict, Error> {
+        let by_page = flows.iter().all(|flow| flow.iter().all(|stage| is_oauth(stage)));
+        if operation.kind == SessionKind::OAuth && !(by_page && self.options.account_management_url.is_some()) {
+            return Err(Error::AccountPageOnly);
+        }
         for _ in 0..RETRIES_MAX {
             match self.interactive_once(flows, operation).await {
                 Err(Error::Conflict) => {}
@@ -136,15 +156,17 @@ impl Users {
                 registration_token: row.registration_token,
             }));
         }
+        let mut completed = stages_of(&row);
         let stage = auth.and_then(|auth| auth.get("type")).and_then(Json::as_str);
+        // A stage that is completed elsewhere is shown by naming the session alone.
+        let stage = stage.or_else(|| next_stages(flows, &completed).find(|next| stored && is_oauth(next)));
         let (Some(auth), Some(stage)) = (auth, stage) else {
             if !stored {
                 self.keep_uia_session(CommitBatch::new(), row.clone(), None).await?;
             }
-            return Ok(challenge(flows, &row, None));
+            return Ok(self.challenge(flows, &row, None));
         };
         let before = stored.then(|| row.clone());
-        let mut completed = stages_of(&row);
         let mut batch = CommitBatch::new();
         let outcome = if next_stages(flows, &completed).any(|next| next == stage) {
             self.try_stage(&mut batch, stage, auth, operation.user).await?
@@ -157,7 +179,7 @@ impl Users {
                 if !stored {
                     self.keep_uia_session(CommitBatch::new(), row.clone(), None).await?;
                 }
-                return Ok(challenge(flows, &row, Some(failure)));
+                return Ok(self.challenge(flows, &row, Some(failure)));
             }
         };
         completed.push(stage.to_owned());
@@ -169,7 +191,17 @@ impl Users {
             return self.finish_uia_session(batch, row, before).await.map(Verdict::Proven);
         }
         self.keep_uia_session(batch, row.clone(), before).await?;
-        Ok(challenge(flows, &row, None))
+        Ok(self.challenge(flows, &row, None))
+    }
+
+    fn challenge(&self, flows: &[Flow], row: &UiaSessionRow, failure: Option<Failure>) -> Verdict {
+        let mut params = Map::new();
+        let page = self.options.account_management_url.as_deref().unwrap_or_default();
+        for stage in flows.iter().copied().flatten().filter(|stage| is_oauth(stage)) {
+            params.insert((*stage).to_owned(), serde_json::json!({ "url": with_action(page, OAUTH_UNSTABLE) }));
+        }
+        let (flows, session, completed) = (flows.to_vec(), row.session.clone(), stages_of(row));
+        Verdict::Challenge(Challenge { flows, params, session, completed, failure })
     }
 
     fn new_uia_session(&self, operation: Operation<'_>) -> UiaSessionRow {
@@ -253,8 +285,36 @@ impl Users {
                     None => Err(Failure::WrongToken),
                 })
             }
+            OAUTH | OAUTH_UNSTABLE => self.try_page(batch, user).await,
             _ => Ok(Err(Failure::WrongStage)),
         }
+    }
+
+    /// The stage that is completed on the account-management page: the leave given there is used up.
+    async fn try_page(
+        &self,
+        batch: &mut CommitBatch,
+        user: Option<&UserId>,
+    ) -> Result<Result<StageOutcome, Failure>, Error> {
+        let Some(user) = user else { return Ok(Err(Failure::WrongStage)) };
+        let key = vec![Value::from(user)];
+        let row: Option<CrossSigningResetRow> = self.store.get(key.clone()).await?;
+        if row.is_none_or(|row| row.expires_ms <= self.now()) {
+            return Ok(Err(Failure::NotAllowedYet));
+        }
+        batch.expect_present::<CrossSigningResetRow>(key.clone()).delete::<CrossSigningResetRow>(key);
+        Ok(Ok(StageOutcome::default()))
+    }
+
+    /// Notes that a user allowed, on the account-management page, to reset cross-signing once within the next minutes:
+    /// what completes the stage [`OAUTH`].
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn allow_cross_signing_reset(&self, user: &UserId) -> Result<(), Error> {
+        let mut batch = CommitBatch::new();
+        batch.put(CrossSigningResetRow { user_id: user.clone(), expires_ms: self.now() + RESET_MS });
+        self.commit(batch).await.map(drop)
     }
 
     /// The password stage. Without an identifier it is the account's own.
@@ -280,7 +340,8 @@ impl Users {
         }
     }
 
-    /// Removes what has expired: sessions with their pending token uses, login and OpenID tokens, old transaction ids.
+    /// Removes what has expired: sessions with their pending token uses, login and OpenID tokens, old transaction ids,
+    /// unused leave to reset cross-signing.
     /// To be called every few minutes.
     ///
     /// # Errors
@@ -310,6 +371,10 @@ impl Users {
         for row in self.store.all::<OpenIdTokenRow>(read).await? {
             batch.delete::<OpenIdTokenRow>(vec![Value::Blob(row.token_hash)]);
         }
+        let read = Read::along::<CrossSigningResetRow>(CrossSigningResetRow::BY_EXPIRY, vec![]).up_to(now);
+        for row in self.store.all::<CrossSigningResetRow>(read.limit(PRUNED_MAX)).await? {
+            batch.delete::<CrossSigningResetRow>(vec![row.user_id.into()]);
+        }
         let read = Read::along::<ToDeviceTransactionRow>(ToDeviceTransactionRow::BY_TIME, vec![]);
         let read = read.up_to(now - TRANSACTION_MS).limit(PRUNED_MAX);
         for row in self.store.all::<ToDeviceTransactionRow>(read).await? {
@@ -320,9 +385,15 @@ impl Users {
     }
 }
 
-fn challenge(flows: &[Flow], row: &UiaSessionRow, failure: Option<Failure>) -> Verdict {
-    let (flows, session, completed) = (flows.to_vec(), row.session.clone(), stages_of(row));
-    Verdict::Challenge(Challenge { flows, session, completed, failure })
+fn is_oauth(stage: &str) -> bool {
+    stage == OAUTH || stage == OAUTH_UNSTABLE
+}
+
+/// The address of the account-management page that opens with an action (client-server API, "Account management URL
+/// parameters").
+fn with_action(page: &str, action: &str) -> String {
+    let separator = if page.contains('?') { '&' } else { '?' };
+    format!("{page}{separator}action={action}")
 }
 
 fn stages_of(row: &UiaSessionRow) -> Vec<String> {

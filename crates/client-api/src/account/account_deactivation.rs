@@ -29,7 +29,7 @@ async fn deactivate(
     OptionalBody(body): Body,
 ) -> Result<Json<Value>, Error> {
     let deactivation: Deactivation = typed(&body)?;
-    prove(&state, BY_PASSWORD, &target, Some(&requester.user_id), &body).await?;
+    prove(&state, BY_PASSWORD, &target, Some(&requester), &body).await?;
     state.users.deactivate(&requester.user_id, deactivation.erase).await.map_err(error_map::users)?;
     jobs::leave_rooms(&state.users, &state.rooms, &requester.user_id).await?;
     // No third-party identifiers are kept, so none is left bound.

@@ -13,7 +13,7 @@ use users::keys::ByUser;
 use users::keys::cross_signing::CrossSigningKeys;
 
 use super::typed;
-use super::uia::{BY_PASSWORD, Body, Target, prove};
+use super::uia::{BY_ACCOUNT_PAGE, BY_PASSWORD, Body, Target, prove};
 use crate::{Routes, State, error_map};
 
 /// The routes of this file.
@@ -46,7 +46,8 @@ async fn upload_keys(
     };
     let user = &requester.user_id;
     if state.users.cross_signing_needs_proof(user, &keys).await.map_err(error_map::users)? {
-        prove(&state, BY_PASSWORD, &target, Some(user), &body).await?;
+        let flows = if requester.oauth { BY_ACCOUNT_PAGE } else { BY_PASSWORD };
+        prove(&state, flows, &target, Some(&requester), &body).await?;
     }
     state.users.put_cross_signing_keys(user, &keys).await.map_err(error_map::users)?;
     Ok(error::empty())

@@ -78,7 +78,7 @@ async fn delete_one(
     target: Target,
     OptionalBody(body): Body,
 ) -> Result<Json<Value>, Error> {
-    prove(&state, BY_PASSWORD, &target, Some(&requester.user_id), &body).await?;
+    prove(&state, BY_PASSWORD, &target, Some(&requester), &body).await?;
     let device = DeviceId::from(device);
     state.users.delete_devices(&requester.user_id, &[device]).await.map_err(error_map::users)?;
     Ok(error::empty())
@@ -99,7 +99,7 @@ async fn delete_many(
     if devices.len() > DEVICES_MAX {
         return Err(Error::invalid_param("Too many devices at once."));
     }
-    prove(&state, BY_PASSWORD, &target, Some(&requester.user_id), &body).await?;
+    prove(&state, BY_PASSWORD, &target, Some(&requester), &body).await?;
     let devices: Vec<DeviceId> = devices.into_iter().map(DeviceId::from).collect();
     state.users.delete_devices(&requester.user_id, &devices).await.map_err(error_map::users)?;
     Ok(error::empty())

@@ -10,8 +10,9 @@ use users::jobs::Job;
 use users::profile::{AVATAR_URL, DISPLAY_NAME};
 
 use crate::error_map;
+use crate::room::purging;
 
-/// Takes up what was not finished; to be called every few minutes.
+/// Takes up what was not finished, also of purged rooms; to be called every few minutes.
 ///
 /// # Errors
 /// When the store fails.
@@ -22,7 +23,7 @@ pub async fn resume(users: &Users, rooms: &Rooms) -> Result<(), Error> {
     for user in users.overdue(Job::TellProfile).await.map_err(error_map::users)? {
         tell_profile(users, rooms, &user).await?;
     }
-    Ok(())
+    purging::resume(users, rooms).await
 }
 
 /// A deactivated user leaves every room and rejects every invite (CA8).

@@ -4,10 +4,11 @@
 use axum::routing::get;
 use axum::{Json, Router, extract};
 use endpoint::{ClientAddress, Error, JsonBody, RateClass};
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use store::DeviceId;
+use users::SessionKind;
 use users::login::NewDevice;
 
 use super::registration::{login_members, no_appservice};
@@ -52,16 +53,19 @@ impl Body {
             id: self.device_id.as_deref().filter(|id| !id.is_empty()).map(DeviceId::from),
             display_name: self.initial_device_display_name.clone(),
             refresh: self.refresh_token == Some(true),
+            kind: SessionKind::Legacy,
         }
     }
 
     /// The user name, in the place of today or that of old.
     fn name(&self) -> Result<&str, Error> {
         match &self.identifier {
-            Some(identifier) if identifier.kind != "m.id.user" => {
-                Err(Error::forbidden("Only `m.id.user` identifies users here."))
-            }
-            Some(identifier) => identifier.user.as_deref().ok_or_else(|| Error::missing_param("identifier.user")),
+            Some(identifier) => match identifier.kind.as_str() {
+                "m.id.user" => identifier.user.as_deref().ok_or_else(|| Error::missing_param("identifier.user")),
+                // No account has an address or a telephone number: it is as with an unknown user.
+                "m.id.thirdparty" | "m.id.phone" => Err(error_map::users(users::Error::WrongCredentials)),
+                _ => Err(Error::unknown(StatusCode::BAD_REQUEST, "This type of identifier is not known.")),
+            },
             None => self.user.as_deref().ok_or_else(|| Error::missing_param("identifier")),
         }
     }
@@ -92,7 +96,7 @@ async fn login(
         }
         "m.login.application_service" => return Err(no_appservice(&headers)),
         _ => {
-            return Err(Error::unknown(http::StatusCode::BAD_REQUEST, "This type of login is not known."));
+            return Err(Error::unknown(StatusCode::BAD_REQUEST, "This type of login is not known."));
         }
     };
     Ok(Json(login_members(&login).into()))

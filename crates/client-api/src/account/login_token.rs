@@ -23,7 +23,7 @@ async fn get_token(
     if !state.users.options().login_tokens {
         return Err(Error::unrecognized());
     }
-    prove(&state, BY_PASSWORD, &target, Some(&requester.user_id), &body).await?;
+    prove(&state, BY_PASSWORD, &target, Some(&requester), &body).await?;
     let (token, lifetime_ms) = state.users.login_token(&requester.user_id).await.map_err(error_map::users)?;
     Ok(Json(json!({ "login_token": token, "expires_in_ms": lifetime_ms })))
 }

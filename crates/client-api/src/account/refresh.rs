@@ -6,6 +6,7 @@ use axum::{Json, Router, extract};
 use endpoint::{ClientAddress, Error, JsonBody, RateClass};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use users::SessionKind;
 
 use crate::{Routes, State, error_map};
 
@@ -24,7 +25,7 @@ async fn refresh(
     client: ClientAddress,
     JsonBody(body): JsonBody<Body>,
 ) -> Result<Json<Value>, Error> {
-    let refreshed = match state.users.refresh(&body.refresh_token).await {
+    let refreshed = match state.users.refresh(&body.refresh_token, SessionKind::Legacy).await {
         Ok(refreshed) => refreshed,
         Err(error) => {
             // Guesses are limited; clients refresh as often as they must.

@@ -9,10 +9,10 @@ use http::header::AUTHORIZATION;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use store::DeviceId;
-use users::RegistrationMode;
 use users::login::{LoggedIn, NewDevice};
 use users::registration::{NewAccount, Registered};
 use users::uia::{DUMMY, Flow, REGISTRATION_TOKEN};
+use users::{RegistrationMode, SessionKind};
 
 use super::typed;
 use super::uia::{Body, Target, prove};
@@ -93,6 +93,7 @@ async fn register_user(
         id: registration.device_id.map(DeviceId::from),
         display_name: registration.initial_device_display_name,
         refresh: registration.refresh_token == Some(true),
+        kind: SessionKind::Legacy,
     });
     let password = registration.password.ok_or_else(|| Error::missing_param("password"))?;
     let new = NewAccount {

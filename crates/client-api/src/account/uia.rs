@@ -2,17 +2,20 @@
 //! (<https://spec.matrix.org/v1.19/client-server-api/#user-interactive-authentication-api>; behaviours CA1, CA2).
 
 use axum::extract::FromRequestParts;
-use endpoint::{Error, OptionalBody, RateClass};
+use endpoint::{Error, OptionalBody, RateClass, Requester};
 use http::request::Parts;
 use http::{Method, StatusCode, Uri};
 use serde_json::{Map, Value};
-use store::UserId;
-use users::uia::{Challenge, Failure, Flow, Operation, PASSWORD, Proof, Verdict};
+use users::SessionKind;
+use users::uia::{Challenge, Failure, Flow, OAUTH, OAUTH_UNSTABLE, Operation, PASSWORD, Proof, Verdict};
 
 use crate::{State, error_map};
 
 /// The flows of everything that an existing account asks for.
 pub const BY_PASSWORD: &[Flow] = &[&[PASSWORD]];
+
+/// The flows of what a session of the OAuth API may ask for.
+pub const BY_ACCOUNT_PAGE: &[Flow] = &[&[OAUTH], &[OAUTH_UNSTABLE]];
 
 /// A body whose members are looked at twice: by authentication and by the endpoint.
 pub type Body = OptionalBody<Map<String, Value>>;
@@ -34,21 +37,25 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
 /// Goes on once a flow is complete.
 ///
 /// # Errors
-/// 401 with the flows; `M_LIMIT_EXCEEDED`; `M_FORBIDDEN` if another user was proven or the session belongs to something else;
-/// `M_UNKNOWN` for an unknown session.
+/// 401 with the flows; `M_LIMIT_EXCEEDED`; `M_FORBIDDEN` if another user was proven, the session belongs to something
+/// else, or the requester signed in by OAuth and the flows are not [`BY_ACCOUNT_PAGE`]; `M_UNKNOWN` for an unknown
+/// session.
 pub async fn prove(
     state: &State,
     flows: &[Flow],
     target: &Target,
-    user: Option<&UserId>,
+    requester: Option<&Requester>,
     body: &Map<String, Value>,
 ) -> Result<Proof, Error> {
+    let user = requester.map(|requester| &requester.user_id);
+    let kind =
+        if requester.is_some_and(|requester| requester.oauth) { SessionKind::OAuth } else { SessionKind::Legacy };
     let attempts = body.get("auth").is_some_and(|auth| auth.get("type").is_some());
     if let Some(user) = user.filter(|_| attempts) {
         // Whoever has stolen a token shall not find out the password.
         state.door.limiter.take(RateClass::Logins, user.as_str())?;
     }
-    let operation = Operation { method: target.method.as_str(), path: target.uri.path(), body, user };
+    let operation = Operation { method: target.method.as_str(), path: target.uri.path(), body, user, kind };
     match state.users.interactive(flows, operation).await {
         Ok(Verdict::Proven(proof)) => Ok(proof),
         Ok(Verdict::Challenge(challenge)) => Err(answer(challenge)),
@@ -67,6 +74,7 @@ fn answer(challenge: Challenge) -> Error {
         Failure::WrongToken => Error::unauthorized("The registration token is not valid."),
         Failure::WrongStage => Error::unrecognized_request("No flow goes on with this stage."),
         Failure::Deactivated => Error::user_deactivated(),
+        Failure::NotAllowedYet => Error::unauthorized("This is to be allowed on the account management page first."),
         Failure::Missing(member) => Error::missing_param(member),
     };
     Error::authentication_failed(members, failure)

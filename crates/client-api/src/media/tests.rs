@@ -49,6 +49,7 @@ impl Sessions for Names {
             locked: false,
             suspended: false,
             rate_limited: false,
+            oauth: false,
         }))
     }
 }

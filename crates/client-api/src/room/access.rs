@@ -93,6 +93,14 @@ pub fn parse_content(bytes: &[u8]) -> Result<Object, Error> {
     })
 }
 
+/// Refuses an empty event type, which would name nothing: a path of the API that lacks a part is a client's mistake.
+///
+/// # Errors
+/// `M_INVALID_PARAM`.
+pub fn check_type(kind: &str) -> Result<(), Error> {
+    if kind.is_empty() { Err(Error::invalid_param("The event type is empty.")) } else { Ok(()) }
+}
+
 /// A user id that a client names.
 ///
 /// # Errors

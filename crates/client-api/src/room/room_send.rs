@@ -7,7 +7,7 @@ use event::Json as EventJson;
 use rooms::NewEvent;
 use serde_json::{Value, json};
 
-use super::access::{parse_content, transaction};
+use super::access::{check_type, parse_content, transaction};
 use super::redaction;
 use crate::{Routes, State, error_map};
 
@@ -27,6 +27,7 @@ async fn send(
 ) -> Result<Json<Value>, Error> {
     requester.not_suspended()?;
     state.door.limit(RateClass::Messages, &requester)?;
+    check_type(&kind)?;
     let content = parse_content(&bytes)?;
     let path = format!("/rooms/{room_id}/send/{kind}");
     let mut new = NewEvent::message(&requester.user_id, &kind, content);

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use store::UserId;
 
-use super::access::{parse_content, parse_user, readable};
+use super::access::{check_type, parse_content, parse_user, readable};
 use super::people;
 use crate::{Routes, State, error_map, json_text};
 
@@ -93,6 +93,7 @@ async fn put_state(
     RawBody(bytes): RawBody,
 ) -> Result<Json<Value>, Error> {
     state.door.limit(RateClass::Messages, &requester)?;
+    check_type(&kind)?;
     let content = parse_content(&bytes)?;
     let event_id = if kind == MEMBER {
         put_member(&state, &requester, &room_id, &state_key, content).await?

@@ -2,7 +2,10 @@
 
 use http::Method;
 use serde_json::{Value, json};
+use store::UserId;
 use testkit::{Client, Server, encoded, next_batch};
+use users::SessionKind;
+use users::login::NewDevice;
 
 /// Status and body of a request with this access token.
 async fn ask(server: &Server, method: Method, path: &str, token: Option<&str>, body: Option<Value>) -> (u16, Value) {
@@ -645,4 +648,105 @@ async fn as16_application_services_need_a_token_of_theirs() {
         assert_eq!(code(&post(&server, None, path, body.clone()).await), (401, "M_MISSING_TOKEN"), "{path}");
         assert_eq!(code(&post(&server, Some("x"), path, body).await), (401, "M_UNKNOWN_TOKEN"), "{path}");
     }
+}
+
+/// A master key as clients upload it; of these only the names count here.
+fn master_key(public: &str) -> Value {
+    let keys = json!({ format!("ed25519:{public}"): public });
+    json!({ "master_key": { "user_id": "@alice:example.org", "usage": ["master"], "keys": keys } })
+}
+
+#[tokio::test]
+async fn ca12_oauth_sessions_authenticate_on_the_account_page_only() {
+    let page = "https://example.org/account";
+    let server = Server::with(|options| {
+        options.login_tokens = true;
+        options.account_management_url = Some(page.to_owned());
+    })
+    .await;
+    let legacy = register(&server, "alice", json!({ "device_id": "LAPTOP" })).await;
+    let new = NewDevice { kind: SessionKind::OAuth, ..NewDevice::default() };
+    let login = server.state.users.login(&UserId::from("@alice:example.org"), new).await.unwrap();
+    let (token, legacy) = (Some(login.access_token.as_str()), legacy["access_token"].as_str());
+    assert_eq!(get(&server, token, "/account/whoami").await.0, 200);
+
+    let auth = proof(&Value::Null, "alice", "secret");
+    let refused = [
+        (Method::DELETE, "/devices/LAPTOP", json!({})),
+        (Method::POST, "/delete_devices", json!({ "devices": ["LAPTOP"] })),
+        (Method::POST, "/account/password", json!({ "new_password": "other" })),
+        (Method::POST, "/account/deactivate", json!({})),
+        (Method::POST, "/_matrix/client/v1/login/get_token", json!({})),
+    ];
+    for (method, path, mut body) in refused {
+        let answer = ask(&server, method.clone(), path, token, Some(body.clone())).await;
+        assert_eq!((code(&answer), answer.1.get("flows")), ((403, "M_FORBIDDEN"), None), "{path}");
+        body["auth"] = auth.clone();
+        let answer = ask(&server, method, path, token, Some(body)).await;
+        assert_eq!(code(&answer), (403, "M_FORBIDDEN"), "{path}: the password proves nothing here");
+    }
+
+    let upload = "/keys/device_signing/upload";
+    assert_eq!(post(&server, token, upload, master_key("AAAA")).await, (200, json!({})), "the first needs no proof");
+    let (status, first) = post(&server, token, upload, master_key("BBBB")).await;
+    assert_eq!((status, &first["flows"][0]), (401, &json!({ "stages": ["m.oauth"] })));
+    let url = format!("{page}?action=org.matrix.cross_signing_reset");
+    assert_eq!(first["params"]["m.oauth"], json!({ "url": url }));
+    let mut named = master_key("BBBB");
+    named["auth"] = json!({ "session": first["session"] });
+    let early = post(&server, token, upload, named.clone()).await;
+    assert_eq!((early.0, early.1["flows"].is_array()), (401, true), "not before the user has allowed it");
+    server.state.users.allow_cross_signing_reset(&UserId::from("@alice:example.org")).await.unwrap();
+    assert_eq!(post(&server, token, upload, named).await, (200, json!({})));
+
+    let (status, by_password) = post(&server, legacy, upload, master_key("CCCC")).await;
+    assert_eq!((status, &by_password["flows"]), (401, &json!([{ "stages": ["m.login.password"] }])));
+}
+
+#[tokio::test]
+async fn logins_by_unknown_identifiers_are_told_apart_from_wrong_ones() {
+    let server = Server::new().await;
+    register(&server, "alice", json!({})).await;
+    for (kind, expected) in [
+        ("org.example.unknown", (400, "M_UNKNOWN")),
+        ("m.id.thirdparty", (403, "M_FORBIDDEN")),
+        ("m.id.phone", (403, "M_FORBIDDEN")),
+    ] {
+        let identifier = json!({ "type": kind, "user": "alice" });
+        let body = json!({ "type": "m.login.password", "identifier": identifier, "password": "secret" });
+        assert_eq!(code(&post(&server, None, "/login", body).await), expected, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn reports_of_rooms_events_and_users_are_kept() {
+    let (server, alice, bob, room) = two_in_a_room().await;
+    let carol = server.register("carol").await;
+    let said = alice.say(&room, "rude").await;
+    let reason = json!({ "reason": "rude" });
+    let event = format!("/rooms/{}/report/{}", encoded(&room), encoded(&said));
+    assert_eq!(bob.post(&event, reason.clone()).await.ok(), json!({}));
+    assert_eq!(bob.post(&event, json!({})).await.ok(), json!({}), "the reason may be missing");
+    carol.post(&event, reason.clone()).await.refused(404, "M_NOT_FOUND");
+    let unknown = format!("/rooms/{}/report/$unknown", encoded(&room));
+    bob.post(&unknown, reason.clone()).await.refused(404, "M_NOT_FOUND");
+    let of_room = |room: &str| format!("/rooms/{}/report", encoded(room));
+    assert_eq!(carol.post(&of_room(&room), reason.clone()).await.ok(), json!({}), "strangers may report rooms");
+    assert_eq!(carol.post(&of_room("!unknown:example.org"), reason.clone()).await.ok(), json!({}), "nobody finds out");
+    carol.post(&of_room(&room), json!({})).await.refused(400, "M_BAD_JSON");
+    for user in ["@alice:example.org", "@nobody:example.org", "@somebody:elsewhere.org"] {
+        assert_eq!(carol.post(&format!("/users/{user}/report"), reason.clone()).await.ok(), json!({}), "{user}");
+    }
+    carol.post("/users/alice/report", reason).await.refused(400, "M_INVALID_PARAM");
+    let kept = server.state.users.reports(None, 100).await.unwrap();
+    let kept: Vec<_> = kept.iter().map(|report| (report.about.as_str(), report.user_id.as_ref())).collect();
+    let (alice, somebody) = (alice.id(), UserId::from("@somebody:elsewhere.org"));
+    let expected = [
+        ("user", Some(&somebody)),
+        ("user", Some(&alice)),
+        ("room", None),
+        ("event", Some(&alice)),
+        ("event", Some(&alice)),
+    ];
+    assert_eq!(kept, expected);
 }

@@ -223,3 +223,14 @@ async fn what_is_redacted_is_gone_from_the_store_when_the_time_has_come() {
     assert!(!rows.iter().any(|row| String::from_utf8_lossy(&row.json).contains("secret")));
     assert_eq!(alice.get(&format!("/rooms/{room}/event/{event}")).await.ok()["content"], json!({}));
 }
+
+#[tokio::test]
+async fn events_have_a_type() {
+    let server = Server::new().await;
+    let alice = server.register("alice").await;
+    let room = alice.public_room().await;
+    for path in [format!("/rooms/{room}/send//1"), format!("/rooms/{room}/state//key")] {
+        let answer = alice.put(&path, json!({})).await;
+        assert!(matches!(answer.status, 400 | 404), "{path}: {}", answer.status);
+    }
+}

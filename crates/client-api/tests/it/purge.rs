@@ -1,5 +1,6 @@
 //! Rooms and messages that are removed for good.
 
+use client_api::room::purging;
 use rooms::timeline::Place;
 use serde_json::json;
 use store::tables::core::JobRow;
@@ -7,9 +8,10 @@ use store::tables::rooms::{
     AliasRow, EventBytesRow, EventRow, MembershipRow, RelationRow, RoomHeadRow, RoomRow, StateEventRow, StateKeyRow,
     StateSegmentRow, ThreadRow,
 };
+use store::tables::users::{AccountDataRow, ReceiptRow};
 use store::{CommitBatch, Read, Row};
 
-use testkit::{Client, Server, encoded};
+use testkit::{Client, Server, each, encoded};
 
 /// How many rows each table of rooms has.
 async fn rows(server: &Server) -> Vec<(&'static str, usize)> {
@@ -122,4 +124,62 @@ async fn old_messages_go_and_the_state_stays() {
     assert_eq!(bob.bodies(&room).await, ["new"]);
     alice.say(&room, "newer").await;
     assert_eq!(bob.bodies(&room).await, ["new", "newer"]);
+}
+
+/// How many rows users keep about rooms.
+async fn kept_by_users(server: &Server) -> [usize; 2] {
+    let store = &server.state.store;
+    let receipts: Vec<ReceiptRow> = store.all(Read::prefix::<ReceiptRow>(Vec::new())).await.unwrap();
+    let data: Vec<AccountDataRow> = store.all(Read::prefix::<AccountDataRow>(Vec::new())).await.unwrap();
+    [receipts.len(), data.iter().filter(|row| !row.room_id.is_empty()).count()]
+}
+
+/// Tags a room, sets data and a push rule about it, and reads it to its end.
+async fn keep_all(client: &Client, room: &str) {
+    let (room, user) = (encoded(room), client.user.clone());
+    let event = client.say(&room, "here").await;
+    client.put(&format!("/user/{user}/rooms/{room}/tags/u.a"), json!({})).await.ok();
+    client.put(&format!("/user/{user}/rooms/{room}/account_data/org.example.x"), json!({ "a": 1 })).await.ok();
+    client.put(&format!("/pushrules/global/room/{room}"), json!({ "actions": [] })).await.ok();
+    let markers = json!({ "m.fully_read": event, "m.read": event, "m.read.private": event });
+    client.post(&format!("/rooms/{room}/read_markers"), markers).await.ok();
+}
+
+async fn room_rules(client: &Client) -> Vec<String> {
+    each(&client.get("/pushrules/global/").await.ok()["room"], "rule_id")
+}
+
+#[tokio::test]
+async fn what_users_keep_about_a_room_goes_with_it() {
+    let server = Server::new().await;
+    let [alice, bob] = server.people(["alice", "bob"]).await;
+    let (kept, gone) = (alice.public_room().await, alice.public_room().await);
+    bob.join(&gone).await;
+    keep_all(&alice, &kept).await;
+    let before = kept_by_users(&server).await;
+    keep_all(&alice, &gone).await;
+    keep_all(&bob, &gone).await;
+    bob.leave(&gone).await;
+    let (users, rooms) = (&server.state.users, &server.state.rooms);
+    purging::purge_room(users, rooms, &gone).await.unwrap();
+    assert_eq!(kept_by_users(&server).await, before);
+    assert_eq!((room_rules(&alice).await, room_rules(&bob).await), (vec![kept], Vec::new()));
+    assert_eq!(users.to_be_forgotten().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_users_keep_goes_also_when_a_purge_was_cut_short() {
+    let server = Server::new().await;
+    let alice = server.register("alice").await;
+    let room = alice.public_room().await;
+    keep_all(&alice, &room).await;
+    let (users, rooms) = (&server.state.users, &server.state.rooms);
+    let num = rooms.room(&room).await.unwrap().unwrap().num;
+    users.begin_forgetting(num, &room).await.unwrap();
+    purging::resume(users, rooms).await.unwrap();
+    assert_ne!(kept_by_users(&server).await, [0, 0], "the room is still there");
+    rooms.purge_room(&room).await.unwrap();
+    purging::resume(users, rooms).await.unwrap();
+    assert_eq!(kept_by_users(&server).await, [0, 0]);
+    assert_eq!(users.to_be_forgotten().await.unwrap(), []);
 }

@@ -15,6 +15,7 @@ pub const TABLES: &[&Table] = &[
     RegistrationTokenRow::TABLE,
     SetupTokenRow::TABLE,
     UiaSessionRow::TABLE,
+    CrossSigningResetRow::TABLE,
     ProfileRow::TABLE,
     AccountDataRow::TABLE,
     FilterRow::TABLE,
@@ -29,6 +30,7 @@ pub const TABLES: &[&Table] = &[
     KeySignatureRow::TABLE,
     BackupVersionRow::TABLE,
     BackupKeyRow::TABLE,
+    ReportRow::TABLE,
 ];
 
 table! {
@@ -74,6 +76,8 @@ table! {
         refresh: Option<Vec<u8>>,
         /// The refresh token, by hash, that dies with this token's first use.
         retires: Option<Vec<u8>>,
+        /// By which API the session began: `legacy` or `oauth`.
+        kind: String,
     }
     index BY_USER(user_id, device_id);
 }
@@ -93,6 +97,8 @@ table! {
         retires: Option<Vec<u8>>,
         /// The refresh token, by hash, that this one was exchanged for, as yet unused.
         successor: Option<Vec<u8>>,
+        /// By which API the session began: `legacy` or `oauth`.
+        kind: String,
     }
     index BY_USER(user_id, device_id);
 }
@@ -212,6 +218,17 @@ table! {
 }
 
 table! {
+    /// The user's leave, given on the account-management page, to reset cross-signing once.
+    "cross_signing_resets" => CrossSigningResetRow key(user_id) {
+        /// Whose keys.
+        user_id: UserId,
+        /// When it expires, in milliseconds since the epoch.
+        expires_ms: i64,
+    }
+    index BY_EXPIRY(expires_ms);
+}
+
+table! {
     /// A field of a user's profile.
     "profiles" => ProfileRow key(user_id, field) {
         /// The user.
@@ -239,6 +256,7 @@ table! {
     }
     index BY_POS(user_id, pos);
     index BY_KIND(kind);
+    index BY_ROOM(room_id);
 }
 
 table! {
@@ -451,5 +469,27 @@ table! {
         is_verified: bool,
         /// The encrypted key, a JSON object.
         session_data: String,
+    }
+}
+
+table! {
+    /// A user's report of something inappropriate, for administrators to read.
+    "reports" => ReportRow key(number) {
+        /// Rises with each report.
+        number: i64,
+        /// Who reported it.
+        reporter: UserId,
+        /// What it is about: `room`, `event` or `user`.
+        about: String,
+        /// The room, for `room` and `event`.
+        room_id: Option<String>,
+        /// The event, for `event`.
+        event_id: Option<String>,
+        /// The user, for `user`; the event's sender, for `event`.
+        user_id: Option<UserId>,
+        /// Why.
+        reason: String,
+        /// When, in milliseconds since the epoch.
+        at_ms: i64,
     }
 }

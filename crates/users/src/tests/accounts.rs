@@ -7,7 +7,7 @@ use super::{Bench, user};
 use crate::jobs::Job;
 use crate::login::NewDevice;
 use crate::registration::{NewAccount, SharedSecretProof};
-use crate::{Error, TokenError, secret};
+use crate::{Error, SessionKind, TokenError, secret};
 
 fn new(name: &str) -> NewAccount {
     NewAccount { localpart: Some(name.to_owned()), password: Some("secret".to_owned()), ..NewAccount::default() }
@@ -181,22 +181,25 @@ async fn ca9_the_old_refresh_token_lives_until_the_new_ones_are_used() {
     bench.clock.advance(login.expires_in_ms.unwrap());
     assert!(matches!(bench.users.authenticate(&login.access_token).await, Err(TokenError::Expired)));
 
-    let lost = bench.users.refresh(&first).await.unwrap();
-    let kept = bench.users.refresh(&first).await.unwrap();
+    let lost = bench.users.refresh(&first, SessionKind::Legacy).await.unwrap();
+    let kept = bench.users.refresh(&first, SessionKind::Legacy).await.unwrap();
     assert!(!bench.works(&lost.access_token).await, "an answer that was asked for again counts as lost");
-    assert!(matches!(bench.users.refresh(&lost.refresh_token).await, Err(Error::UnknownToken)));
+    assert!(matches!(bench.users.refresh(&lost.refresh_token, SessionKind::Legacy).await, Err(Error::UnknownToken)));
     assert!(bench.works(&kept.access_token).await);
-    assert!(matches!(bench.users.refresh(&first).await, Err(Error::UnknownToken)), "used: the old one is dead");
+    assert!(
+        matches!(bench.users.refresh(&first, SessionKind::Legacy).await, Err(Error::UnknownToken)),
+        "used: the old one is dead"
+    );
 
-    let third = bench.users.refresh(&kept.refresh_token).await.unwrap();
-    let fourth = bench.users.refresh(&third.refresh_token).await.unwrap();
-    assert!(matches!(bench.users.refresh(&kept.refresh_token).await, Err(Error::UnknownToken)));
+    let third = bench.users.refresh(&kept.refresh_token, SessionKind::Legacy).await.unwrap();
+    let fourth = bench.users.refresh(&third.refresh_token, SessionKind::Legacy).await.unwrap();
+    assert!(matches!(bench.users.refresh(&kept.refresh_token, SessionKind::Legacy).await, Err(Error::UnknownToken)));
     assert!(!bench.works(&kept.access_token).await);
     assert!(bench.works(&fourth.access_token).await);
     let session = bench.users.authenticate(&fourth.access_token).await.unwrap();
     assert_eq!(session.device, login.device, "tokens stay bound to the device");
     bench.users.logout(&session).await.unwrap();
-    assert!(matches!(bench.users.refresh(&fourth.refresh_token).await, Err(Error::UnknownToken)));
+    assert!(matches!(bench.users.refresh(&fourth.refresh_token, SessionKind::Legacy).await, Err(Error::UnknownToken)));
 }
 
 #[tokio::test]
@@ -368,4 +371,17 @@ async fn ca8_cr26_work_on_rooms_is_taken_up_when_it_is_overdue() {
         bench.users.finish(job, &alice).await.unwrap();
         assert!(bench.users.overdue(job).await.unwrap().is_empty());
     }
+}
+
+#[tokio::test]
+async fn ca12_a_session_keeps_its_kind_and_its_refresh_tokens_to_itself() {
+    let bench = Bench::new().await;
+    bench.join("alice").await;
+    let new = NewDevice { refresh: true, kind: SessionKind::OAuth, ..NewDevice::default() };
+    let login = bench.users.login(&user("alice"), new).await.unwrap();
+    assert_eq!(bench.users.authenticate(&login.access_token).await.unwrap().kind, SessionKind::OAuth);
+    let token = login.refresh_token.unwrap();
+    assert!(matches!(bench.users.refresh(&token, SessionKind::Legacy).await, Err(Error::UnknownToken)));
+    let fresh = bench.users.refresh(&token, SessionKind::OAuth).await.unwrap();
+    assert_eq!(bench.users.authenticate(&fresh.access_token).await.unwrap().kind, SessionKind::OAuth);
 }

@@ -8,6 +8,7 @@ use store::{DeviceId, EventNum, RoomNum, StreamPosition, UserId};
 use super::{Bench, user};
 use crate::Error;
 use crate::receipts::{ReadUpTo, ReceiptType};
+use crate::reports::{REASON_BYTES_MAX, Reported};
 use crate::to_device::Messages;
 
 #[tokio::test]
@@ -184,4 +185,24 @@ async fn cy15_ignored_users_are_read_from_account_data() {
     bench.users.put_account_data(&user("alice"), "", "m.ignored_user_list", content).await.unwrap();
     assert!(bench.users.ignored(&user("alice")).await.unwrap().contains(&user("bob")));
     assert!(bench.users.ignored(&user("bob")).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn reports_are_kept_for_administrators() {
+    let bench = Bench::new().await;
+    let alice = user("alice");
+    let event = Reported::Event { room_id: "!r:x", event_id: "$e", sender: "@bob:x" };
+    bench.users.report(&alice, event, "rude").await.unwrap();
+    bench.users.report(&alice, Reported::Room { room_id: "!r:x" }, "").await.unwrap();
+    bench.users.report(&alice, Reported::User { user: &user("bob") }, "spam").await.unwrap();
+    let all = bench.users.reports(None, 10).await.unwrap();
+    let about: Vec<&str> = all.iter().map(|report| report.about.as_str()).collect();
+    assert_eq!(about, ["user", "room", "event"], "newest first");
+    let rest = bench.users.reports(Some(all[1].number), 10).await.unwrap();
+    assert_eq!(rest.len(), 1);
+    assert_eq!((rest[0].event_id.as_deref(), rest[0].reason.as_str(), rest[0].at_ms), (Some("$e"), "rude", 1_000_000));
+    assert_eq!((&rest[0].reporter, &rest[0].user_id), (&alice, &Some(UserId::from("@bob:x"))));
+    let long = "x".repeat(REASON_BYTES_MAX + 1);
+    let refused = bench.users.report(&alice, Reported::Room { room_id: "!r:x" }, &long).await;
+    assert!(matches!(refused, Err(Error::TooLarge(_))));
 }

@@ -1,12 +1,15 @@
 //! User-interactive authentication.
 
 use serde_json::{Map, Value as Json, json};
-use store::UserId;
+use store::tables::users::CrossSigningResetRow;
+use store::{Read, UserId};
 
 use super::{Bench, user};
-use crate::Error;
 use crate::registration::NewAccount;
-use crate::uia::{Challenge, DUMMY, Failure, Flow, Operation, PASSWORD, Proof, REGISTRATION_TOKEN, Verdict};
+use crate::uia::{
+    Challenge, DUMMY, Failure, Flow, OAUTH, OAUTH_UNSTABLE, Operation, PASSWORD, Proof, REGISTRATION_TOKEN, Verdict,
+};
+use crate::{Error, SessionKind};
 
 const BY_PASSWORD: &[Flow] = &[&[PASSWORD]];
 const BY_TOKEN: &[Flow] = &[&[REGISTRATION_TOKEN, DUMMY]];
@@ -16,7 +19,10 @@ fn body(json: Json) -> Map<String, Json> {
 }
 
 async fn ask(bench: &Bench, flows: &[Flow], path: &str, user: Option<&UserId>, json: Json) -> Result<Verdict, Error> {
-    bench.users.interactive(flows, Operation { method: "POST", path, body: &body(json), user }).await
+    bench
+        .users
+        .interactive(flows, Operation { method: "POST", path, body: &body(json), user, kind: SessionKind::Legacy })
+        .await
 }
 
 fn challenge(verdict: Result<Verdict, Error>) -> Challenge {
@@ -144,4 +150,54 @@ async fn dummy_alone_needs_no_session() {
     let bench = Bench::new().await;
     let auth = json!({ "username": "alice", "auth": { "type": DUMMY } });
     proof(ask(&bench, &[&[DUMMY]], "/register", None, auth).await);
+}
+
+#[tokio::test]
+async fn ca12_a_session_of_the_oauth_api_goes_by_the_account_page() {
+    const BY_PAGE: &[Flow] = &[&[OAUTH], &[OAUTH_UNSTABLE]];
+    let bench = Bench::with(|options| options.account_management_url = Some("https://x.org/account?a=b".into())).await;
+    bench.join("alice").await;
+    let alice = user("alice");
+    let ask = async |flows: &[Flow], json: Json| {
+        let (method, path, kind) = ("POST", "/k", SessionKind::OAuth);
+        bench.users.interactive(flows, Operation { method, path, body: &body(json), user: Some(&alice), kind }).await
+    };
+    let password = json!({ "auth": { "type": PASSWORD, "password": "secret", "user": "alice" } });
+    assert!(matches!(ask(BY_PASSWORD, password).await, Err(Error::AccountPageOnly)));
+    let first = challenge(ask(BY_PAGE, json!({ "key": 1 })).await);
+    let members = Json::Object(first.members());
+    assert_eq!(members["flows"], json!([{ "stages": [OAUTH] }, { "stages": [OAUTH_UNSTABLE] }]));
+    let url = "https://x.org/account?a=b&action=org.matrix.cross_signing_reset";
+    assert_eq!(members["params"][OAUTH], json!({ "url": url }));
+    let named = |key: i64| json!({ "key": key, "auth": { "session": first.session } });
+    let early = challenge(ask(BY_PAGE, named(1)).await);
+    assert_eq!((early.failure, &early.session), (Some(Failure::NotAllowedYet), &first.session));
+    bench.users.allow_cross_signing_reset(&alice).await.unwrap();
+    assert!(matches!(ask(BY_PAGE, named(2)).await, Err(Error::NotYourIdentity)), "bound to the body");
+    proof(ask(BY_PAGE, named(1)).await);
+    let second = challenge(ask(BY_PAGE, json!({ "key": 1 })).await);
+    let again = json!({ "key": 1, "auth": { "type": OAUTH, "session": second.session } });
+    let used = challenge(ask(BY_PAGE, again.clone()).await);
+    assert_eq!(used.failure, Some(Failure::NotAllowedYet), "leave is for one time");
+    bench.users.allow_cross_signing_reset(&alice).await.unwrap();
+    bench.clock.advance(10 * 60 * 1_000);
+    let late = challenge(ask(BY_PAGE, again.clone()).await);
+    assert_eq!(late.failure, Some(Failure::NotAllowedYet), "leave is for some minutes");
+    bench.users.prune().await.unwrap();
+    assert_eq!(
+        bench.store.all::<CrossSigningResetRow>(Read::prefix::<CrossSigningResetRow>(vec![])).await.unwrap(),
+        []
+    );
+    bench.users.allow_cross_signing_reset(&alice).await.unwrap();
+    proof(ask(BY_PAGE, again).await);
+}
+
+#[tokio::test]
+async fn ca12_without_an_account_page_nothing_is_offered() {
+    let bench = Bench::new().await;
+    bench.join("alice").await;
+    let alice = user("alice");
+    let operation =
+        Operation { method: "POST", path: "/k", body: &Map::new(), user: Some(&alice), kind: SessionKind::OAuth };
+    assert!(matches!(bench.users.interactive(&[&[OAUTH]], operation).await, Err(Error::AccountPageOnly)));
 }
