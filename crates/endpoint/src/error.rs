@@ -414,7 +414,12 @@ impl From<store::Error> for Error {
                 Self::unknown(StatusCode::INSUFFICIENT_STORAGE, message)
             }
             store::Error::Closed => Self::unavailable("The server is shutting down."),
-            store::Error::Corrupt { .. } | store::Error::Unusable(_) | store::Error::Engine(_) => Self::internal(error),
+            // What stands in the way of using it may be mended while the server runs: a password, a certificate.
+            store::Error::Unavailable(_) | store::Error::Unusable(_) => {
+                tracing::warn!(cause = %error, "the request failed");
+                Self::unavailable("The server's database does not answer: try again.")
+            }
+            store::Error::Corrupt { .. } | store::Error::Engine(_) => Self::internal(error),
         }
     }
 }
@@ -472,6 +477,9 @@ mod tests {
         let full = Error::from(store::Error::DiskFull);
         assert_eq!((full.status.as_u16(), full.errcode), (507, "M_UNKNOWN"));
         assert_eq!(Error::from(store::Error::Closed).status, 503);
+        let away = Error::from(store::Error::Unavailable("secret host".to_owned()));
+        assert_eq!((away.status.as_u16(), away.errcode, away.retry_after_s), (503, "M_UNKNOWN", Some(2)));
+        assert!(!away.body().to_string().contains("secret"));
     }
 
     #[test]

@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::tables::core::{CounterRow, MetaRow, SequenceRow};
-use crate::{CommitBatch, CommitError, Committed, Error, Notifier, Read, Row, Rows, StreamPosition, Table, Value};
+use crate::{
+    CommitBatch, CommitError, Committed, Error, Notifier, Read, Row, Rows, StreamPosition, Table, Value, Whispers,
+};
 
 /// How many numbers a process takes from a sequence at a time.
 const SEQUENCE_BLOCK: i64 = 1_000;
@@ -28,6 +30,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// Where commits are published.
     fn notifier(&self) -> &Notifier;
+
+    /// What the nodes of one database tell each other in passing; `None` where there can be no other node.
+    fn whispers(&self) -> Option<Arc<Whispers>> {
+        None
+    }
 
     /// For moving databases: writes rows as they are, replacing those of equal key; durable on return.
     async fn import(&self, table: &'static Table, rows: Vec<Vec<Value>>) -> Result<(), Error>;

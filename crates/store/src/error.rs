@@ -20,6 +20,9 @@ pub enum Error {
     /// The store is shutting down or its writer has ended.
     #[error("the store is closed")]
     Closed,
+    /// The database cannot be reached, or is too busy, for now: nothing of this was done, and the same may succeed later.
+    #[error("the database does not serve now: {0}")]
+    Unavailable(String),
     /// The engine failed in another way.
     #[error("storage engine: {0}")]
     Engine(String),

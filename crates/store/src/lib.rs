@@ -18,6 +18,7 @@ pub mod read;
 pub mod table;
 pub mod tables;
 pub mod value;
+pub mod whispers;
 
 pub use batch::{Check, CommitBatch, Committed, Expect, StreamEntry, StreamKind, Write};
 pub use clock::{Clock, Entropy};
@@ -28,3 +29,4 @@ pub use notifier::{Follower, Notifier};
 pub use read::{LIMIT_MAX, Read, Rows};
 pub use table::{Column, Index, Row, Table, decode};
 pub use value::{ColumnType, Field, Value};
+pub use whispers::Whispers;

@@ -23,7 +23,7 @@ const TO_DEVICE_MAX: u32 = 100;
 /// Changed rooms that are looked through, also for a user of fewer.
 const CHANGED_MAX: usize = 200;
 /// How long a token of another node's making may be ahead of this node.
-const AHEAD: Duration = Duration::from_secs(1);
+const AHEAD: Duration = Duration::from_secs(10);
 
 /// What a client asks for.
 #[derive(Clone, Debug)]

@@ -5,19 +5,21 @@ use std::error::Error as _;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use store::Error;
+use store::{Error, Whispers};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio_postgres::config::SslMode;
 use tokio_postgres::error::{Severity, SqlState};
+use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row, Statement};
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Row, Socket, Statement};
 
 use crate::params::Param;
+use crate::route::Route;
 
 /// The most statements that one connection keeps prepared.
 const STATEMENTS_MAX: usize = 1_000;
@@ -33,6 +35,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 
 /// The channel on which nodes tell each other of commits: `first,last`.
 pub const CHANNEL: &str = "hearth";
+
+/// The channel on which nodes whisper: texts, one per line.
+pub const WHISPERS: &str = "hearth_whispers";
 
 /// Every access goes along an index by equality and range; with plans fixed to that, none degrades when statistics are
 /// missing or stale.
@@ -59,8 +64,8 @@ impl Fault {
     /// As a caller of the store is told.
     pub fn into_error(self) -> Error {
         match self {
-            Self::Lost(reason) => Error::Engine(format!("PostgreSQL cannot be reached: {reason}")),
-            Self::Busy(reason) => Error::Engine(reason),
+            Self::Lost(reason) => Error::Unavailable(format!("PostgreSQL cannot be reached: {reason}")),
+            Self::Busy(reason) => Error::Unavailable(reason),
             Self::Unique(index) => Error::Engine(format!("unique index {index} is violated")),
             Self::Refused(error) => error,
         }
@@ -100,28 +105,6 @@ pub fn describe(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// Reads a connection URL.
-///
-/// # Errors
-/// [`Error::Unusable`] if it is none, or asks for TLS.
-pub fn parse_url(url: &str) -> Result<Config, Error> {
-    let config: Config = url.parse().map_err(|error: tokio_postgres::Error| {
-        Error::Unusable(format!(
-            "the PostgreSQL address cannot be read ({}): write postgres://user:password@host:port/database, \
-             or postgres://user@/database?host=/run/postgresql for a local socket",
-            describe(&error)
-        ))
-    })?;
-    if !matches!(config.get_ssl_mode(), SslMode::Disable | SslMode::Prefer) {
-        return Err(Error::Unusable(
-            "encrypted connections to PostgreSQL are not supported: connect over a local socket, loopback or a private \
-             network and leave sslmode away"
-                .to_owned(),
-        ));
-    }
-    Ok(config)
-}
-
 /// An open connection.
 pub struct Connection {
     client: Client,
@@ -150,15 +133,27 @@ pub struct Hints {
     /// The highest position of which other nodes told.
     pub told: Arc<watch::Sender<i64>>,
     /// The server process of this node's writer, whose commits need no hint.
-    pub own: Arc<std::sync::atomic::AtomicI32>,
+    pub own: Arc<AtomicI32>,
+    /// The server process by which this node whispers: it does not hear itself.
+    pub own_mouth: Arc<AtomicI32>,
+    /// Who hears what other nodes whisper.
+    pub whispers: Arc<Whispers>,
 }
 
 impl Hints {
     fn notified(&self, message: &tokio_postgres::Notification) {
-        if message.channel() != CHANNEL || message.process_id() == self.own.load(std::sync::atomic::Ordering::Relaxed) {
-            return;
+        let from = message.process_id();
+        match message.channel() {
+            CHANNEL if from != self.own.load(Ordering::Relaxed) => self.committed(message.payload()),
+            WHISPERS if from != self.own_mouth.load(Ordering::Relaxed) => {
+                message.payload().lines().for_each(|text| self.whispers.hear(text));
+            }
+            _ => {}
         }
-        let last = message.payload().split_once(',').and_then(|(_, last)| last.parse::<i64>().ok()).unwrap_or(0);
+    }
+
+    fn committed(&self, payload: &str) {
+        let last = payload.split_once(',').and_then(|(_, last)| last.parse::<i64>().ok()).unwrap_or(0);
         self.told.send_if_modified(|told| {
             let more = last > *told;
             *told = last.max(*told);
@@ -172,27 +167,12 @@ impl Connection {
     ///
     /// # Errors
     /// As the network and the server say; [`Fault::Lost`] if trying again may help.
-    pub async fn open(config: &Config, hints: Option<Hints>) -> Result<Self, Fault> {
-        let opened = tokio::time::timeout(CONNECT_WAIT, config.connect(NoTls)).await;
-        let (client, mut connection) = match opened {
-            Ok(Ok(opened)) => opened,
-            Ok(Err(error)) => return Err(connect_fault(&error)),
-            Err(_) => return Err(Fault::Lost("no answer in time".to_owned())),
+    pub async fn open(route: &Route, hints: Option<Hints>) -> Result<Self, Fault> {
+        let (client, driver) = match &route.tls {
+            Some(tls) => connect(&route.config, tls.clone(), hints).await?,
+            None => connect(&route.config, NoTls, hints).await?,
         };
-        let driver = tokio::spawn(async move {
-            while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
-                match (message, &hints) {
-                    (Ok(AsyncMessage::Notification(message)), Some(hints)) => hints.notified(&message),
-                    (Ok(AsyncMessage::Notice(notice)), _) => tracing::debug!(%notice, "PostgreSQL says"),
-                    (Ok(_), _) => {}
-                    (Err(error), _) => {
-                        tracing::debug!(error = describe(&error), "a PostgreSQL connection ended");
-                        break;
-                    }
-                }
-            }
-        });
-        let mut opened = Self { client, driver: driver.abort_handle(), statements: BTreeMap::new(), pid: 0 };
+        let mut opened = Self { client, driver, statements: BTreeMap::new(), pid: 0 };
         opened.execute(SETTINGS).await?;
         let call = opened.call("SELECT pg_backend_pid()", Vec::new()).await?;
         let rows = opened.run(&[call], CONNECT_WAIT).await?;
@@ -204,10 +184,10 @@ impl Connection {
     ///
     /// # Errors
     /// The last fault.
-    pub async fn open_by(config: &Config, deadline: tokio::time::Instant) -> Result<Self, Fault> {
+    pub async fn open_by(route: &Route, deadline: tokio::time::Instant) -> Result<Self, Fault> {
         let mut backoff = Backoff::new();
         loop {
-            match Self::open(config, None).await {
+            match Self::open(route, None).await {
                 Err(Fault::Lost(reason)) if tokio::time::Instant::now() < deadline => {
                     tracing::warn!(reason, "PostgreSQL cannot be reached; trying again");
                     backoff.pause().await;
@@ -316,6 +296,33 @@ impl Connection {
     }
 }
 
+/// Connects, and drives the connection in a task of its own.
+async fn connect<T>(config: &Config, tls: T, hints: Option<Hints>) -> Result<(Client, AbortHandle), Fault>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let (client, mut connection) = match tokio::time::timeout(CONNECT_WAIT, config.connect(tls)).await {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(error)) => return Err(connect_fault(&error)),
+        Err(_) => return Err(Fault::Lost("no answer in time".to_owned())),
+    };
+    let driver = tokio::spawn(async move {
+        while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+            match (message, &hints) {
+                (Ok(AsyncMessage::Notification(message)), Some(hints)) => hints.notified(&message),
+                (Ok(AsyncMessage::Notice(notice)), _) => tracing::debug!(%notice, "PostgreSQL says"),
+                (Ok(_), _) => {}
+                (Err(error), _) => {
+                    tracing::debug!(error = describe(&error), "a PostgreSQL connection ended");
+                    break;
+                }
+            }
+        }
+    });
+    Ok((client, driver.abort_handle()))
+}
+
 enum Sent<F> {
     Waiting(Pin<Box<F>>),
     Answered(Result<Vec<Row>, tokio_postgres::Error>),
@@ -326,6 +333,12 @@ fn connect_fault(error: &tokio_postgres::Error) -> Fault {
     let retry = error.code().is_none_or(|code| {
         code.code().starts_with("57P") || code.code().starts_with("53") || code.code().starts_with("08")
     });
+    if is_mistrust(error) {
+        return Fault::Refused(Error::Unusable(format!(
+            "TLS to PostgreSQL fails: {}: correct `sslmode` or `sslrootcert` of the address, or the server's certificate",
+            describe(error)
+        )));
+    }
     if retry {
         return Fault::Lost(describe(error));
     }
@@ -333,6 +346,16 @@ fn connect_fault(error: &tokio_postgres::Error) -> Fault {
         "PostgreSQL refuses the connection: {}: correct the address, or create what it names",
         describe(error)
     )))
+}
+
+/// Whether TLS failed for what the server is, and not because the connection broke.
+fn is_mistrust(error: &tokio_postgres::Error) -> bool {
+    let Some(source) = error.source() else { return false };
+    match source.downcast_ref::<std::io::Error>() {
+        Some(broken) => broken.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()),
+        // "server does not support TLS", which has no type of its own.
+        None => error.to_string().contains("TLS"),
+    }
 }
 
 /// Growing pauses between tries.

@@ -1,19 +1,21 @@
 //! The engine on PostgreSQL: several nodes share one database, and each sees the commits of all in one order.
 //!
-//! One task writes ([`writer`]), one publishes ([`publisher`]), a pool reads ([`reader`]). Tables, keys and reads are
+//! One task writes ([`writer`]), one publishes ([`publisher`]), one whispers ([`whisperer`]), a pool reads ([`reader`]). Tables, keys and reads are
 //! those of the storage contract; this crate knows nothing of Matrix. Text is stored in collation `C`, so that it orders
 //! bytewise, and without NUL ([`text`]).
 //!
 //! All nodes talk to the one primary, each connection to a server process of its own: a pooler between them must pool by
-//! session. Of each node, one connection writes, one listens, one imports, and up to [`Options::readers`] read.
+//! session. Of each node, one connection writes, one listens, one whispers, one imports, and up to [`Options::readers`] read.
 
 mod connection;
 mod params;
 mod publisher;
 mod reader;
+mod route;
 mod schema;
 mod sql;
 mod text;
+mod whisperer;
 mod writer;
 
 use std::collections::BTreeMap;
@@ -23,19 +25,20 @@ use std::time::Duration;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use store::{
-    CommitBatch, CommitError, Engine, Error, Notifier, Read, Rows, StreamPosition, Table, Ticket, Value, merge,
+    CommitBatch, CommitError, Engine, Error, Notifier, Read, Rows, StreamPosition, Table, Ticket, Value, Whispers,
+    merge,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_postgres::Config;
-use tokio_postgres::config::TargetSessionAttrs;
 
 use crate::connection::{Backoff, Connection, Fault, Hints};
 use crate::params::key_arrays;
 use crate::publisher::Publisher;
 use crate::reader::Pool;
+use crate::route::Route;
 use crate::sql::Insertion;
+use crate::whisperer::Whisperer;
 use crate::writer::{Job, Writer};
 
 /// The most batches that wait for the writer.
@@ -59,7 +62,7 @@ const NAME_MAX: usize = 20;
 /// How the engine is run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Number of reading connections, opened as needed. Two more are used for writing and listening.
+    /// Number of reading connections, opened as needed. Three more are used for writing, listening and whispering.
     pub readers: usize,
     /// The node's name, for those who look at the database; a random part is added.
     pub writer: String,
@@ -82,13 +85,21 @@ impl Default for Options {
 
 /// A PostgreSQL database, as one node uses it.
 pub struct Postgres {
-    config: Config,
+    route: Route,
     patience: Duration,
     queue: Mutex<Option<mpsc::Sender<Job>>>,
-    tasks: Mutex<Option<(JoinHandle<()>, JoinHandle<()>)>>,
+    tasks: Mutex<Option<Tasks>>,
+    whispers: Arc<Whispers>,
     pool: Arc<Pool>,
     notifier: Arc<Notifier>,
     importing: tokio::sync::Mutex<Option<Connection>>,
+}
+
+/// What runs beside the requests.
+struct Tasks {
+    writer: JoinHandle<()>,
+    publisher: JoinHandle<()>,
+    whisperer: JoinHandle<()>,
 }
 
 impl Postgres {
@@ -96,25 +107,31 @@ impl Postgres {
     /// so at once. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`Error::Unusable`] if the address or the database cannot be used as it is; [`Error::Engine`] if PostgreSQL does
-    /// not answer.
+    /// [`Error::Unusable`] if the address or the database cannot be used as it is; [`Error::Unavailable`] if PostgreSQL
+    /// does not answer.
     pub async fn open(url: &str, options: Options) -> Result<Self, Error> {
-        let mut config = connection::parse_url(url)?;
-        if config.get_hosts().len() > 1 {
-            // Of several hosts, the one that is the primary now.
-            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        }
-        config.application_name("hearth");
+        let route = Route::parse(url)?.named("hearth");
         let deadline = Instant::now() + options.patience;
-        let mut connection = Connection::open_by(&config, deadline).await.map_err(Fault::into_error)?;
+        let mut connection = Connection::open_by(&route, deadline).await.map_err(Fault::into_error)?;
         let end = schema::prepare(&mut connection).await?;
         let name = unique_name(&mut connection, &options.writer).await?;
         let notifier = Arc::new(Notifier::new(StreamPosition(end)));
         let (queue, jobs) = mpsc::channel(QUEUE_MAX);
-        let tasks = start(&config, &options, name, jobs, Arc::clone(&notifier));
+        let (whispers, texts) = Whispers::new();
+        let hints = Hints {
+            told: Arc::new(watch::Sender::new(0)),
+            own: Arc::default(),
+            own_mouth: Arc::default(),
+            whispers: Arc::new(whispers),
+        };
+        let whispers = Arc::clone(&hints.whispers);
+        let whisperer = Whisperer { route: route.clone(), texts, hints: hints.clone(), connection: None };
+        let (writer, publisher) = start(&route, &options, name, jobs, Arc::clone(&notifier), hints);
+        let tasks = Tasks { writer, publisher, whisperer: tokio::spawn(whisperer.run()) };
         Ok(Self {
-            pool: Arc::new(Pool::new(config.clone(), options.readers, options.patience)),
-            config,
+            pool: Arc::new(Pool::new(route.clone(), options.readers, options.patience)),
+            route,
+            whispers,
             patience: options.patience,
             queue: Mutex::new(Some(queue)),
             tasks: Mutex::new(Some(tasks)),
@@ -158,7 +175,7 @@ impl Postgres {
     ) -> Result<(), Fault> {
         let connection = match slot.take().filter(|connection| !connection.is_closed()) {
             Some(connection) => slot.insert(connection),
-            None => slot.insert(Connection::open(&self.config, None).await?),
+            None => slot.insert(Connection::open(&self.route, None).await?),
         };
         connection.execute("BEGIN").await?;
         for chunk in rows.chunks(IMPORT_ROWS_MAX).filter(|_| thorough) {
@@ -176,21 +193,19 @@ impl Postgres {
 
 /// Starts the writer and the publisher.
 fn start(
-    config: &Config,
+    route: &Route,
     options: &Options,
     name: String,
     queue: mpsc::Receiver<Job>,
     notifier: Arc<Notifier>,
+    hints: Hints,
 ) -> (JoinHandle<()>, JoinHandle<()>) {
     let (settling, settled) = mpsc::channel(SETTLED_MAX);
-    let hints = Hints { told: Arc::new(watch::Sender::new(0)), own: Arc::default() };
     let reached = notifier.watermark().0;
     let publisher =
-        Publisher { config: config.clone(), notifier, reached, settled, connection: None, hints: hints.clone() };
-    let mut config = config.clone();
-    config.application_name(format!("hearth-{name}"));
+        Publisher { route: route.clone(), notifier, reached, settled, connection: None, hints: hints.clone() };
     let writer = Writer {
-        config,
+        route: route.named(&format!("hearth-{name}")),
         name,
         queue,
         settled: settling,
@@ -228,7 +243,7 @@ impl Engine for Postgres {
             // Dropped with the batch, the outcome says that the store is closed.
             Some(Ok(()) | Err(mpsc::error::TrySendError::Closed(_))) | None => {}
             Some(Err(mpsc::error::TrySendError::Full(job))) => {
-                refuse(job.outcome, Error::Engine(format!("{QUEUE_MAX} batches already wait for the writer")));
+                refuse(job.outcome, Error::Unavailable(format!("{QUEUE_MAX} batches already wait for the writer")));
             }
         }
         ticket
@@ -243,6 +258,10 @@ impl Engine for Postgres {
 
     fn notifier(&self) -> &Notifier {
         &self.notifier
+    }
+
+    fn whispers(&self) -> Option<Arc<Whispers>> {
+        Some(Arc::clone(&self.whispers))
     }
 
     async fn import(&self, table: &'static Table, rows: Vec<Vec<Value>>) -> Result<(), Error> {
@@ -263,7 +282,8 @@ impl Engine for Postgres {
         // Without a sender the writer ends after what is queued, and the publisher after the writer.
         drop(self.queue.lock().take());
         let tasks = self.tasks.lock().take();
-        if let Some((writer, publisher)) = tasks {
+        if let Some(Tasks { writer, publisher, whisperer }) = tasks {
+            whisperer.abort();
             let (stop_writer, stop_publisher) = (writer.abort_handle(), publisher.abort_handle());
             if tokio::time::timeout(CLOSE_WAIT, async { (writer.await, publisher.await) }).await.is_err() {
                 tracing::error!("PostgreSQL stays away: what is still queued is given up");

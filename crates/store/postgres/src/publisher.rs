@@ -11,10 +11,10 @@ use store::tables::core::StreamRow;
 use store::{Notifier, Row as _, StreamEntry, StreamKind, StreamPosition};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
-use tokio_postgres::Config;
 
-use crate::connection::{Backoff, CHANNEL, Connection, Fault, Hints};
+use crate::connection::{Backoff, CHANNEL, Connection, Fault, Hints, WHISPERS};
 use crate::params::{Param, decode_row};
+use crate::route::Route;
 use crate::writer::Settled;
 
 /// How often the stream is looked at when no hint comes.
@@ -32,7 +32,7 @@ const FETCH: &str = "SELECT pos, kind, room, user_id, number FROM stream \
 /// The publisher's task.
 pub struct Publisher {
     /// Where PostgreSQL is.
-    pub config: Config,
+    pub route: Route,
     /// Where is published.
     pub notifier: Arc<Notifier>,
     /// All commits up to here have been published.
@@ -128,8 +128,8 @@ impl Publisher {
         if let Some(connection) = self.connection.take().filter(|connection| !connection.is_closed()) {
             return Ok(connection);
         }
-        let connection = Connection::open(&self.config, Some(self.hints.clone())).await?;
-        connection.execute(&format!("LISTEN {CHANNEL}")).await?;
+        let connection = Connection::open(&self.route, Some(self.hints.clone())).await?;
+        connection.execute(&format!("LISTEN {CHANNEL}; LISTEN {WHISPERS}")).await?;
         Ok(connection)
     }
 

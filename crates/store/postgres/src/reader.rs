@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use store::{Error, Read, Rows};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
-use tokio_postgres::{Config, Row};
+use tokio_postgres::Row;
 
 use crate::connection::{Backoff, Connection, Fault};
 use crate::params::decode_row;
+use crate::route::Route;
 use crate::sql::{self, Shape};
 
 /// How long one answer may take.
@@ -24,10 +26,12 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// The reading connections, opened when needed.
 pub struct Pool {
-    config: Config,
+    route: Route,
     idle: Mutex<Vec<Connection>>,
     permits: Arc<Semaphore>,
     patience: Duration,
+    /// The last read found nobody to answer it, for all its patience.
+    away: AtomicBool,
 }
 
 /// A statement that answers one or several reads.
@@ -40,19 +44,25 @@ struct Answering {
 
 impl Pool {
     /// A pool of `size` connections. Reads are tried again for as long as `patience` when PostgreSQL is away.
-    pub fn new(config: Config, size: usize, patience: Duration) -> Self {
-        Self { config, idle: Mutex::default(), permits: Arc::new(Semaphore::new(size.max(1))), patience }
+    pub fn new(route: Route, size: usize, patience: Duration) -> Self {
+        let permits = Arc::new(Semaphore::new(size.max(1)));
+        Self { route, idle: Mutex::default(), permits, patience, away: AtomicBool::new(false) }
     }
 
-    /// Answers all reads from one snapshot.
+    /// Answers all reads from one snapshot. While PostgreSQL is known to be away, each read tries only once: who waits
+    /// for all others before it would wait for minutes.
     ///
     /// # Errors
-    /// [`Error::Engine`] if PostgreSQL stays away; [`Error::Closed`] after [`Pool::close`].
+    /// [`Error::Unavailable`] if PostgreSQL stays away; [`Error::Closed`] after [`Pool::close`].
     pub async fn read(self: &Arc<Self>, reads: Vec<Read>) -> Result<Vec<Rows>, Error> {
-        let deadline = Instant::now() + self.patience;
-        let permit = match tokio::time::timeout(ANSWER_WAIT, self.permits.clone().acquire_owned()).await {
+        let (patience, wait) = match self.away.load(Ordering::Relaxed) {
+            true => (Duration::ZERO, self.patience.min(ANSWER_WAIT)),
+            false => (self.patience, ANSWER_WAIT),
+        };
+        let deadline = Instant::now() + patience;
+        let permit = match tokio::time::timeout(wait, self.permits.clone().acquire_owned()).await {
             Ok(permit) => permit.map_err(|_| Error::Closed)?,
-            Err(_) => return Err(Error::Engine("all reading connections have been busy for too long".to_owned())),
+            Err(_) => return Err(Error::Unavailable("all reading connections have been busy for too long".to_owned())),
         };
         if reads.is_empty() {
             return Ok(Vec::new());
@@ -69,13 +79,17 @@ impl Pool {
     async fn read_by(&self, reads: &[Read], deadline: Instant) -> Result<Vec<Rows>, Error> {
         let mut backoff = Backoff::new();
         loop {
-            match self.read_once(reads).await {
-                Ok(rows) => return Ok(rows),
+            let read = self.read_once(reads).await;
+            let lost = matches!(read, Err(Fault::Lost(_)));
+            match read {
                 Err(Fault::Lost(reason) | Fault::Busy(reason)) if Instant::now() < deadline => {
                     tracing::debug!(reason, "a read is tried again");
                     backoff.pause().await;
                 }
-                Err(fault) => return Err(fault.into_error()),
+                done => {
+                    self.away.store(lost, Ordering::Relaxed);
+                    return done.map_err(Fault::into_error);
+                }
             }
         }
     }
@@ -102,7 +116,7 @@ impl Pool {
             match idle {
                 Some(connection) if connection.is_closed() => {}
                 Some(connection) => return Ok(connection),
-                None => return Connection::open(&self.config, None).await,
+                None => return Connection::open(&self.route, None).await,
             }
         }
     }

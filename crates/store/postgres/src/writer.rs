@@ -20,10 +20,11 @@ use store::{
 };
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tokio_postgres::{Config, Row};
+use tokio_postgres::Row;
 
 use crate::connection::{Backoff, CHANNEL, Call, Connection, Fault, Hints};
 use crate::params::{Param, decode_row, key_arrays};
+use crate::route::Route;
 use crate::sql::{self, Insertion};
 
 /// The most batches of one transaction.
@@ -88,7 +89,7 @@ pub struct Settled {
 /// The writer's task.
 pub struct Writer {
     /// Where PostgreSQL is; its application name is unique to this writer.
-    pub config: Config,
+    pub route: Route,
     /// Name of this process in `writers`.
     pub name: String,
     /// The queue.
@@ -261,9 +262,9 @@ impl Writer {
         if let Some(connection) = self.connection.take().filter(|connection| !connection.is_closed()) {
             return Ok(connection);
         }
-        let mut connection = Connection::open(&self.config, None).await?;
+        let mut connection = Connection::open(&self.route, None).await?;
         self.away = None;
-        let name = self.config.get_application_name().unwrap_or_default().to_owned();
+        let name = self.route.config.get_application_name().unwrap_or_default().to_owned();
         let call = connection.call(END_OTHERS, vec![text(&name)]).await?;
         connection.run(&[call], self.commit_wait).await?;
         self.hints.own.store(connection.pid, Ordering::Relaxed);

@@ -13,4 +13,6 @@ mod opening;
 mod proxy;
 mod reads;
 mod speed;
+mod tls;
+mod whispers;
 mod work;
