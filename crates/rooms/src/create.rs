@@ -112,7 +112,7 @@ impl Rooms {
 
     /// Submits the first decision of a room, which is in memory from then on.
     pub(crate) async fn commit_new(&self, room: &Arc<Room>, draft: Draft<'_>) -> Result<()> {
-        self.rooms.lock().insert(room.num, Arc::clone(room));
+        self.rooms.lock().insert(Arc::clone(room));
         let committed = self.commit(room, draft).await;
         if committed.is_err() {
             self.drop_room(room.num);

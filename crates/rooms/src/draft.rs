@@ -317,7 +317,8 @@ impl<'a> Draft<'a> {
             if self.head.extremities.iter().any(|extremity| extremity.num == num) {
                 continue;
             }
-            let found = self.rooms.events(self.room, Some(&self.overlay), &[num]).await?;
+            // What a hidden event names may have been purged; it was shown, so it covers nothing more.
+            let found = self.rooms.events_left(self.room, Some(&self.overlay), &[num]).await?;
             for hidden in found.iter().filter(|event| event.has(flags::REJECTED | flags::SOFT_FAILED)) {
                 let edges = packed::unpack(num.0, &hidden.row.prev).unwrap_or_default();
                 queue.extend(edges.into_iter().map(EventNum));

@@ -10,6 +10,7 @@ mod draft;
 pub mod error;
 pub mod event;
 pub mod flags;
+mod held;
 mod load;
 pub mod membership;
 pub mod notify;
@@ -29,7 +30,6 @@ pub mod upgrade;
 pub mod view;
 pub mod visibility;
 
-use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -50,6 +50,7 @@ pub use room::{Head, Room};
 pub use send::{NewEvent, Transaction};
 pub use state::{Roots, StateMap};
 
+use crate::held::Held;
 use crate::state_tree::{SegNo, Segment};
 
 /// Locks among which transactions are spread.
@@ -68,6 +69,8 @@ pub struct Options {
     pub event_cache_bytes: u64,
     /// Bytes of memory for cached nodes of state trees.
     pub segment_cache_bytes: u64,
+    /// About how many rooms are kept in memory; those that are in use stay in any case.
+    pub rooms_max: usize,
 }
 
 impl Options {
@@ -79,6 +82,7 @@ impl Options {
             redaction_retention_ms: 7 * 24 * 3_600 * 1_000,
             event_cache_bytes: 24 << 20,
             segment_cache_bytes: 8 << 20,
+            rooms_max: 5_000,
         }
     }
 }
@@ -111,7 +115,7 @@ pub struct Rooms {
     pub(crate) key: Arc<SigningKey>,
     pub(crate) notify: Arc<dyn Notify>,
     pub(crate) room_nums: Cache<String, RoomNum>,
-    pub(crate) rooms: Mutex<HashMap<RoomNum, Arc<Room>>>,
+    pub(crate) rooms: Mutex<Held>,
     pub(crate) loading: tokio::sync::Mutex<()>,
     pub(crate) events: Cache<EventNum, Arc<Event>, EventWeight>,
     pub(crate) segments: Cache<(RoomNum, SegNo), Arc<Segment>, SegmentWeight>,
@@ -134,7 +138,7 @@ impl Rooms {
         let segments = usize::try_from(options.segment_cache_bytes / 512).unwrap_or(1_024).max(64);
         let rooms = Arc::new(Self {
             room_nums: Cache::with(10_000, 10_000, UnitWeighter, Default::default(), Default::default()),
-            rooms: Mutex::default(),
+            rooms: Mutex::new(Held::new(options.rooms_max)),
             loading: tokio::sync::Mutex::default(),
             events: Cache::with_weighter(events, options.event_cache_bytes, EventWeight),
             segments: Cache::with_weighter(segments, options.segment_cache_bytes, SegmentWeight),
@@ -193,7 +197,7 @@ impl Rooms {
         match entry.kind {
             StreamKind::Event | StreamKind::RoomHead | StreamKind::RoomMeta => {
                 let Some(number) = entry.number else { return };
-                let room = self.rooms.lock().get(&num).cloned();
+                let room = self.rooms.lock().peek(num).cloned();
                 if let Some(room) = room
                     && !room.committed(number, pos, self)
                 {
@@ -220,7 +224,7 @@ impl Rooms {
     }
 
     pub(crate) fn drop_room(&self, num: RoomNum) {
-        if let Some(room) = self.rooms.lock().remove(&num) {
+        if let Some(room) = self.rooms.lock().remove(num) {
             room.kill();
         }
     }

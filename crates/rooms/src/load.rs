@@ -19,27 +19,48 @@ impl Rooms {
     /// # Errors
     /// [`store::Error::Corrupt`] if one is not stored.
     pub async fn events(&self, room: &Room, overlay: Option<&Overlay>, nums: &[EventNum]) -> Result<Vec<Arc<Event>>> {
-        let mut found: HashMap<EventNum, Arc<Event>> = HashMap::with_capacity(nums.len());
-        let mut missing = Vec::new();
-        {
-            let unwritten = room.unwritten.lock();
-            for num in nums {
-                let known = overlay
-                    .and_then(|overlay| overlay.events.get(num).cloned())
-                    .or_else(|| unwritten.events.get(num).cloned())
-                    .or_else(|| self.events.get(num));
-                match known {
-                    Some(event) => {
-                        found.insert(*num, event);
-                    }
-                    None => missing.push(*num),
-                }
+        let found = self.events_left(room, overlay, nums).await?;
+        match nums.get(found.len()) {
+            None => Ok(found),
+            // Something is missing, so the first that differs is.
+            Some(last) => {
+                let differs = nums.iter().zip(&found).find(|(num, event)| event.num() != **num);
+                Err(lost(*differs.map_or(last, |(num, _)| num)))
             }
         }
-        for event in self.events_by_num(room.num, room.rules.version(), &missing).await? {
-            found.insert(event.num(), event);
+    }
+
+    /// Those of the events with these numbers that are left, in order: messages may be gone with purged history.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn events_left(
+        &self,
+        room: &Room,
+        overlay: Option<&Overlay>,
+        nums: &[EventNum],
+    ) -> Result<Vec<Arc<Event>>> {
+        let mut found: Vec<Option<Arc<Event>>> = {
+            let unwritten = room.unwritten.lock();
+            let known = |num: &EventNum| {
+                overlay
+                    .and_then(|overlay| overlay.events.get(num).cloned())
+                    .or_else(|| unwritten.events.get(num).cloned())
+                    .or_else(|| self.events.get(num))
+            };
+            nums.iter().map(known).collect()
+        };
+        let lacking = nums.iter().zip(&found).filter(|(_, event)| event.is_none());
+        let lacking: Vec<EventNum> = lacking.map(|(num, _)| *num).collect();
+        if !lacking.is_empty() {
+            let stored = self.stored_events(room.num, room.rules.version(), &lacking).await?;
+            // In the order of the numbers, without those that are gone.
+            let mut stored = stored.into_iter().peekable();
+            for (num, event) in nums.iter().zip(&mut found).filter(|(_, event)| event.is_none()) {
+                *event = stored.next_if(|stored| stored.num() == *num);
+            }
         }
-        nums.iter().map(|num| found.get(num).cloned().ok_or_else(|| lost(*num))).collect()
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// The event with this number.
@@ -54,6 +75,16 @@ impl Rooms {
         version: &str,
         nums: &[EventNum],
     ) -> Result<Vec<Arc<Event>>> {
+        let events = self.stored_events(room, version, nums).await?;
+        if events.len() == nums.len() {
+            return Ok(events);
+        }
+        let missing = nums.iter().zip(&events).find(|(num, event)| event.num() != **num);
+        Err(missing.map(|(num, _)| num).or(nums.get(events.len())).map_or(Error::EventNotFound, |num| lost(*num)))
+    }
+
+    /// Those of the events that are stored.
+    async fn stored_events(&self, room: RoomNum, version: &str, nums: &[EventNum]) -> Result<Vec<Arc<Event>>> {
         if nums.is_empty() {
             return Ok(Vec::new());
         }
@@ -65,7 +96,7 @@ impl Rooms {
         let bytes = found.split_off(nums.len());
         let mut events = Vec::with_capacity(nums.len());
         for ((row, bytes), num) in found.into_iter().zip(bytes).zip(nums) {
-            let row = row.one::<EventRow>()?.filter(|row| row.room == room).ok_or_else(|| lost(*num))?;
+            let Some(row) = row.one::<EventRow>()?.filter(|row| row.room == room) else { continue };
             let bytes = bytes.one::<EventBytesRow>()?.ok_or_else(|| lost(*num))?;
             events.push(self.decode(row, bytes.json, version, seen)?);
         }

@@ -1,6 +1,7 @@
 //! Every membership path of local users: join, leave, invite, kick, ban, unban, knock, forget (client-server API, room
 //! membership).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ::event::auth_rules::StateView;
@@ -274,8 +275,8 @@ impl Rooms {
     }
 
     /// Joined local members of a room.
-    pub fn local_members(&self, room: RoomNum) -> Option<Arc<std::collections::BTreeSet<UserId>>> {
-        self.rooms.lock().get(&room).map(|room| Arc::clone(&room.head().local))
+    pub fn local_members(&self, room: RoomNum) -> Option<Arc<BTreeSet<UserId>>> {
+        self.rooms.lock().peek(room).map(|room| Arc::clone(&room.head().local))
     }
 
     /// The current state event of a room, past any check of who asks.
@@ -303,20 +304,33 @@ impl Rooms {
 }
 
 impl Rooms {
-    /// The joined local members of each room to which a user is joined, as far as rooms are in memory.
-    pub fn local_circles(&self, user: &UserId) -> Vec<Arc<std::collections::BTreeSet<UserId>>> {
+    /// The joined local members of each room to which a user is joined, as far as rooms have been in memory. `None` if
+    /// not all of those still are.
+    pub fn local_circles(&self, user: &UserId) -> Option<Vec<Arc<BTreeSet<UserId>>>> {
         let rooms = self.rooms.lock();
-        let circles = rooms.values().map(|room| Arc::clone(&room.head().local));
-        circles.filter(|circle| circle.contains(user)).collect()
+        let circles = rooms.all().map(|room| Arc::clone(&room.head().local));
+        rooms.is_whole().then(|| circles.filter(|circle| circle.contains(user)).collect())
     }
 
-    /// Local users who share a joined room with a user, as far as rooms are in memory.
-    pub fn local_friends(&self, user: &UserId) -> std::collections::BTreeSet<UserId> {
-        let rooms: Vec<Arc<Room>> = self.rooms.lock().values().cloned().collect();
-        let heads = rooms.iter().map(|room| room.head());
-        heads
-            .filter(|head| head.local.contains(user))
-            .flat_map(|head| head.local.iter().cloned().collect::<Vec<_>>())
-            .collect()
+    /// Local users who share a joined room with a user, the user among them.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn local_friends(&self, user: &UserId) -> Result<BTreeSet<UserId>> {
+        let joined = self.memberships(user).await?.into_iter().filter(|row| row.membership == "join");
+        let (mut friends, mut reads) = (BTreeSet::new(), Vec::new());
+        for row in joined {
+            match self.local_members(row.room) {
+                Some(members) => friends.extend(members.iter().cloned()),
+                None => reads
+                    .push(Read::along::<MembershipRow>(MembershipRow::BY_ROOM, vec![row.room.into(), "join".into()])),
+            }
+        }
+        if !reads.is_empty() {
+            for rows in self.store.read(reads).await? {
+                friends.extend(rows.all::<MembershipRow>()?.into_iter().map(|row| row.user_id));
+            }
+        }
+        Ok(friends)
     }
 }

@@ -15,6 +15,8 @@ use store::tables::rooms::{
 };
 use store::{CommitBatch, CommitError, EventNum, Read, RoomNum, Row, StreamKind, UserId, Value};
 
+use crate::accept::ATTEMPTS_MAX;
+use crate::draft::Draft;
 use crate::event::Event;
 use crate::room::Room;
 use crate::timeline::Place;
@@ -188,20 +190,32 @@ impl Rooms {
         if before.fragment != room.head().row.fragment {
             return Err(Error::Invalid("only history of the live timeline can be purged".to_owned()));
         }
-        let (mut removed, mut from) = (0, i64::MIN);
-        loop {
-            let prefix = vec![room.num.into(), before.fragment.into()];
-            let read = Read::along::<EventRow>(EventRow::BY_TIMELINE, prefix).from(from).before(before.idx);
-            let rows: Vec<EventRow> = self.store.all(read.limit(STEP_ROWS)).await?;
-            let Some(last) = rows.last().and_then(|row| row.idx) else { break };
-            from = last + 1;
-            removed += self.purge_messages(&room, rows, before.fragment).await?;
+        let (mut removed, mut from, mut attempts) = (0, i64::MIN, 0);
+        while attempts < ATTEMPTS_MAX {
+            let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
+            match self.purge_messages(&room, before, from).await {
+                Ok(None) => return Ok(removed),
+                Ok(Some((purged, next))) => (removed, from, attempts) = (removed + purged, next, 0),
+                Err(Error::Busy) => attempts += 1,
+                Err(error) => return Err(error),
+            }
         }
-        Ok(removed)
+        Err(Error::Busy)
     }
 
-    async fn purge_messages(&self, room: &Room, rows: Vec<EventRow>, fragment: i64) -> Result<usize> {
-        let extremities: BTreeSet<EventNum> = room.head().extremities.iter().map(|extremity| extremity.num).collect();
+    /// Removes messages among the next events from the index `from` on. It is a decision on the room like any other, so
+    /// that nothing is decided meanwhile about what it removes: a redaction, say. Returns how many it removed and where
+    /// to go on; `None` where no event is left.
+    async fn purge_messages(&self, room: &Room, before: Place, from: i64) -> Result<Option<(usize, i64)>> {
+        let mut draft = Draft::begin(self, room).await;
+        draft.check_alive()?;
+        // What is read must be as it will be.
+        self.wait_for_all(room).await?;
+        let prefix = vec![room.num.into(), before.fragment.into()];
+        let read = Read::along::<EventRow>(EventRow::BY_TIMELINE, prefix).from(from).before(before.idx);
+        let rows: Vec<EventRow> = self.store.all(read.limit(STEP_ROWS)).await?;
+        let Some(last) = rows.last().and_then(|row| row.idx) else { return Ok(None) };
+        let extremities: BTreeSet<EventNum> = draft.head.extremities.iter().map(|extremity| extremity.num).collect();
         let purged = |row: &EventRow| {
             row.state_key.is_none()
                 && row.kind != "m.room.redaction"
@@ -210,18 +224,18 @@ impl Rooms {
         };
         let nums: Vec<EventNum> = rows.iter().filter(|row| purged(row)).map(|row| row.event).collect();
         if nums.is_empty() {
-            return Ok(0);
+            return Ok(Some((0, last + 1)));
         }
-        let mut batch = CommitBatch::new();
         for event in self.events(room, None, &nums).await? {
-            self.purge_message(room, &event, &mut batch).await?;
+            self.purge_message(room, &event, &mut draft.batch).await?;
         }
+        let fragment = before.fragment;
         let known = self.store.get::<FragmentRow>(vec![room.num.into(), fragment.into()]).await?;
         let known = known.unwrap_or(FragmentRow { room: room.num, fragment, previous: None, next: None, gap: true });
-        batch.put(FragmentRow { gap: true, ..known });
-        batch.announce(StreamKind::RoomPurged, Some(room.num), None, None);
-        self.write(batch).await?;
-        Ok(nums.len())
+        draft.batch.put(FragmentRow { gap: true, ..known });
+        draft.batch.announce(StreamKind::RoomPurged, Some(room.num), None, None);
+        self.commit(room, draft).await?;
+        Ok(Some((nums.len(), last + 1)))
     }
 
     /// An event goes with its bytes, its relations to both sides, and the thread whose last event it is.

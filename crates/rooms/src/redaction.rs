@@ -155,6 +155,8 @@ impl Rooms {
         let n_due = due.len();
         for mut row in due {
             let mut batch = store::CommitBatch::new();
+            // The history may be purged meanwhile.
+            batch.expect_present::<RedactionRow>(vec![row.room.into(), row.target.as_str().into(), row.event.into()]);
             if let Some(room) = self.room_by_num(row.room).await?
                 && let Some(event) = self.event_by_id(&room, &row.target).await?
                 && event.has(flags::REDACTED)

@@ -194,6 +194,12 @@ impl Room {
         true
     }
 
+    /// Whether all of the room is durable.
+    pub(crate) fn is_written(&self) -> bool {
+        let unwritten = self.unwritten.lock();
+        unwritten.heads.is_empty() && unwritten.events.is_empty()
+    }
+
     /// Whether an event, or its newest form, is not yet durable.
     pub(crate) fn is_unwritten(&self, event: EventNum) -> bool {
         self.unwritten.lock().events.contains_key(&event)
@@ -258,14 +264,14 @@ impl Rooms {
     /// # Errors
     /// As the store says.
     pub async fn room_by_num(&self, num: RoomNum) -> Result<Option<Arc<Room>>> {
-        if let Some(room) = self.rooms.lock().get(&num)
+        if let Some(room) = self.rooms.lock().get(num)
             && !room.is_dead()
         {
             return Ok(Some(Arc::clone(room)));
         }
         // One loader at a time: a room must not exist twice in memory.
         let _loading = self.loading.lock().await;
-        if let Some(room) = self.rooms.lock().get(&num)
+        if let Some(room) = self.rooms.lock().get(num)
             && !room.is_dead()
         {
             return Ok(Some(Arc::clone(room)));
@@ -274,13 +280,13 @@ impl Rooms {
         let room = Arc::new(room);
         // Dead until it is known to be up to date: nobody but this caller may take it from the map.
         room.kill();
-        self.rooms.lock().insert(num, Arc::clone(&room));
+        self.rooms.lock().insert(Arc::clone(&room));
         // A commit between the read and the insertion was not followed; the row tells.
         let key = vec![num.into()];
         let version = self.store.get::<RoomRow>(key).await?.map(|row| row.version);
         let rooms = self.rooms.lock();
         // A commit since the insertion was followed, and took the room out.
-        let held = rooms.get(&num).is_some_and(|held| Arc::ptr_eq(held, &room));
+        let held = rooms.peek(num).is_some_and(|held| Arc::ptr_eq(held, &room));
         if held && version == Some(room.head().row.version) {
             room.dead.store(false, Ordering::Release);
         }

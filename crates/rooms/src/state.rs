@@ -181,7 +181,7 @@ impl Rooms {
             .filter_map(|place| pairs.get(*place))
             .map(|(kind, state_key)| {
                 let prefix = vec![room.num.into(), kind.as_str().into(), state_key.as_str().into()];
-                Read::along::<StateKeyRow>(StateKeyRow::BY_NAME, prefix)
+                Read::along::<StateKeyRow>(StateKeyRow::BY_NAME, prefix).limit(1)
             })
             .collect();
         for (place, found) in unknown.into_iter().zip(self.store.read(reads).await?) {

@@ -173,12 +173,12 @@ impl<'a> Tree<'a> {
     /// The keys at which not all of the snapshots agree, ascending, with the value in
     /// each snapshot: the conflicted keys of a state resolution. Costs as [`Tree::diff`].
     pub fn compare(&self, roots: &[Root]) -> Result<Vec<Difference>, TreeError> {
-        let subs: Vec<Option<Sub>> = roots.iter().map(Root::sub).collect();
         let height = roots.iter().map(|root| root.height).max().unwrap_or(0);
         let mut differences = Vec::new();
         let mut walk = Walk::new(self.segments);
-        if height > 0 {
-            compare_subs(&mut walk, &subs, height, 0, &mut differences)?;
+        let sorts = Sorts::of(roots.iter().map(Root::sub));
+        if height > 0 && sorts.distinct.len() > 1 {
+            compare_subs(&mut walk, &sorts, height, 0, &mut differences)?;
         }
         walk.finish(differences)
     }
@@ -267,33 +267,66 @@ fn collect_all(
     Ok(())
 }
 
+/// The subtrees that stand at one place of several trees: each of them once, and which of them each tree has there. Many
+/// trees have few: each of them is read once, however many trees share it.
+struct Sorts {
+    distinct: Vec<Option<Sub>>,
+    of_tree: Vec<u32>,
+}
+
+impl Sorts {
+    fn of(subs: impl Iterator<Item = Option<Sub>>) -> Self {
+        let mut places = HashMap::new();
+        let mut distinct = Vec::new();
+        let of_tree = subs.map(|sub| sort_of(&mut places, &mut distinct, sub)).collect();
+        Self { distinct, of_tree }
+    }
+
+    /// What stands one level below, where the distinct subtrees have these children; `None` if all have the same.
+    fn below(&self, children: impl Iterator<Item = Option<Sub>> + Clone) -> Option<Self> {
+        let mut others = children.clone();
+        let first = others.next();
+        if others.all(|child| Some(child) == first) {
+            return None;
+        }
+        let below = Self::of(children);
+        let of_tree = self.of_tree.iter().map(|sort| below.of_tree[*sort as usize]).collect();
+        Some(Self { distinct: below.distinct, of_tree })
+    }
+}
+
+fn sort_of(places: &mut HashMap<Option<Sub>, u32>, distinct: &mut Vec<Option<Sub>>, sub: Option<Sub>) -> u32 {
+    *places.entry(sub).or_insert_with(|| {
+        distinct.push(sub);
+        distinct.len() as u32 - 1
+    })
+}
+
 fn compare_subs(
     walk: &mut Walk<'_>,
-    subs: &[Option<Sub>],
+    sorts: &Sorts,
     height: u8,
     first: KeyId,
     differences: &mut Vec<Difference>,
 ) -> Result<(), TreeError> {
-    if all_equal(subs) {
-        return Ok(());
-    }
     if height == 1 {
-        if let Some(leaves) = all_present(subs.iter().map(|&sub| walk.leaf(sub)))? {
+        if let Some(leaves) = all_present(sorts.distinct.iter().map(|&sub| walk.leaf(sub)))? {
             for slot in 0..FAN_OUT {
-                let values: Vec<Option<Value>> = leaves.iter().map(|leaf| leaf[slot]).collect();
-                if !all_equal(&values) {
+                if leaves.iter().any(|leaf| leaf[slot] != leaves[0][slot]) {
+                    let values = sorts.of_tree.iter().map(|sort| leaves[*sort as usize][slot]).collect();
                     differences.push((first | slot as KeyId, values));
                 }
             }
         }
         return Ok(());
     }
-    let Some(nodes) = all_present(subs.iter().map(|&sub| walk.children(sub, height)))? else {
+    let Some(nodes) = all_present(sorts.distinct.iter().map(|&sub| walk.children(sub, height)))? else {
         return Ok(());
     };
     for slot in 0..FAN_OUT {
-        let children: Vec<Option<Sub>> = nodes.iter().map(|node| node[slot]).collect();
-        compare_subs(walk, &children, height - 1, first_key(first, slot, height), differences)?;
+        if let Some(below) = sorts.below(nodes.iter().map(|node| node[slot])) {
+            compare_subs(walk, &below, height - 1, first_key(first, slot, height), differences)?;
+        }
     }
     Ok(())
 }
@@ -303,8 +336,4 @@ fn compare_subs(
 fn all_present<T>(nodes: impl Iterator<Item = Result<Option<T>, TreeError>>) -> Result<Option<Vec<T>>, TreeError> {
     let nodes: Vec<Option<T>> = nodes.collect::<Result<_, _>>()?;
     Ok(nodes.into_iter().collect())
-}
-
-fn all_equal<T: PartialEq>(items: &[T]) -> bool {
-    items.windows(2).all(|pair| pair[0] == pair[1])
 }

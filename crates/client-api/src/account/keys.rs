@@ -120,7 +120,7 @@ async fn changes(
 ) -> Result<Json<Value>, Error> {
     let (from, to) = (position(&from)?, position(&to)?);
     let changed = state.users.device_changes(from, to).await.map_err(error_map::users)?;
-    let friends = state.rooms.local_friends(&requester.user_id);
+    let friends = state.rooms.local_friends(&requester.user_id).await.map_err(error_map::rooms)?;
     let seen = |user: &UserId| *user == requester.user_id || friends.contains(user);
     let changed: BTreeSet<String> =
         changed.into_iter().filter(|(user, _)| seen(user)).map(|(user, _)| user.to_string()).collect();

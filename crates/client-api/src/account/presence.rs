@@ -22,8 +22,8 @@ async fn get_status(
     Path(user_id): Path<String>,
 ) -> Result<Json<Value>, Error> {
     let user = UserId::from(user_id);
-    let knows = user == requester.user_id || state.rooms.local_friends(&requester.user_id).contains(&user);
-    if !knows {
+    let friends = state.rooms.local_friends(&requester.user_id).await.map_err(error_map::rooms)?;
+    if user != requester.user_id && !friends.contains(&user) {
         return Err(Error::forbidden("You are not allowed to see their presence."));
     }
     let Some(presence) = state.users.presence(&user) else {

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use store::tables::core::CounterRow;
 use store::{Error, Notifier, Row, StreamPosition};
@@ -200,6 +201,8 @@ pub(crate) fn connect(path: &Path, vfs: Option<&str>) -> Result<Connection, Erro
     }
     .map_err(|error| unusable(path, &error))?;
     connection.busy_timeout(BUSY_PATIENCE).map_err(errors::engine)?;
+    // Else each new limit or bound has its statement prepared anew, for a better plan that never comes.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map_err(errors::engine)?;
     connection
         .execute_batch("PRAGMA trusted_schema = OFF; PRAGMA foreign_keys = OFF; PRAGMA temp_store = MEMORY")
         .map_err(|error| unusable(path, &error))?;
