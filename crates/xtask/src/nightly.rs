@@ -8,9 +8,11 @@
 mod fuzz;
 mod parts;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::ValueEnum;
 
 use crate::postgres::{Durability, Postgres};
 use crate::test::play;
@@ -53,10 +55,13 @@ pub struct Options {
     /// Fuzz targets that run at once; without it, as many as there are processors.
     #[arg(long)]
     pub jobs: Option<usize>,
+    /// A server that is built already, instead of building one.
+    #[arg(long)]
+    pub hearth: Option<PathBuf>,
 }
 
 /// The parts, in their order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Part {
     /// Kills of the server and of PostgreSQL, on a large database.
     Kills,
@@ -72,6 +77,22 @@ pub enum Part {
     Fuzz,
     /// The chat against Synapse: a story that it does not pass is wrong itself.
     Control,
+}
+
+/// The crates whose tests make their cases from seeds.
+const SEEDED: &[&str] = &["event", "rooms", "store", "sqlite", "postgres"];
+
+impl Part {
+    /// The crates whose tests it runs; none for scripts, and for what the other parts leave over.
+    fn crates(self) -> &'static [&'static str] {
+        match self {
+            Self::Kills | Self::Control | Self::Tests => &[],
+            Self::PowerCuts => &["sqlite"],
+            Self::Deliveries => &["sync"],
+            Self::Seeds => SEEDED,
+            Self::Fuzz => &["fuzz"],
+        }
+    }
 }
 
 impl Options {
@@ -106,9 +127,9 @@ pub fn nightly(root: &Path, options: &Options) -> Result<(), Error> {
         seeds(root, options, &url, &mut night);
     }
     if options.wants(Part::Tests) {
-        let others = ["sqlite", "sync", "event", "rooms", "postgres", "store", "fuzz"];
+        let others = Part::value_variants().iter().flat_map(|part| part.crates());
         let mut args = vec!["--workspace", "--no-fail-fast"];
-        args.extend(others.iter().flat_map(|package| ["--exclude", package]));
+        args.extend(others.flat_map(|package| ["--exclude", package]));
         let mut command = test(root, &args, &[]);
         command.env("HEARTH_TEST_POSTGRES", &url);
         night.tests("the other tests, optimized", command, &[]);
@@ -124,13 +145,17 @@ pub fn nightly(root: &Path, options: &Options) -> Result<(), Error> {
 
 /// Builds everything first, so that no part's time holds a build.
 fn build(root: &Path, options: &Options, night: &mut Night) {
-    if options.wants(Part::Kills) {
+    if options.wants(Part::Kills) && options.hearth.is_none() {
         let args = ["build", "--release", "--package", "server"];
         night.step("building the server", || run::shown("cargo", &args, root, &[]));
     }
-    let only_scripts = [Part::Kills, Part::Control];
-    if options.only.is_empty() || options.only.iter().any(|part| !only_scripts.contains(part)) {
-        let args = ["test", "--profile", PROFILE, "--workspace", "--no-run", "--quiet"];
+    let parts = Part::value_variants().iter().filter(|part| options.wants(**part));
+    let packages: Vec<&str> = match options.wants(Part::Tests) {
+        true => vec!["--workspace"],
+        false => parts.flat_map(|part| part.crates()).flat_map(|package| ["--package", package]).collect(),
+    };
+    if !packages.is_empty() {
+        let args = [&["test", "--profile", PROFILE, "--no-run"], packages.as_slice()].concat();
         night.step("building the tests", || run::shown("cargo", &args, root, &[]));
     }
 }
@@ -144,7 +169,8 @@ fn test(root: &Path, packages: &[&str], filter: &[&str]) -> Command {
 
 /// Kills of the server on both databases, and of PostgreSQL under the server.
 fn kills(root: &Path, tools: &setup::Tools, options: &Options, night: &mut Night) -> Result<(), Error> {
-    let hearth = root.join("target/release/hearth");
+    let built = root.join("target/release/hearth");
+    let hearth = options.hearth.as_deref().unwrap_or(&built);
     let postgres = Postgres::start(&root.join("target"), Durability::Durable)?;
     let (events, rounds) = (options.events.to_string(), options.rounds.to_string());
     let usual = ["--rounds", rounds.as_str(), "--events", events.as_str()];
@@ -157,7 +183,7 @@ fn kills(root: &Path, tools: &setup::Tools, options: &Options, night: &mut Night
         ("kills of PostgreSQL", &victim, "sqlite"),
     ] {
         night.part(name, |tally, each| {
-            play((root, tools, &hearth), ("kill.mjs", args), database, tally, each);
+            play((root, tools, hearth), ("kill.mjs", args), database, tally, each);
         });
     }
     Ok(())
@@ -170,8 +196,8 @@ fn seeds(root: &Path, options: &Options, postgres: &str, night: &mut Night) {
         ("ROOMS_SEEDS", options.seeds),
         ("STORE_SEEDS", options.seeds),
     ];
-    for package in ["event", "rooms", "store", "sqlite", "postgres"] {
-        let disks = if package == "sqlite" { &["--skip", "disk::"][..] } else { &[] };
+    for package in SEEDED {
+        let disks = if *package == "sqlite" { &["--skip", "disk::"][..] } else { &[] };
         let mut command = test(root, &["-p", package, "--no-fail-fast"], disks);
         command.env("HEARTH_TEST_POSTGRES", postgres);
         night.tests(&format!("seeds, {package}"), command, &seeds);
