@@ -25,7 +25,7 @@ use crate::metrics::{self, Metrics};
 use crate::notify::PushRules;
 use crate::sessions::Accounts;
 use crate::world::World;
-use crate::{draining, health, keys, readers, resources};
+use crate::{draining, health, keys, neighbors, readers, resources};
 
 /// The fact of the database under which the server's name stands.
 const SERVER_NAME: &str = "server_name";
@@ -181,6 +181,7 @@ pub async fn build_on(
     );
     let media = media_of(&store, config, world, &server_name).await?;
     let sync = Sync::new(store.clone(), Arc::clone(&rooms), Arc::clone(&users));
+    neighbors::begin(&users, &store, &clock);
 
     let sessions = Arc::new(Accounts(Arc::clone(&users)));
     let door = Arc::new(Door::new(sessions, Arc::clone(&clock), door_options(config)));

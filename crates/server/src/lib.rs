@@ -11,6 +11,7 @@ pub mod health;
 pub mod keys;
 pub mod listeners;
 pub mod metrics;
+pub mod neighbors;
 pub mod notify;
 pub mod readers;
 pub mod resources;

@@ -69,7 +69,9 @@ const KEYS: &[Declared] = &[
         "database.url",
         Kind::Secret,
         "\"sqlite:\"",
-        "`sqlite:` (a file in data_dir), `sqlite:PATH`, or `postgres://user:password@host/name`.",
+        "`sqlite:` (a file in data_dir), `sqlite:PATH`, or `postgres://user:password@host/name`. For TLS to PostgreSQL add\n\
+         `?sslmode=verify-full&sslrootcert=PATH` (PEM; without sslrootcert, what the machine trusts). `sslmode=require`\n\
+         encrypts without looking at the certificate.",
     ),
     ("database.cache_bytes", Kind::Size, "\"32 MiB\"", "Memory for the pages of a SQLite database."),
     ("registration.mode", Kind::Text, "\"token\"", "Who may make an account: `closed`, `token` or `open`."),

@@ -8,6 +8,8 @@ mod first_account;
 mod full_disk;
 mod in_process;
 mod listeners;
+mod outage;
 mod postgres;
 mod program;
 mod restart;
+mod two_nodes;

@@ -10,7 +10,7 @@ const VARIABLE: &str = "HEARTH_TEST_POSTGRES";
 const NAME: &str = "server_name=hearth.test";
 
 /// A connection by which databases are made and dropped, and the address without a database.
-async fn admin() -> Option<(Client, String)> {
+pub async fn admin() -> Option<(Client, String)> {
     let Ok(url) = std::env::var(VARIABLE) else {
         println!("skipped: {VARIABLE} is not set");
         return None;
@@ -22,14 +22,14 @@ async fn admin() -> Option<(Client, String)> {
 }
 
 /// Makes a database of this name for this process; answers its name and its setting.
-async fn make(admin: &Client, base: &str, name: &str) -> (String, String) {
+pub async fn make(admin: &Client, base: &str, name: &str) -> (String, String) {
     let name = format!("hearth_server_{name}_{}", std::process::id());
     admin.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")).await.unwrap();
     let setting = format!("database.url={base}/{name}");
     (name, setting)
 }
 
-async fn drop_database(admin: &Client, name: &str) {
+pub async fn drop_database(admin: &Client, name: &str) {
     admin.batch_execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
 }
 

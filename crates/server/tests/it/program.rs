@@ -97,6 +97,12 @@ impl Program {
         self.child.wait().unwrap()
     }
 
+    /// Ends the process as a power failure would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// All that was printed after it listened. Call it once the process has ended.
     pub fn rest(&self) -> String {
         self.lines.iter().collect::<Vec<_>>().join("\n")
