@@ -3,7 +3,12 @@
 //! [`transport`] is the door to the network, [`client`] signs what goes through it, [`key_ring`] knows whose keys are
 //! whose.
 
+pub mod client;
 pub mod error;
+pub mod key_ring;
+mod locks;
 pub mod transport;
+pub mod verify;
+pub mod x_matrix;
 
 pub use error::{Error, Result};
