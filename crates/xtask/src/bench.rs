@@ -24,9 +24,9 @@ use world::World;
 /// What to measure.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Options {
-    /// Only the operations whose name contains this.
+    /// Only the operations whose name contains this; can be given several times.
     #[arg(long)]
-    pub only: Option<String>,
+    pub only: Vec<String>,
     /// How often each operation is measured; the median counts.
     #[arg(long, default_value_t = 3)]
     pub rounds: usize,
@@ -72,7 +72,7 @@ pub fn bench(root: &Path, options: &Options) -> Result<(), Error> {
     }
     let worlds = settle(servers, options.scale);
     let columns = measure(worlds, options);
-    let text = table::markdown(&columns);
+    let text = table::markdown(&columns, options.rounds.max(1));
     println!("{text}");
     let path = root.join("target/bench.md");
     std::fs::write(&path, &text).map_err(|source| Error::File { path, source })
@@ -106,7 +106,7 @@ fn settle(servers: Vec<Server>, scale: usize) -> Vec<World> {
 }
 
 fn measure(mut worlds: Vec<World>, options: &Options) -> Vec<Column> {
-    let wanted = |name: &str| options.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
+    let wanted = |name: &str| options.only.is_empty() || options.only.iter().any(|only| name.contains(only.as_str()));
     let mut columns: Vec<Column> = worlds
         .iter()
         .map(|world| Column {
@@ -129,7 +129,9 @@ fn measure(mut worlds: Vec<World>, options: &Options) -> Vec<Column> {
             }
         }
         for (column, samples) in columns.iter_mut().zip(samples) {
-            column.rows.push((operation, samples.map(|list| Sample::median(&list))));
+            let median = samples.map(|list| Sample::median(&list));
+            println!("bench:   {}: {}", column.name, table::cell(&median));
+            column.rows.push((operation, median));
         }
     }
     for (column, world) in columns.iter_mut().zip(&mut worlds) {

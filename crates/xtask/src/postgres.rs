@@ -122,8 +122,7 @@ impl Postgres {
 
     /// Sends a signal, and waits for the end. Answers whether it came.
     fn ended_by(&mut self, signal: &str) -> bool {
-        let pid = self.child.id().to_string();
-        let asked = run::output("kill", &[signal, &pid], Path::new("/"));
+        let asked = run::signal(signal, self.child.id());
         let started = Instant::now();
         while asked.is_ok() && started.elapsed() < STOP_MAX {
             if self.child.try_wait().is_ok_and(|status| status.is_some()) {
@@ -157,7 +156,7 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         // SIGINT asks for a fast shutdown: open connections are closed. SIGQUIT ends it without one.
-        for signal in ["-INT", "-QUIT"] {
+        for signal in ["INT", "QUIT"] {
             if self.ended_by(signal) {
                 break;
             }

@@ -68,10 +68,33 @@ pub fn read_along(command: &mut Command, mut each: impl FnMut(&str)) -> Result<b
     Ok(child.wait().map_err(start)?.success())
 }
 
+/// Sends a signal (`INT`, `TERM`, …) to a process. The shell does it, since a small system may have no
+/// program `kill`.
+///
+/// # Errors
+/// There is no such process.
+pub fn signal(name: &str, pid: u32) -> Result<(), Error> {
+    output("sh", &["-c", "kill -s \"$0\" \"$1\"", name, &pid.to_string()], Path::new("/")).map(|_| ())
+}
+
 /// Whether a program of that name can be started.
 #[must_use]
 pub fn exists(program: &str) -> bool {
     let mut command = Command::new(program);
     command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn a_signal_ends_a_process() {
+        let mut child = Command::new("sleep").arg("1000").spawn().expect("sleep");
+        signal("TERM", child.id()).expect("a signal");
+        assert_eq!(child.wait().expect("its end").signal(), Some(15));
+    }
 }

@@ -37,6 +37,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "postgresql", present: || postgres::bin_folder().is_some() },
     Package { name: "chromium", present: || Path::new(CHROMIUM).exists() },
     Package { name: "python3-venv", present: python_makes_environments },
+    // `kill`: tests of the program end it with signals.
+    Package { name: "procps", present: || run::exists("kill") },
     Package { name: "openssl", present: || run::output("openssl", &["version"], Path::new("/")).is_ok() },
 ];
 
@@ -54,7 +56,7 @@ pub fn setup(root: &Path) -> Result<Tools, Error> {
 fn install_packages() -> Result<(), Error> {
     let missing: Vec<&str> = PACKAGES.iter().filter(|p| !(p.present)()).map(|p| p.name).collect();
     if missing.is_empty() {
-        println!("setup: PostgreSQL, Chromium, Python and OpenSSL are installed");
+        println!("setup: the Debian packages are installed");
         return Ok(());
     }
     println!("setup: installing the Debian packages {}", missing.join(", "));

@@ -54,6 +54,8 @@ pub struct Operation {
 pub struct Sample {
     /// CPU milliseconds of the whole process tree per operation.
     pub cpu_ms: f64,
+    /// The least and the most of them among the rounds.
+    pub cpu_ms_range: [f64; 2],
     /// Operations per second of wall time.
     pub per_second: f64,
     /// The middle of the operations' wall times in milliseconds, where they were taken one by one.
@@ -109,8 +111,10 @@ impl Operation {
         std::thread::sleep(SETTLE);
         cpu = world.server.cpu_seconds() - before - world.aside_seconds;
         walls.sort_unstable();
+        let cpu_ms = cpu * 1e3 / count as f64;
         Ok(Sample {
-            cpu_ms: cpu * 1e3 / count as f64,
+            cpu_ms,
+            cpu_ms_range: [cpu_ms; 2],
             per_second: count as f64 / busy.as_secs_f64(),
             wall_p50_ms: walls.get(walls.len() / 2).map(|wall| wall.as_secs_f64() * 1e3),
         })
@@ -118,11 +122,12 @@ impl Operation {
 }
 
 impl Sample {
-    /// The sample with the middle cost.
+    /// The sample with the middle cost, and the range of all.
     pub fn median(samples: &[Self]) -> Self {
         let mut sorted = samples.to_vec();
         sorted.sort_by(|a, b| a.cpu_ms.total_cmp(&b.cpu_ms));
-        sorted[sorted.len() / 2]
+        let range = [sorted[0].cpu_ms, sorted[sorted.len() - 1].cpu_ms];
+        Self { cpu_ms_range: range, ..sorted[sorted.len() / 2] }
     }
 }
 
@@ -514,7 +519,8 @@ mod tests {
 
     #[test]
     fn the_median_is_the_middle_cost() {
-        let sample = |cpu_ms| Sample { cpu_ms, per_second: 1.0, wall_p50_ms: None };
-        assert!((Sample::median(&[sample(9.0), sample(1.0), sample(2.0)]).cpu_ms - 2.0).abs() < 1e-9);
+        let sample = |cpu_ms| Sample { cpu_ms, cpu_ms_range: [cpu_ms; 2], per_second: 1.0, wall_p50_ms: None };
+        let median = Sample::median(&[sample(9.0), sample(1.0), sample(2.0)]);
+        assert_eq!((median.cpu_ms, median.cpu_ms_range), (2.0, [1.0, 9.0]));
     }
 }

@@ -119,7 +119,7 @@ impl Server {
     }
 
     fn stop(&mut self) {
-        let asked = run::output("kill", &["-TERM", &self.child.id().to_string()], Path::new("/"));
+        let asked = run::signal("TERM", self.child.id());
         let started = Instant::now();
         while asked.is_ok() && started.elapsed() < STOP_MAX {
             if self.child.try_wait().is_ok_and(|status| status.is_some()) {

@@ -13,13 +13,20 @@ const RESTART_GOAL_MS: f64 = 200.0;
 
 /// The columns as a Markdown table: cost per operation, its goal, and how many times more the last
 /// column's server needs than the first's.
-pub fn markdown(columns: &[Column]) -> String {
-    let mut text = String::from("| operation |");
+pub fn markdown(columns: &[Column], rounds: usize) -> String {
+    let mut text = format!(
+        "CPU time per operation of all processes of the server: the median of {rounds} rounds, their least and most \
+         in brackets; operations per second, and the middle of their wall times, in parentheses.\n\n| operation |"
+    );
     for column in columns {
         // Writing into a string cannot fail.
         let _ = write!(text, " {} |", column.name);
     }
-    text += " goal | ratio |\n|---|";
+    let ratio_of = match columns {
+        [first, .., last] => format!("{} / {}", last.name, first.name),
+        _ => "ratio".to_owned(),
+    };
+    let _ = write!(text, " goal | {ratio_of} |\n|---|");
     text += &"---|".repeat(columns.len() + 2);
     text.push('\n');
     let rows = columns.first().map_or(0, |column| column.rows.len());
@@ -40,10 +47,7 @@ pub fn markdown(columns: &[Column]) -> String {
 
 fn line(text: &mut String, columns: &[Column], n: usize) {
     let operation = columns[0].rows[n].0;
-    let cells = columns.iter().map(|column| match &column.rows[n].1 {
-        Ok(sample) => cell(sample),
-        Err(error) => format!("failed: {}", error.replace('|', "/").chars().take(60).collect::<String>()),
-    });
+    let cells = columns.iter().map(|column| cell(&column.rows[n].1));
     let goal = operation.goal_ms.map_or(String::new(), |goal| format!("≤ {goal} ms"));
     let ratio = ratio(columns.iter().map(|column| column.rows[n].1.as_ref().ok().map(|s| s.cpu_ms)));
     cells_line(text, operation.name, cells, &goal, &ratio);
@@ -55,9 +59,14 @@ fn cells_line(text: &mut String, name: &str, cells: impl Iterator<Item = String>
 }
 
 /// CPU time first; then what a person notices.
-fn cell(sample: &Sample) -> String {
+pub fn cell(sample: &Result<Sample, String>) -> String {
+    let sample = match sample {
+        Ok(sample) => sample,
+        Err(error) => return format!("failed: {}", error.replace('|', "/").chars().take(60).collect::<String>()),
+    };
     let wall = sample.wall_p50_ms.map_or(String::new(), |wall| format!(", p50 {wall:.2} ms"));
-    format!("{:.3} ms ({:.0}/s{wall})", sample.cpu_ms, sample.per_second)
+    let [least, most] = sample.cpu_ms_range;
+    format!("{:.3} ms [{least:.3} – {most:.3}] ({:.1}/s{wall})", sample.cpu_ms, sample.per_second)
 }
 
 /// How many times more the last needs than the first, where there are two and both are known.
@@ -88,8 +97,9 @@ mod tests {
             memory_mib: [10.0, 20.0],
             restart_ms: Some(50.0),
         };
-        let text = markdown(&[column("a"), column("b")]);
-        assert!(text.lines().all(|line| line.matches('|').count() == 6), "{text}");
+        let text = markdown(&[column("a"), column("b")], 3);
+        assert!(text.lines().skip(2).all(|line| line.matches('|').count() == 6), "{text}");
+        assert!(text.contains("| b / a |"), "{text}");
         assert!(text.contains("failed: 404: / not served"), "{text}");
     }
 }
