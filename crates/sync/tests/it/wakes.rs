@@ -21,7 +21,7 @@ const MEMBERS: usize = 4;
 /// Longer than any test: nothing may end by it.
 const TIMEOUT: Duration = Duration::from_secs(600);
 /// After so long without a delivery that is due a sync counts as asleep.
-const ASLEEP: Duration = Duration::from_secs(10);
+const ASLEEP: Duration = Duration::from_secs(30);
 /// The mutant does not tell one commit in so many.
 const LOST_ONE_IN: u64 = 1_000;
 
