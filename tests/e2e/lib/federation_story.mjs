@@ -1,0 +1,254 @@
+// What three people on three servers do in one room, and what all three must see in the end: the same
+// state by event id, and the same events.
+
+import { assert, assertEqual, eventually } from "./checks.mjs";
+import { register } from "./register.mjs";
+import { request } from "./request.mjs";
+import { SHARED_SECRET } from "./hearth.mjs";
+
+const PASSWORD = "correct horse battery staple";
+
+/** Pages that are followed before a timeline counts as endless. */
+const PAGES_MAX = 100;
+
+/** Somebody on a server, with plain requests for a client. */
+export class Person {
+    constructor(server, name) {
+        this.server = server;
+        this.name = name;
+    }
+
+    async register() {
+        const answer = await register(this.server.baseUrl, this.name, PASSWORD, { sharedSecret: SHARED_SECRET });
+        this.id = answer.user_id;
+        this.token = answer.access_token;
+        return this;
+    }
+
+    /** A request that may be refused. */
+    ask(method, path, body) {
+        return request(this.server.baseUrl, method, `/_matrix/client/v3${path}`, { token: this.token, body });
+    }
+
+    /** A request that must be answered with 200. */
+    async must(method, path, body) {
+        const { status, body: answer } = await this.ask(method, path, body);
+        if (status !== 200) {
+            throw Object.assign(new Error(`${this.name}: ${method} ${path}: ${status} ${JSON.stringify(answer)}`), {});
+        }
+        return answer;
+    }
+
+    room(roomId, rest = "") {
+        return `/rooms/${encodeURIComponent(roomId)}${rest}`;
+    }
+
+    async create(body) {
+        return (await this.must("POST", "/createRoom", body)).room_id;
+    }
+
+    join(roomId, via) {
+        const query = via.map((server) => `via=${encodeURIComponent(server)}&server_name=${encodeURIComponent(server)}`);
+        return this.must("POST", `/join/${encodeURIComponent(roomId)}?${query.join("&")}`, {});
+    }
+
+    knock(roomId, via) {
+        const query = via.map((server) => `via=${encodeURIComponent(server)}&server_name=${encodeURIComponent(server)}`);
+        return this.must("POST", `/knock/${encodeURIComponent(roomId)}?${query.join("&")}`, { reason: "let me in" });
+    }
+
+    invite(roomId, person) {
+        return this.must("POST", this.room(roomId, "/invite"), { user_id: person.id });
+    }
+
+    async send(roomId, type, content) {
+        const transaction = `${this.name}-${(this.sent = (this.sent ?? 0) + 1)}`;
+        return (await this.must("PUT", this.room(roomId, `/send/${type}/${transaction}`), content)).event_id;
+    }
+
+    say(roomId, body) {
+        return this.send(roomId, "m.room.message", { msgtype: "m.text", body });
+    }
+
+    async set(roomId, type, content, stateKey = "") {
+        return (await this.must("PUT", this.room(roomId, `/state/${type}/${encodeURIComponent(stateKey)}`), content)).event_id;
+    }
+
+    /** Event ids of the current state, by type and key. */
+    async state(roomId) {
+        const events = await this.must("GET", this.room(roomId, "/state"));
+        return Object.fromEntries(events.map((event) => [`${event.type}|${event.state_key}`, event.event_id]));
+    }
+
+    async membership(roomId, person) {
+        const { status, body } = await this.ask("GET", this.room(roomId, `/state/m.room.member/${encodeURIComponent(person.id)}`));
+        return status === 200 ? body.membership : undefined;
+    }
+
+    /** All events of the timeline, from the newest to the first. */
+    async timeline(roomId) {
+        const events = [];
+        let from = "";
+        for (let page = 0; page < PAGES_MAX; page += 1) {
+            const answer = await this.must("GET", this.room(roomId, `/messages?dir=b&limit=100${from}`));
+            events.push(...answer.chunk);
+            if (!answer.end || (answer.chunk.length === 0 && answer.end === from)) return events;
+            from = `&from=${encodeURIComponent(answer.end)}`;
+        }
+        throw new Error(`the timeline of ${this.name} has no end`);
+    }
+
+    async sees(roomId, eventId) {
+        await eventually(`${this.name} sees ${eventId}`, async () =>
+            (await this.ask("GET", this.room(roomId, `/event/${encodeURIComponent(eventId)}`))).status === 200);
+    }
+
+    /** The invite or knock in the person's sync. */
+    async pending(roomId, membership) {
+        // Each look is another request: Synapse answers the same first sync from a cache for two minutes.
+        this.looks = (this.looks ?? 10) + 1;
+        const filter = JSON.stringify({ room: { timeline: { limit: this.looks } } });
+        const sync = await this.must("GET", `/sync?timeout=0&filter=${encodeURIComponent(filter)}`);
+        return sync.rooms?.[membership]?.[roomId];
+    }
+}
+
+/** One room: made by `creator`, joined by `others` under `rule`, lived in, and compared. */
+export async function playRoom(checks, { title, version, rule, creator, others, lobby }) {
+    const people = [creator, ...others];
+    const via = [creator.server.name];
+    const all = (what) => Promise.all(people.map(what));
+    const roomId = await checks.check(`${title}: ${creator.name} creates the room`, () => createRoom(creator, version, rule, lobby));
+    if (roomId === undefined) return;
+    for (const person of others) {
+        await checks.check(`${title}: ${person.name} comes in`, async () => {
+            await enter(creator, person, roomId, rule, via);
+            await all((viewer) => viewer.id === person.id || viewer === creator
+                ? eventually(`${viewer.name} sees ${person.name} in the room`, async () =>
+                    (await viewer.membership(roomId, person)) === "join") : undefined);
+        });
+    }
+    await checks.check(`${title}: all talk, all see it`, async () => {
+        for (const person of people) {
+            const eventId = await person.say(roomId, `${person.name} is here`);
+            await all((viewer) => viewer.sees(roomId, eventId));
+        }
+    });
+    await checks.check(`${title}: all set state at once, with power`, async () => {
+        const levels = await creator.must("GET", creator.room(roomId, "/state/m.room.power_levels/"));
+        for (const person of others) (levels.users ??= {})[person.id] = 50;
+        const id = await creator.set(roomId, "m.room.power_levels", levels);
+        await all((viewer) => viewer.sees(roomId, id));
+        await all((person) => person.set(roomId, "m.room.topic", { topic: `as ${person.name} sees it` }));
+        await all((person) => person.set(roomId, "org.example.mine", { of: person.name }, person.name));
+    });
+    await sameState(checks, title, people, roomId);
+    await checks.check(`${title}: a reaction, an edit and a redaction`, async () => {
+        const [first, second] = [creator, others[0]];
+        const eventId = await first.say(roomId, "to be edited");
+        await all((viewer) => viewer.sees(roomId, eventId));
+        await second.send(roomId, "m.reaction", { "m.relates_to": { rel_type: "m.annotation", event_id: eventId, key: "+" } });
+        await first.send(roomId, "m.room.message", {
+            "msgtype": "m.text", "body": "* edited", "m.new_content": { msgtype: "m.text", body: "edited" },
+            "m.relates_to": { rel_type: "m.replace", event_id: eventId },
+        });
+        const slip = await second.say(roomId, "a slip");
+        await all((viewer) => viewer.sees(roomId, slip));
+        await second.must("PUT", second.room(roomId, `/redact/${encodeURIComponent(slip)}/r${Date.now()}`), {});
+        await all((viewer) => eventually(`${viewer.name} sees it redacted`, async () => {
+            const { body } = await viewer.ask("GET", viewer.room(roomId, `/event/${encodeURIComponent(slip)}`));
+            return body.content && Object.keys(body.content).length === 0;
+        }));
+    });
+    const last = others.at(-1);
+    await checks.check(`${title}: ${last.name} is kicked, and comes again`, async () => {
+        await creator.must("POST", creator.room(roomId, "/kick"), { user_id: last.id, reason: "for a while" });
+        await all((viewer) => viewer === last ? undefined : eventually(`${viewer.name} sees the kick`, async () =>
+            (await viewer.membership(roomId, last)) === "leave"));
+        await eventually(`${last.name} knows`, async () => (await last.ask("POST", last.room(roomId, "/typing"), {})).status !== 200
+            && (await last.must("GET", "/joined_rooms")).joined_rooms.includes(roomId) === false);
+        await others[0].say(roomId, `while ${last.name} was away`);
+        await enter(creator, last, roomId, rule, [creator.server.name, others[0].server.name]);
+        await all((viewer) => eventually(`${viewer.name} sees ${last.name} again`, async () =>
+            (await viewer.membership(roomId, last)) === "join"));
+        const eventId = await last.say(roomId, "again");
+        await all((viewer) => viewer.sees(roomId, eventId));
+    });
+    await checks.check(`${title}: a ban, its end, an invite that is rejected`, async () => {
+        const guest = others[0];
+        await creator.must("POST", creator.room(roomId, "/ban"), { user_id: guest.id });
+        await all((viewer) => viewer === guest ? undefined : eventually(`${viewer.name} sees the ban`, async () =>
+            (await viewer.membership(roomId, guest)) === "ban"));
+        await eventually(`${guest.name} knows`, async () =>
+            !(await guest.must("GET", "/joined_rooms")).joined_rooms.includes(roomId));
+        const refused = await guest.ask("POST", `/join/${encodeURIComponent(roomId)}?via=${encodeURIComponent(via[0])}`, {});
+        assertEqual(refused.status, 403, "a banned person joins");
+        await creator.must("POST", creator.room(roomId, "/unban"), { user_id: guest.id });
+        await creator.invite(roomId, guest);
+        await eventually("the invite", () => guest.pending(roomId, "invite"));
+        await guest.must("POST", guest.room(roomId, "/leave"), {});
+        await eventually(`${creator.name} sees the rejection`, async () => (await creator.membership(roomId, guest)) === "leave");
+        await enter(creator, guest, roomId, rule, via);
+        const eventId = await guest.say(roomId, "back");
+        await all((viewer) => viewer.sees(roomId, eventId));
+    });
+    await sameState(checks, title, people, roomId);
+    await sameTimeline(checks, title, people, roomId);
+    return roomId;
+}
+
+function createRoom(creator, version, rule, lobby) {
+    const content = rule === "restricted"
+        ? { join_rule: rule, allow: [{ type: "m.room_membership", room_id: lobby }] }
+        : { join_rule: rule };
+    return creator.create({
+        room_version: version,
+        preset: rule === "public" ? "public_chat" : "private_chat",
+        name: `${rule} ${version}`,
+        initial_state: [{ type: "m.room.join_rules", state_key: "", content }],
+    });
+}
+
+/** Comes into a room by the way that its join rule leaves open. */
+async function enter(creator, person, roomId, rule, via) {
+    if (rule === "invite" || rule === "knock") {
+        if (rule === "knock") {
+            await person.knock(roomId, via);
+            await eventually("the knock", async () => (await creator.membership(roomId, person)) === "knock");
+        }
+        await creator.invite(roomId, person);
+        await eventually(`${person.name} is invited`, () => person.pending(roomId, "invite"));
+    }
+    await person.join(roomId, via);
+}
+
+async function sameState(checks, title, people, roomId) {
+    await checks.check(`${title}: all have the same state`, async () => {
+        let states;
+        await eventually("the same state everywhere", async () => {
+            states = await Promise.all(people.map((person) => person.state(roomId)));
+            const [first, ...others] = states.map((state) => JSON.stringify(Object.entries(state).sort()));
+            return others.every((other) => other === first);
+        }, 30_000).catch(() => {});
+        const [first, ...others] = states;
+        others.forEach((other, n) => assertEqual(other, first, `state of ${people[n + 1].name} and ${people[0].name}`));
+    });
+}
+
+async function sameTimeline(checks, title, people, roomId) {
+    await checks.check(`${title}: all have the same events, each once`, async () => {
+        const timelines = [];
+        for (const person of people) {
+            const ids = (await person.timeline(roomId)).map((event) => event.event_id);
+            assertEqual(new Set(ids).size, ids.length, `events of ${person.name} that come once`);
+            timelines.push(ids.sort());
+        }
+        const [first, ...others] = timelines;
+        assert(first.length > 20, `only ${first.length} events`);
+        others.forEach((other, n) => {
+            const missing = first.filter((id) => !other.includes(id));
+            const more = other.filter((id) => !first.includes(id));
+            assertEqual([missing, more], [[], []], `${people[n + 1].name} lacks, and has more than ${people[0].name}`);
+        });
+    });
+}
