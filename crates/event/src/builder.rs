@@ -105,7 +105,7 @@ pub fn build(rules: &Rules, template: Template, key: &SigningKey, server_name: &
     if template.room_id.is_none() != is_special_create {
         return Err(BuildError::RoomId);
     }
-    let mut object = unsigned_event(rules, template, server_name)?;
+    let mut object = unsigned_event(rules, template, server_name);
     canonical_json::check_strict_object(&object)?;
     let hash = base64::encode(&hashes::content_hash(&object));
     let hashes = Object::from([("sha256".to_owned(), Json::String(hash))]);

@@ -258,13 +258,45 @@ pub fn verify_with(
     now_ms: u64,
     limits: EdgeLimits,
 ) -> Result<Verified, VerifyError> {
+    verify_but(rules, bytes, keys, now_ms, limits, None)
+}
+
+/// [`verify`] for a join to a restricted room that names a user of this server as the one who authorises it, and that
+/// this server is asked to sign: the signatures of all others are checked, this server's is added. `None` if the event
+/// is no such join. Whether the user may join must have been decided before.
+///
+/// # Errors
+///
+/// As [`verify`].
+pub fn verify_and_co_sign(
+    rules: &Rules,
+    bytes: Bytes,
+    keys: &dyn Keys,
+    now_ms: u64,
+    key: &SigningKey,
+    server_name: &str,
+) -> Result<Option<Verified>, VerifyError> {
+    let verified = verify_but(rules, bytes, keys, now_ms, EdgeLimits::Enforced, Some(server_name))?;
+    let is_join = verified.pdu().membership() == Some("join") && verified.pdu().sender_server() != server_name;
+    Ok(if is_join { co_sign(rules, &verified, key, server_name) } else { None })
+}
+
+/// [`verify_with`], without asking for the signature of one server.
+fn verify_but(
+    rules: &Rules,
+    bytes: Bytes,
+    keys: &dyn Keys,
+    now_ms: u64,
+    limits: EdgeLimits,
+    but: Option<&str>,
+) -> Result<Verified, VerifyError> {
     let object = read_checked(rules, &bytes)?;
     let hash_matches = hashes::content_hash_matches(&object);
     let signed = signed_bytes(rules, &object);
     let wanted = wanted_signatures(rules, &object)?;
     let id = hashes::event_id_of_hash(rules, &reference_hash_of(&signed));
     let pdu = Pdu::checked(rules, object, bytes, id, limits)?;
-    for lookup in &wanted {
+    for lookup in wanted.iter().filter(|lookup| but != Some(lookup.server.as_str())) {
         check_server(rules, &pdu, lookup, &signed, keys, now_ms)?;
     }
     if hash_matches {

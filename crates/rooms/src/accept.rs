@@ -63,27 +63,27 @@ impl Rooms {
     }
 
     /// Judges what waited for an event, and what waited for that.
-    async fn accept_waiting(&self, room_id: &str, come: OwnedEventId) -> Result<()> {
+    pub(crate) async fn accept_waiting(&self, room_id: &str, come: OwnedEventId) -> Result<()> {
         let mut queue = vec![come];
         while let Some(come) = queue.pop() {
             let Some(room) = self.room(room_id).await? else { return Ok(()) };
             let prefix = vec![room.num.into(), come.as_str().into()];
-            let rows: Vec<MissingPrevRow> =
-                self.store.all(store::Read::prefix::<MissingPrevRow>(prefix.clone())).await?;
+            let rows: Vec<MissingPrevRow> = self.store.all(store::Read::prefix::<MissingPrevRow>(prefix)).await?;
             if rows.is_empty() {
                 continue;
             }
+            // Only after the loop: after a crash before that, the rows still tell what waits.
+            let mut batch = store::CommitBatch::new();
             for row in rows {
                 let child = self.event(&room, row.child).await?;
-                if let Accepted::Judged(event) =
-                    self.accept_one(room_id, &child.pdu, child.row.flags & flags::KEPT).await?
-                {
-                    queue.push(event.id().clone());
+                match self.accept_one(room_id, &child.pdu, child.row.flags & flags::KEPT).await? {
+                    Accepted::Judged(event) => queue.push(event.id().clone()),
+                    // What has come is an outlier, which is enough for who cites it, but not for who follows it.
+                    Accepted::Waiting(missing) if missing.contains(&come) => continue,
+                    Accepted::Waiting(_) | Accepted::Known(_) => {}
                 }
+                batch.delete::<MissingPrevRow>(missing_key(row));
             }
-            // Only now: after a crash before this, the rows still tell what waits.
-            let mut batch = store::CommitBatch::new();
-            batch.delete_prefix::<MissingPrevRow>(prefix);
             match self.store.commit(batch).await {
                 Ok(_) | Err(store::CommitError::Conflict { .. }) => {}
                 Err(store::CommitError::Store(error)) => return Err(error.into()),
@@ -115,7 +115,12 @@ impl Rooms {
                 None if pdu.is_create() => return self.accept_create(pdu).await,
                 None => return Err(Error::NotInRoom),
             };
-            match self.try_accept(&room, pdu, more).await {
+            let accepted = match self.accept_into_gap(&room, pdu, more).await {
+                Ok(Some(event)) => return Ok(Accepted::Judged(event)),
+                Ok(None) => self.try_accept(&room, pdu, more).await,
+                Err(error) => Err(error),
+            };
+            match accepted {
                 Err(Error::Busy) => {}
                 other => return other,
             }
@@ -143,16 +148,17 @@ impl Rooms {
                     self.make_durable(room, draft, num).await?;
                     return Ok(Accepted::Known(event));
                 }
-                Some(num)
+                Some(event)
             }
         };
+        let (pdu, more) = better_form(pdu, more, known.as_deref());
         let missing = missing_of(&draft, pdu).await?;
         if !missing.is_empty() {
-            self.keep_waiting(draft, pdu, known, more, &missing).await?;
+            self.keep_waiting(draft, pdu, known.as_deref(), more, &missing).await?;
             return Ok(Accepted::Waiting(missing));
         }
         let mut judged = judge(&mut draft, pdu).await?;
-        judged.known = known;
+        judged.known = known.as_ref().map(|event| event.num());
         judged.flags |= more;
         self.place_redaction(&draft, &mut judged).await?;
         let event = draft.append(judged).await?;
@@ -161,18 +167,23 @@ impl Rooms {
         Ok(Accepted::Judged(event))
     }
 
-    async fn keep_waiting(
+    pub(crate) async fn keep_waiting(
         &self,
         mut draft: Draft<'_>,
         pdu: &Arc<Pdu>,
-        known: Option<EventNum>,
+        known: Option<&Event>,
         flags: i64,
         missing: &[OwnedEventId],
     ) -> Result<()> {
-        if known.is_some() {
+        let room = draft.room;
+        if let Some(outlier) = known {
+            if outlier.has(flags::OUTLIER) {
+                // It stays what it is, since others may cite it, and waits besides.
+                note_missing(&mut draft, outlier.num(), missing);
+                return self.commit(room, draft).await;
+            }
             return Ok(());
         }
-        let room = draft.room;
         let judged = Judged {
             pdu: Arc::clone(pdu),
             flags: flags | flags::WAITING,
@@ -181,13 +192,11 @@ impl Rooms {
             prev: Vec::new(),
             auth: Vec::new(),
             transaction: None,
-            known,
+            known: None,
             withheld: false,
         };
         let event = draft.append(judged).await?;
-        for id in missing {
-            draft.batch.put(MissingPrevRow { room: room.num, event_id: id.to_string(), child: event.num() });
-        }
+        note_missing(&mut draft, event.num(), missing);
         self.commit(room, draft).await
     }
 
@@ -212,14 +221,47 @@ impl Rooms {
     }
 }
 
-/// The previous and auth events that are not known, or wait themselves.
-async fn missing_of(draft: &Draft<'_>, pdu: &Pdu) -> Result<Vec<OwnedEventId>> {
+fn note_missing(draft: &mut Draft<'_>, child: EventNum, missing: &[OwnedEventId]) {
+    for id in missing {
+        draft.batch.put(MissingPrevRow { room: draft.room.num, event_id: id.to_string(), child });
+    }
+}
+
+pub(crate) fn missing_key(row: MissingPrevRow) -> Vec<store::Value> {
+    vec![row.room.into(), row.event_id.into(), row.child.into()]
+}
+
+/// Of what is known of an event and what has come now the better form, with the flags that it has before it is judged: a
+/// redacted copy does not take the place of a whole one.
+pub(crate) fn better_form<'a>(pdu: &'a Arc<Pdu>, more: i64, known: Option<&'a Event>) -> (&'a Arc<Pdu>, i64) {
+    let Some(known) = known else { return (pdu, more) };
+    let (old, both) = (known.row.flags, (more | known.row.flags) & flags::KEPT & !flags::REDACTED);
+    if more & flags::REDACTED != 0 || known.row.redacted_by.is_some() {
+        return (&known.pdu, both | (old & flags::REDACTED));
+    }
+    (pdu, both)
+}
+
+/// The previous and auth events that are not known, or wait themselves. An outlier can be cited, not followed: there is
+/// no state after it.
+pub(crate) async fn missing_of(draft: &Draft<'_>, pdu: &Pdu) -> Result<Vec<OwnedEventId>> {
+    let mut missing = missing_among(draft, &pdu.prev_events, flags::WAITING | flags::OUTLIER).await?;
+    for id in missing_among(draft, &pdu.auth_events, flags::WAITING).await? {
+        if !missing.contains(&id) {
+            missing.push(id);
+        }
+    }
+    Ok(missing)
+}
+
+/// Those of the events that are not known, or have one of the flags.
+pub(crate) async fn missing_among(draft: &Draft<'_>, ids: &[OwnedEventId], unusable: i64) -> Result<Vec<OwnedEventId>> {
     let mut missing = Vec::new();
-    for id in pdu.prev_events.iter().chain(&pdu.auth_events) {
+    for id in ids {
         let usable = match draft.num_of(id).await? {
             Some(num) => {
                 let found = draft.rooms.events(draft.room, Some(&draft.overlay), &[num]).await?;
-                found.iter().all(|event| !event.has(flags::WAITING))
+                found.iter().all(|event| !event.has(unusable))
             }
             None => false,
         };
@@ -233,8 +275,36 @@ async fn missing_of(draft: &Draft<'_>, pdu: &Pdu) -> Result<Vec<OwnedEventId>> {
 /// Steps 4 to 6 of the checks on an event all of whose edges are known.
 pub(crate) async fn judge(draft: &mut Draft<'_>, pdu: &Arc<Pdu>) -> Result<Judged> {
     let prev = nums_of(draft, &pdu.prev_events).await?;
-    let auth = nums_of(draft, &pdu.auth_events).await?;
     let state_before = state_before(draft, &prev).await?;
+    judge_at(draft, pdu, prev, state_before).await
+}
+
+/// Steps 4 to 6, with the state before the event.
+pub(crate) async fn judge_at(
+    draft: &mut Draft<'_>,
+    pdu: &Arc<Pdu>,
+    prev: Vec<EventNum>,
+    state_before: Roots,
+) -> Result<Judged> {
+    let mut judged = judge_then(draft, pdu, prev, state_before).await?;
+    if judged.flags == 0
+        && state_before != draft.head.state
+        && let Err(reason) = passes_state(draft, pdu, draft.head.state).await?
+    {
+        judged.flags = flags::SOFT_FAILED;
+        judged.reason = Some(reason);
+    }
+    Ok(judged)
+}
+
+/// Steps 4 and 5, with the state before the event: what does not depend on the present.
+pub(crate) async fn judge_then(
+    draft: &mut Draft<'_>,
+    pdu: &Arc<Pdu>,
+    prev: Vec<EventNum>,
+    state_before: Roots,
+) -> Result<Judged> {
+    let auth = nums_of(draft, &pdu.auth_events).await?;
     let mut judged = Judged {
         pdu: Arc::clone(pdu),
         flags: 0,
@@ -246,25 +316,22 @@ pub(crate) async fn judge(draft: &mut Draft<'_>, pdu: &Arc<Pdu>) -> Result<Judge
         known: None,
         withheld: false,
     };
-    if pdu.is_create() && pdu.event_id != draft.room.create.event_id {
+    let verdict = if pdu.is_create() && pdu.event_id != draft.room.create.event_id {
+        Err("the room has a create event already".to_owned())
+    } else {
+        match passes_auth_events(draft, pdu, &judged.auth).await? {
+            Ok(()) => passes_state(draft, pdu, state_before).await?,
+            refused => refused,
+        }
+    };
+    if let Err(reason) = verdict {
         judged.flags = flags::REJECTED;
-        judged.reason = Some("the room has a create event already".to_owned());
-    } else if let Err(reason) = passes_auth_events(draft, pdu, &judged.auth).await? {
-        judged.flags = flags::REJECTED;
-        judged.reason = Some(reason);
-    } else if let Err(reason) = passes_state(draft, pdu, state_before).await? {
-        judged.flags = flags::REJECTED;
-        judged.reason = Some(reason);
-    } else if state_before != draft.head.state
-        && let Err(reason) = passes_state(draft, pdu, draft.head.state).await?
-    {
-        judged.flags = flags::SOFT_FAILED;
         judged.reason = Some(reason);
     }
     Ok(judged)
 }
 
-async fn nums_of(draft: &Draft<'_>, ids: &[OwnedEventId]) -> Result<Vec<EventNum>> {
+pub(crate) async fn nums_of(draft: &Draft<'_>, ids: &[OwnedEventId]) -> Result<Vec<EventNum>> {
     let mut nums = Vec::with_capacity(ids.len());
     for id in ids {
         nums.extend(draft.num_of(id).await?);
@@ -273,7 +340,7 @@ async fn nums_of(draft: &Draft<'_>, ids: &[OwnedEventId]) -> Result<Vec<EventNum
 }
 
 /// The state before an event with these previous events, resolved over all of them.
-async fn state_before(draft: &mut Draft<'_>, prev: &[EventNum]) -> Result<Roots> {
+pub(crate) async fn state_before(draft: &mut Draft<'_>, prev: &[EventNum]) -> Result<Roots> {
     let heads = &draft.head.extremities;
     if prev.len() == heads.len() && heads.iter().all(|extremity| prev.contains(&extremity.num)) {
         return Ok(draft.head.state);

@@ -106,6 +106,7 @@ impl Rooms {
             state: Roots::EMPTY,
             extremities: Vec::new(),
             local: Arc::default(),
+            servers: Arc::default(),
         };
         Ok(Arc::new(Room::new(head, rules, create)))
     }
@@ -314,7 +315,7 @@ fn power_levels(rules: &Rules, request: &CreateRoom, create: &::event::Pdu) -> R
     Ok(levels)
 }
 
-fn new_row(room: RoomNum, room_id: &str, version: &str, published: bool) -> RoomRow {
+pub(crate) fn new_row(room: RoomNum, room_id: &str, version: &str, published: bool) -> RoomRow {
     RoomRow {
         room,
         room_id: room_id.to_owned(),

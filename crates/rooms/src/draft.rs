@@ -10,7 +10,7 @@ use store::tables::rooms::{
     EventBytesRow, EventRow, MembershipRow, NotificationRow, OwnMessageRow, RelationRow, RoomHeadRow, RoomRow,
     StateEventRow, StateKeyRow, StateSegmentRow, ThreadRow,
 };
-use store::{CommitBatch, EventNum, StreamKind, StreamPosition, UserId};
+use store::{CommitBatch, EventNum, RoomNum, StreamKind, StreamPosition, UserId};
 use tokio::sync::MutexGuard;
 
 use crate::event::Event;
@@ -20,8 +20,15 @@ use crate::state::{MEMBER, Roots, type_key};
 use crate::state_tree::{KeyId, Root, Segment, SegmentRow, Written, needs_checkpoint};
 use crate::{Error, Result, Rooms, flags, packed};
 
+mod ahead;
+
+pub(crate) use ahead::Outlier;
+use ahead::is_better;
+
+/// Members whose events are read at a time when many change at once.
+const MEMBERS_CHUNK: usize = 250;
 /// Sequence of event numbers.
-const EVENT_NUMBERS: &str = "events";
+pub(crate) const EVENT_NUMBERS: &str = "events";
 /// Sequence of room numbers.
 pub(crate) const ROOM_NUMBERS: &str = "rooms";
 
@@ -134,7 +141,9 @@ impl<'a> Draft<'a> {
             self.announce_change(num);
         }
         let (state_after, replaces) = self.state_after(num, &judged).await?;
-        let mut row = event_row(self.room, num, &judged, pos);
+        let mut row = event_row(self.room.num, num, &judged, pos);
+        let known = self.known_form(judged.known).await?;
+        row.redacted_by = known.as_ref().and_then(|event| event.row.redacted_by);
         row.replaces = replaces;
         row.state_after =
             (state_after != judged.state_before).then(|| state_after.map(|state| state.encode())).flatten();
@@ -144,7 +153,7 @@ impl<'a> Draft<'a> {
         self.overlay.events.insert(num, Arc::clone(&event));
         self.overlay.ids.insert(event.id().clone(), num);
         self.batch.put(row);
-        if judged.known.is_none() {
+        if is_better(judged.flags, known.as_deref()) {
             self.batch.put(EventBytesRow { event: num, json: judged.pdu.bytes.to_vec() });
         }
         self.last = pos.map(|_| num);
@@ -374,17 +383,18 @@ impl<'a> Draft<'a> {
                 diff.into_iter().map(|(_, before, after)| (before.map(EventNum), after.map(EventNum))).collect()
             }
         };
-        for (before, after) in changed {
-            let before = self.member_event(before).await?;
-            let after = self.member_event(after).await?;
-            self.change_membership(before.as_deref(), after.as_ref(), pos).await?;
+        let served = Arc::clone(&self.head.servers);
+        for chunk in changed.chunks(MEMBERS_CHUNK) {
+            let nums: Vec<EventNum> = chunk.iter().flat_map(|(before, after)| [*before, *after]).flatten().collect();
+            let mut found = self.rooms.events(self.room, Some(&self.overlay), &nums).await?.into_iter();
+            for (before, after) in chunk {
+                let before = before.and_then(|_| found.next());
+                let after = after.and_then(|_| found.next());
+                self.change_membership(before.as_deref(), after.as_ref(), pos).await?;
+            }
         }
+        self.keep_servers(&served, pos);
         Ok(())
-    }
-
-    async fn member_event(&self, num: Option<EventNum>) -> Result<Option<Arc<Event>>> {
-        let Some(num) = num else { return Ok(None) };
-        Ok(self.rooms.events(self.room, Some(&self.overlay), &[num]).await?.into_iter().next())
     }
 
     async fn change_membership(
@@ -402,7 +412,11 @@ impl<'a> Draft<'a> {
         row.invited += i64::from(is == "invite") - i64::from(was == "invite");
         let target =
             after.map(AsRef::as_ref).or(before).and_then(|event| event.pdu.state_key.as_deref()).map(UserId::from);
-        let Some(target) = target.filter(|user| user.server_name() == self.rooms.server_name()) else { return Ok(()) };
+        let Some(target) = target else { return Ok(()) };
+        self.count_server(target.server_name(), i64::from(is == "join") - i64::from(was == "join"));
+        if target.server_name() != self.rooms.server_name() {
+            return Ok(());
+        }
         let local = Arc::make_mut(&mut self.head.local);
         if is == "join" {
             local.insert(target.clone());
@@ -410,6 +424,11 @@ impl<'a> Draft<'a> {
             local.remove(&target);
         }
         let old = self.membership_row(&target).await?;
+        let unchanged = |old: &MembershipRow| after.is_some_and(|after| after.num() == old.event) && old.membership == is;
+        if old.as_ref().is_some_and(unchanged) {
+            // Known before the room was: an invite, with the stripped state that came with it.
+            return Ok(());
+        }
         let row = self.next_membership(old, &target, &is, after, pos).await?;
         // The entry of a membership event says so itself; others come and go by state resolution.
         if self.last.is_none() || self.last != after.map(|event| event.num()) {
@@ -625,11 +644,12 @@ pub(crate) fn thread_of(pdu: &Pdu) -> Option<String> {
         .flatten()
 }
 
-fn event_row(room: &Room, num: EventNum, judged: &Judged, pos: Option<StreamPosition>) -> EventRow {
+/// The row of an event without its place and the state after it.
+pub(crate) fn event_row(room: RoomNum, num: EventNum, judged: &Judged, pos: Option<StreamPosition>) -> EventRow {
     let nums = |list: &[EventNum]| list.iter().map(|num| num.0).collect::<Vec<_>>();
     EventRow {
         event: num,
-        room: room.num,
+        room,
         event_id: judged.pdu.event_id.to_string(),
         pos,
         fragment: None,

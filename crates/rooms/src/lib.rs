@@ -18,6 +18,7 @@ pub mod packed;
 pub mod purge;
 pub mod redaction;
 pub mod relations;
+pub mod remote;
 mod resolve;
 pub mod room;
 pub mod send;
@@ -122,6 +123,8 @@ pub struct Rooms {
     pub(crate) changes: AtomicU64,
     pub(crate) created_ms: AtomicI64,
     stripes: Vec<tokio::sync::Mutex<()>>,
+    /// Locks among which rooms are spread that are being joined or left from outside.
+    remote_stripes: Vec<tokio::sync::Mutex<()>>,
 }
 
 impl Rooms {
@@ -145,6 +148,7 @@ impl Rooms {
             changes: AtomicU64::new(0),
             created_ms: AtomicI64::new(0),
             stripes: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),
+            remote_stripes: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),
             store,
             clock,
             entropy,

@@ -89,6 +89,9 @@ impl Rooms {
     /// # Errors
     /// [`Error::NotInRoom`] if the user has nothing to leave.
     pub async fn leave(&self, room_id: &str, user: &UserId, reason: Option<&str>) -> Result<()> {
+        if self.is_out_of_band(room_id, user).await? {
+            return self.leave_out_of_band(room_id, user).await;
+        }
         let membership = self.membership(room_id, user).await?.ok_or(Error::NotInRoom)?;
         match membership.row.membership.as_str() {
             "leave" => Ok(()),
@@ -190,8 +193,7 @@ impl Rooms {
     /// [`Error::NotInRoom`] if the user never was in the room, [`Error::Invalid`] while the user is in it.
     pub async fn forget(&self, room_id: &str, user: &UserId) -> Result<()> {
         loop {
-            let membership = self.membership(room_id, user).await?.ok_or(Error::NotInRoom)?;
-            let mut row = membership.row;
+            let mut row = self.any_membership(room_id, user).await?.ok_or(Error::NotInRoom)?;
             if !matches!(row.membership.as_str(), "leave" | "ban") {
                 return Err(Error::Invalid("leave the room before you forget it".to_owned()));
             }

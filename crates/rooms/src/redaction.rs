@@ -64,7 +64,7 @@ impl Rooms {
     pub(crate) async fn apply_redactions(&self, draft: &mut Draft<'_>, event: &Arc<Event>) -> Result<()> {
         if event.pdu.is_redaction() && !event.has(flags::HIDDEN) {
             match self.redaction_target(draft, &event.pdu).await? {
-                Some(target) if event.row.pos.is_some() => self.redact(draft, &target, event).await?,
+                Some(target) if event.row.fragment.is_some() => self.redact(draft, &target, event).await?,
                 Some(_) => {}
                 None => self.keep_redaction(draft, event),
             }
@@ -83,8 +83,14 @@ impl Rooms {
             for redaction in found.iter().filter(|redaction| redaction.row.pos.is_none()) {
                 let before = redaction.state_before().unwrap_or(Roots::EMPTY);
                 if self.may_redact(draft, &redaction.pdu, event, before).await? {
-                    let shown = reveal(draft, redaction);
-                    self.redact(draft, event, &shown).await?;
+                    // One of history from before stands in its place already.
+                    match redaction.row.fragment {
+                        Some(_) => self.redact(draft, event, redaction).await?,
+                        None => {
+                            let shown = reveal(draft, redaction);
+                            self.redact(draft, event, &shown).await?;
+                        }
+                    }
                 }
             }
         }

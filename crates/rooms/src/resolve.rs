@@ -1,7 +1,7 @@
 //! State resolution on stored states: finds where the states differ, loads what the algorithm reads, and writes the
 //! resolved keys. The cost follows the conflict, not the room.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use ::event::state_res::{self, Events, ResolveError, UnconflictedState};
@@ -56,7 +56,18 @@ impl Conflict {
     }
 
     fn events(&self) -> BTreeSet<i64> {
-        self.keys.values().flatten().flatten().map(|num| num.0).collect()
+        // Many states have few events at a key, and neighbors often the same: not each is worth a look into the set.
+        let mut events = BTreeSet::new();
+        for values in self.keys.values() {
+            let mut last = None;
+            for value in values {
+                if *value != last {
+                    last = *value;
+                    events.extend(value.map(|num| num.0));
+                }
+            }
+        }
+        events
     }
 }
 
@@ -71,12 +82,8 @@ impl Draft<'_> {
 
     /// The state to start from and the keys to change. `None` if all states are equal.
     async fn resolution(&self, states: &[Roots]) -> Result<Option<(Roots, Vec<(TypeKey, Option<EventNum>)>)>> {
-        let mut distinct: Vec<Roots> = Vec::new();
-        for state in states {
-            if !distinct.contains(state) {
-                distinct.push(*state);
-            }
-        }
+        let mut seen = HashSet::new();
+        let distinct: Vec<Roots> = states.iter().copied().filter(|state| seen.insert(*state)).collect();
         let Some(base) = distinct.first().copied() else { return Ok(None) };
         if distinct.len() == 1 {
             return Ok(None);
@@ -121,7 +128,7 @@ impl Draft<'_> {
     }
 
     /// The (type, state key) of dense keys.
-    async fn pairs_of(&self, keys: &[KeyId]) -> Result<Vec<TypeKey>> {
+    pub(crate) async fn pairs_of(&self, keys: &[KeyId]) -> Result<Vec<TypeKey>> {
         let unwritten: HashMap<KeyId, TypeKey> = {
             let room = self.room.unwritten.lock();
             let known = room.keys.iter().chain(&self.overlay.keys);
@@ -199,6 +206,18 @@ impl Draft<'_> {
         Ok(full)
     }
 
+    /// The auth chain of state events: their auth events, the auth events of those, and so on.
+    pub async fn auth_chain(&self, events: &[EventNum]) -> Result<Vec<EventNum>> {
+        let mut graph = self.room.graph.lock().await;
+        let graph = match graph.as_mut() {
+            Some(graph) => graph,
+            None => graph.insert(self.load_graph().await?),
+        };
+        let events: Vec<i64> = events.iter().map(|num| num.0).collect();
+        let chain = graph.edges.auth_chain(&events).map_err(graph_error)?;
+        Ok(chain.events.into_iter().map(EventNum).collect())
+    }
+
     /// Reads the auth graph of the room: what is stored, what is not yet written, what this draft adds.
     async fn load_graph(&self) -> Result<Graph> {
         // First what is not yet written: it may be written while the rows are read.
@@ -251,27 +270,32 @@ impl Draft<'_> {
         events: BTreeSet<OwnedEventId>,
         pairs: BTreeSet<TypeKey>,
     ) -> Result<()> {
+        let mut nums = Vec::with_capacity(events.len());
         for id in events {
             match self.num_of(&id).await? {
-                Some(num) => loaded.add(self.rooms.events(self.room, Some(&self.overlay), &[num]).await?),
+                Some(num) => nums.push(num),
                 None => {
                     loaded.absent.insert(id);
                 }
             }
         }
+        loaded.add(self.rooms.events(self.room, Some(&self.overlay), &nums).await?);
         let pairs: Vec<TypeKey> = pairs.into_iter().collect();
         let base = conflict.states.first().copied().unwrap_or(Roots::EMPTY);
         let ids = self.rooms.key_ids(self.room, Some(&self.overlay), &pairs).await?;
         let nums = self.rooms.state_nums(self.room, Some(&self.overlay), base, &pairs).await?;
-        for ((pair, id), num) in pairs.into_iter().zip(ids).zip(nums) {
-            let num = num.filter(|_| id.is_some_and(|id| !conflict.keys.contains_key(&id)));
-            let found = match num {
-                Some(num) => self.rooms.events(self.room, Some(&self.overlay), &[num]).await?,
-                None => Vec::new(),
-            };
-            loaded.unconflicted.insert(pair, found.first().map(|event| event.id().clone()));
-            loaded.add(found);
+        let unconflicted = |(num, id): (Option<EventNum>, Option<KeyId>)| {
+            num.filter(|_| id.is_some_and(|id| !conflict.keys.contains_key(&id)))
+        };
+        let nums: Vec<Option<EventNum>> = nums.into_iter().zip(ids).map(unconflicted).collect();
+        let wanted: Vec<EventNum> = nums.iter().flatten().copied().collect();
+        let found = self.rooms.events(self.room, Some(&self.overlay), &wanted).await?;
+        let mut ids = found.iter().map(|event| event.id().clone());
+        for (pair, num) in pairs.into_iter().zip(nums) {
+            loaded.unconflicted.insert(pair, num.and_then(|_| ids.next()));
         }
+        drop(ids);
+        loaded.add(found);
         Ok(())
     }
 

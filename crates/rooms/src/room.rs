@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use event::{Pdu, Rules};
 use parking_lot::Mutex;
 use ruma_common::OwnedEventId;
-use store::tables::rooms::{MembershipRow, RoomRow};
+use store::tables::rooms::{MembershipRow, RoomRow, RoomServerRow};
 use store::{EventNum, Read, RoomNum, StreamKind, StreamPosition, UserId};
 
 use crate::event::{Event, stored_rules};
@@ -48,6 +48,8 @@ pub struct Head {
     pub extremities: Vec<Extremity>,
     /// Joined users of this server.
     pub local: Arc<BTreeSet<UserId>>,
+    /// How many joined users each server has, this one included.
+    pub servers: Arc<BTreeMap<String, i64>>,
 }
 
 /// What is built but not yet durable.
@@ -308,18 +310,26 @@ impl Rooms {
         let reads = vec![
             Read::get::<RoomRow>(vec![num.into()]),
             Read::along::<MembershipRow>(MembershipRow::BY_ROOM, vec![num.into(), "join".into()]),
+            Read::prefix::<RoomServerRow>(vec![num.into()]),
         ];
         let mut found = self.store.read(reads).await?.into_iter();
         let Some(row) = found.next().unwrap_or_default().one::<RoomRow>()? else { return Ok(None) };
         let joined = found.next().unwrap_or_default().all::<MembershipRow>()?;
+        let servers = found.next().unwrap_or_default().all::<RoomServerRow>()?;
         let rules = stored_rules(&row.room_version)?;
         let local = joined.into_iter().map(|row| row.user_id).collect();
-        let head = self.decode_head(row, local).await?;
+        let servers = servers.into_iter().map(|row| (row.server, row.joined)).collect();
+        let head = self.decode_head(row, local, servers).await?;
         let create = self.create_event(&head).await?;
         Ok(Some(Room::new(head, rules, create)))
     }
 
-    async fn decode_head(&self, row: RoomRow, local: BTreeSet<UserId>) -> Result<Head> {
+    async fn decode_head(
+        &self,
+        row: RoomRow,
+        local: BTreeSet<UserId>,
+        servers: BTreeMap<String, i64>,
+    ) -> Result<Head> {
         let corrupt = |detail: String| store::Error::Corrupt { table: "rooms", detail };
         let root = |bytes: &[u8]| Root::from_bytes(bytes).map_err(|error| corrupt(error.to_string()));
         let state = Roots { members: root(&row.head_members)?, rest: root(&row.head_rest)? };
@@ -330,7 +340,7 @@ impl Rooms {
             .iter()
             .map(|event| Extremity { num: event.num(), id: event.id().clone(), depth: event.row.depth })
             .collect();
-        Ok(Head { row, state, extremities, local: Arc::new(local) })
+        Ok(Head { row, state, extremities, local: Arc::new(local), servers: Arc::new(servers) })
     }
 
     /// The create event, read before the room is in memory: the first event of the room.

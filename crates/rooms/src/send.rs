@@ -80,7 +80,7 @@ impl Rooms {
             None => None,
         };
         for _ in 0..ATTEMPTS_MAX {
-            if let Some(answer) = self.answered(&new).await? {
+            if let Some(answer) = self.answered_now(&new).await? {
                 return Ok(answer);
             }
             let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
@@ -149,7 +149,7 @@ impl Rooms {
         Ok(event)
     }
 
-    async fn build_local(&self, draft: &Draft<'_>, new: &NewEvent) -> Result<(Verified, Vec<EventNum>)> {
+    pub(crate) async fn build_local(&self, draft: &Draft<'_>, new: &NewEvent) -> Result<(Verified, Vec<EventNum>)> {
         let room = draft.room;
         let pairs =
             auth_rules::auth_types(room.rules, new.sender.as_str(), &new.kind, new.state_key.as_deref(), &new.content);
@@ -192,7 +192,7 @@ impl Rooms {
 }
 
 /// The forward extremities that a new event names: all, or the newest if there are too many.
-fn newest(extremities: &[Extremity]) -> Vec<&Extremity> {
+pub(crate) fn newest(extremities: &[Extremity]) -> Vec<&Extremity> {
     let mut newest: Vec<&Extremity> = extremities.iter().collect();
     newest.sort_by_key(|extremity| std::cmp::Reverse(extremity.depth));
     newest.truncate(PREV_EVENTS_MAX);

@@ -59,7 +59,9 @@ impl Token {
         let number = |text: &str| text.parse::<i64>().ok().filter(|number| *number >= 0).ok_or_else(bad);
         if let Some(rest) = text.strip_prefix('t') {
             let (fragment, idx) = rest.split_once('_').ok_or_else(bad)?;
-            return Ok(Self::Place(Place { fragment: number(fragment)?, idx: number(idx)? }));
+            // History from before stands at indexes below zero.
+            let idx = idx.parse().map_err(|_| bad())?;
+            return Ok(Self::Place(Place { fragment: number(fragment)?, idx }));
         }
         let rest = text.strip_prefix('s').ok_or_else(bad)?;
         let position = rest.split('_').next().unwrap_or_default();
@@ -189,6 +191,9 @@ impl Rooms {
             let seen = self.changes_seen();
             let rows = self.rows(room, at, query).await?;
             if rows.is_empty() {
+                if query.until.is_some_and(|until| until.fragment == at.fragment) {
+                    return Ok(Page { events, end: None });
+                }
                 match self.neighbor(room, at.fragment, query.direction).await? {
                     Some(fragment) => {
                         let backward = query.direction == Direction::Backward;
@@ -232,8 +237,17 @@ impl Rooms {
 
     async fn is_end(&self, room: &Room, at: Place, query: PageQuery) -> Result<bool> {
         let query = PageQuery { limit: 1, ..query };
+        let stops = query.until.is_some_and(|until| until.fragment == at.fragment);
         Ok(self.rows(room, at, query).await?.is_empty()
-            && self.neighbor(room, at.fragment, query.direction).await?.is_none())
+            && (stops || self.neighbor(room, at.fragment, query.direction).await?.is_none()))
+    }
+
+    /// The position of the first event of the stream that follows an event of history in its fragment.
+    pub(crate) async fn position_after(&self, room: &Room, event: &Event) -> Result<StreamPosition> {
+        let (Some(fragment), Some(idx)) = (event.row.fragment, event.row.idx) else { return Ok(StreamPosition::ZERO) };
+        let prefix = vec![room.num.into(), fragment.into()];
+        let read = Read::along::<EventRow>(EventRow::BY_TIMELINE, prefix).from(idx.max(0));
+        Ok(self.store.one::<EventRow>(read).await?.and_then(|row| row.pos).unwrap_or(StreamPosition::ZERO))
     }
 
     async fn neighbor(&self, room: &Room, fragment: i64, direction: Direction) -> Result<Option<i64>> {

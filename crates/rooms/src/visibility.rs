@@ -34,7 +34,7 @@ struct Then {
 
 /// The values of `m.room.history_visibility`, from narrow to wide. An unknown value is `shared`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Visibility {
+pub(crate) enum Visibility {
     Joined,
     Invited,
     Shared,
@@ -42,7 +42,7 @@ enum Visibility {
 }
 
 impl Visibility {
-    fn of(event: Option<&Arc<Event>>) -> Self {
+    pub(crate) fn of(event: Option<&Arc<Event>>) -> Self {
         match event.and_then(|event| event.pdu.content.get("history_visibility")?.as_str()) {
             Some("joined") => Self::Joined,
             Some("invited") => Self::Invited,
@@ -87,7 +87,7 @@ impl<'a> Viewer<'a> {
         }
         let Some(before) = event.state_before() else { return Ok(false) };
         let then = self.then(before).await?;
-        if self.allows(&then, event) {
+        if self.allows(&then, event).await? {
             return Ok(true);
         }
         let own = event.pdu.kind == MEMBER && event.pdu.state_key.as_deref() == Some(self.user.as_str());
@@ -98,24 +98,37 @@ impl<'a> Viewer<'a> {
         let Some(after) = event.state_after() else { return Ok(false) };
         let after = self.then(after).await?;
         // Leaving is seen by the one who leaves, also when someone else did it.
-        Ok(self.allows(&after, event) || (own && then.membership != "leave"))
+        Ok((own && then.membership != "leave") || self.allows(&after, event).await?)
     }
 
-    fn allows(&self, then: &Then, event: &Event) -> bool {
-        then.membership == "join"
-            || match then.visibility {
-                Visibility::WorldReadable => true,
-                Visibility::Shared => self.joined_after(event),
-                Visibility::Invited => then.membership == "invite",
-                Visibility::Joined => false,
-            }
+    async fn allows(&self, then: &Then, event: &Event) -> Result<bool> {
+        if then.membership == "join" {
+            return Ok(true);
+        }
+        match then.visibility {
+            Visibility::WorldReadable => Ok(true),
+            Visibility::Shared => self.joined_after(event).await,
+            Visibility::Invited => Ok(then.membership == "invite"),
+            Visibility::Joined => Ok(false),
+        }
     }
 
     /// Whether the user has been joined at some time after the event.
-    fn joined_after(&self, event: &Event) -> bool {
-        self.membership.as_ref().is_some_and(|row| {
-            row.membership == "join" || (row.joined_pos.0 > 0 && row.left_pos.0 > 0 && event.pos() <= row.left_pos)
-        })
+    async fn joined_after(&self, event: &Event) -> Result<bool> {
+        let Some(row) = &self.membership else { return Ok(false) };
+        if row.membership == "join" {
+            return Ok(true);
+        }
+        if row.joined_pos.0 <= 0 || row.left_pos.0 <= 0 {
+            return Ok(false);
+        }
+        let pos = match event.row.pos {
+            Some(pos) => pos,
+            // History from before has no position: it is older than what follows it in its fragment, and may well be
+            // younger than the leave of someone who was in the room before this server lost sight of it.
+            None => self.rooms.position_after(self.room, event).await?,
+        };
+        Ok(pos <= row.left_pos)
     }
 
     async fn then(&mut self, state: Roots) -> Result<Then> {

@@ -21,6 +21,10 @@ pub const TABLES: &[&Table] = &[
     NotificationRow::TABLE,
     ThreadRow::TABLE,
     OwnMessageRow::TABLE,
+    HistoryGapRow::TABLE,
+    RoomServerRow::TABLE,
+    ResidencyRow::TABLE,
+    RemoteRoomRow::TABLE,
 ];
 
 table! {
@@ -368,4 +372,66 @@ table! {
         /// The room's message counter at it.
         messages: i64,
     }
+}
+
+table! {
+    /// A place where a room's history is missing: an event of the timeline names a previous event that is in none.
+    "history_gaps" => HistoryGapRow key(room, event_id, child) {
+        /// The room.
+        room: RoomNum,
+        /// The previous event's id.
+        event_id: String,
+        /// The event of the timeline that names it.
+        child: EventNum,
+        /// The fragment in which that stands.
+        fragment: i64,
+    }
+    index BY_FRAGMENT(room, fragment);
+}
+
+table! {
+    /// A server with joined members in a room.
+    "room_servers" => RoomServerRow key(room, server) {
+        /// The room.
+        room: RoomNum,
+        /// The server.
+        server: String,
+        /// How many of its users are joined.
+        joined: i64,
+    }
+}
+
+table! {
+    /// When a server came to have joined members in a room, and when it had no more: up to and including that position
+    /// it is sent what happens there.
+    "residencies" => ResidencyRow key(room, server, pos) {
+        /// The room.
+        room: RoomNum,
+        /// The server.
+        server: String,
+        /// The position of the change.
+        pos: StreamPosition,
+        /// Whether it has joined members from then on.
+        resident: bool,
+    }
+    index BY_POS(room, pos);
+    index BY_SERVER(server, room, pos);
+}
+
+table! {
+    /// The number that is set aside for a room that this server is not in: local users are invited to it, or it is being
+    /// joined. The room has no row in `rooms` yet.
+    "remote_rooms" => RemoteRoomRow key(room_id) {
+        /// The room id.
+        room_id: String,
+        /// The room's number.
+        room: RoomNum,
+        /// The room version's identifier.
+        room_version: String,
+        /// Another number with each attempt to join, which guards what that writes ahead.
+        import: i64,
+        /// When it was set aside, in milliseconds since the epoch.
+        at_ms: i64,
+    }
+    unique BY_NUM(room);
 }

@@ -1,0 +1,288 @@
+//! History from before: older events than those of a fragment of the timeline are placed before it (server-server API,
+//! "Backfilling"). They are never news: no position in the stream, no notification, no part in the present.
+//!
+//! A fragment's oldest events name previous ones that are in no timeline; `history_gaps` has a row for each such edge.
+//! What comes is placed where a gap row or a newer event of the same answer leads to it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use ::event::{Pdu, Verified};
+use ruma_common::OwnedEventId;
+use store::tables::rooms::{EventRow, FragmentRow, HistoryGapRow};
+use store::{EventNum, Read};
+
+use crate::accept::{ATTEMPTS_MAX, better_form, judge_then, missing_among, nums_of, state_before};
+use crate::draft::Draft;
+use crate::event::Event;
+use crate::room::Room;
+use crate::timeline::Place;
+use crate::{Error, Result, Rooms, flags};
+
+/// Most events of history that are taken in at a time.
+pub const HISTORY_MAX: usize = 1_000;
+/// Most gaps of a fragment that one look reads.
+const GAPS_MAX: u32 = 1_000;
+
+/// The flags of an event that is known without having been judged by the state before it.
+const UNPLACED: i64 = flags::WAITING | flags::OUTLIER;
+
+/// An event to be taken in.
+#[derive(Clone)]
+pub(crate) struct Incoming {
+    pdu: Arc<Pdu>,
+    /// Flags that it has before it is judged.
+    more: i64,
+}
+
+impl From<&Verified> for Incoming {
+    fn from(event: &Verified) -> Self {
+        let more = if event.redacted() { flags::REDACTED } else { 0 };
+        Self { pdu: Arc::clone(event.pdu()), more }
+    }
+}
+
+/// Where events go: the fragment of each, and how far down each fragment reaches.
+struct Plan {
+    fragments: HashMap<OwnedEventId, i64>,
+    /// The next index and the message counter of each fragment.
+    places: BTreeMap<i64, (i64, i64)>,
+}
+
+impl Rooms {
+    /// Takes in events from before the oldest known ones, in any order. `states` has the ids of the state before those
+    /// whose previous events are not known. Events that lead to no gap, or whose auth events or state are missing, are
+    /// left out. Returns what was stored, oldest first; rejected events are among it, in no place.
+    ///
+    /// # Errors
+    /// [`Error::NotInRoom`] for an unknown room; [`Error::Invalid`] if there are more than [`HISTORY_MAX`] events, or
+    /// events of a given state are not known; as the store says.
+    pub async fn accept_history(
+        &self,
+        room_id: &str,
+        events: Vec<Verified>,
+        states: BTreeMap<OwnedEventId, Vec<OwnedEventId>>,
+    ) -> Result<Vec<Arc<Event>>> {
+        if events.len() > HISTORY_MAX {
+            return Err(Error::Invalid(format!("more than {HISTORY_MAX} events of history at a time")));
+        }
+        let incoming: Vec<Incoming> = events.iter().map(Incoming::from).collect();
+        for _ in 0..ATTEMPTS_MAX {
+            let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
+            match self.try_history(&room, &incoming, &states).await {
+                Err(Error::Busy) => {}
+                Ok(placed) => {
+                    self.wake(room_id, placed.iter().map(|event| event.id().clone())).await?;
+                    return Ok(placed);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    /// An event that some event of the timeline names as previous: it belongs before that, not at the live end.
+    pub(crate) async fn accept_into_gap(
+        &self,
+        room: &Arc<Room>,
+        pdu: &Arc<Pdu>,
+        more: i64,
+    ) -> Result<Option<Arc<Event>>> {
+        if !self.is_gap(room, &pdu.event_id).await? {
+            return Ok(None);
+        }
+        let incoming = Incoming { pdu: Arc::clone(pdu), more };
+        Ok(self.try_history(room, &[incoming], &BTreeMap::new()).await?.into_iter().next())
+    }
+
+    /// Whether an event of the timeline names this one, which is in no timeline, as previous.
+    pub(super) async fn is_gap(&self, room: &Room, id: &OwnedEventId) -> Result<bool> {
+        let read = Read::prefix::<HistoryGapRow>(vec![room.num.into(), id.as_str().into()]);
+        Ok(self.store.one::<HistoryGapRow>(read).await?.is_some())
+    }
+
+    pub(super) async fn try_history(
+        &self,
+        room: &Arc<Room>,
+        incoming: &[Incoming],
+        states: &BTreeMap<OwnedEventId, Vec<OwnedEventId>>,
+    ) -> Result<Vec<Arc<Event>>> {
+        let mut draft = Draft::begin(self, room).await;
+        draft.check_alive()?;
+        self.wait_for_all(room).await?;
+        let known = self.rows_by_id(room, incoming.iter().map(|one| &one.pdu.event_id)).await?;
+        let is_new = |one: &&Incoming| known.get(&one.pdu.event_id).is_none_or(|row| row.flags & UNPLACED != 0);
+        let fresh: Vec<&Incoming> = incoming.iter().filter(is_new).filter(|one| one.pdu.room_id == room.id).collect();
+        let ordered = oldest_first(&fresh);
+        let mut plan = self.plan(room, &ordered).await?;
+        let mut placed = Vec::new();
+        for one in ordered {
+            let row = known.get(&one.pdu.event_id);
+            placed.extend(self.place_history(&mut draft, one, row, states, &mut plan).await?);
+        }
+        if placed.is_empty() {
+            return Ok(placed);
+        }
+        self.close_gaps(&mut draft, &placed, &plan).await?;
+        self.commit(room, draft).await?;
+        Ok(placed)
+    }
+
+    /// Finds the fragment of each event: that of the gap that it fills, or of the newer events that follow it.
+    async fn plan(&self, room: &Room, ordered: &[&Incoming]) -> Result<Plan> {
+        let reads = ordered
+            .iter()
+            .map(|one| Read::prefix::<HistoryGapRow>(vec![room.num.into(), one.pdu.event_id.as_str().into()]))
+            .collect();
+        let mut fragments: HashMap<OwnedEventId, i64> = HashMap::new();
+        let mut lower = |id: &OwnedEventId, fragment: i64| {
+            let known = fragments.entry(id.clone()).or_insert(fragment);
+            *known = fragment.min(*known);
+            *known
+        };
+        let ids: HashSet<&OwnedEventId> = ordered.iter().map(|one| &one.pdu.event_id).collect();
+        for (one, rows) in ordered.iter().zip(self.store.read(reads).await?) {
+            for row in rows.all::<HistoryGapRow>()? {
+                lower(&one.pdu.event_id, row.fragment);
+            }
+        }
+        let mut count: BTreeMap<i64, i64> = BTreeMap::new();
+        for one in ordered.iter().rev() {
+            let Some(fragment) = fragments.get(&one.pdu.event_id).copied() else { continue };
+            *count.entry(fragment).or_default() += 1;
+            for id in one.pdu.prev_events.iter().filter(|id| ids.contains(id)) {
+                let known = fragments.entry(id.clone()).or_insert(fragment);
+                *known = fragment.min(*known);
+            }
+        }
+        let mut places = BTreeMap::new();
+        for (fragment, count) in count {
+            let read = Read::along::<EventRow>(EventRow::BY_TIMELINE, vec![room.num.into(), fragment.into()]);
+            let first = self.store.one::<EventRow>(read).await?;
+            let (idx, messages) = first.map_or((0, 0), |row| (row.idx.unwrap_or(0), row.messages));
+            places.insert(fragment, (idx.saturating_sub(count), messages));
+        }
+        Ok(Plan { fragments, places })
+    }
+
+    async fn place_history(
+        &self,
+        draft: &mut Draft<'_>,
+        one: &Incoming,
+        row: Option<&EventRow>,
+        states: &BTreeMap<OwnedEventId, Vec<OwnedEventId>>,
+        plan: &mut Plan,
+    ) -> Result<Option<Arc<Event>>> {
+        let Some(fragment) = plan.fragments.get(&one.pdu.event_id).copied() else { return Ok(None) };
+        let Some((idx, messages)) = plan.places.get_mut(&fragment) else { return Ok(None) };
+        let place = Place { fragment, idx: *idx };
+        *idx += 1;
+        let messages = *messages;
+        let known = draft.known_form(row.map(|row| row.event)).await?;
+        let (pdu, more) = better_form(&one.pdu, one.more, known.as_deref());
+        if !missing_among(draft, &pdu.auth_events, flags::WAITING).await?.is_empty() {
+            return Ok(None);
+        }
+        let missing = missing_among(draft, &pdu.prev_events, UNPLACED).await?;
+        let (prev, before) = match (missing.is_empty(), states.get(&pdu.event_id)) {
+            (true, _) => {
+                let prev: Vec<EventNum> = nums_of(draft, &pdu.prev_events).await?;
+                let before = state_before(draft, &prev).await?;
+                (prev, before)
+            }
+            (false, Some(given)) => self.state_at_gap(draft, &pdu.prev_events, &missing, given).await?,
+            (false, None) => return Ok(None),
+        };
+        let mut judged = judge_then(draft, pdu, prev, before).await?;
+        judged.known = known.as_ref().map(|event| event.num());
+        judged.flags |= more;
+        self.place_redaction(draft, &mut judged).await?;
+        // Of a redaction whose target is older still nothing is known against it; it is no news, so it is shown.
+        judged.withheld &= match &judged.pdu.redacts {
+            Some(target) => draft.num_of(target).await?.is_some(),
+            None => true,
+        };
+        let event = draft.append_history(judged, place, messages).await?;
+        self.apply_redactions(draft, &event).await?;
+        draft.note_gaps(&event, fragment, &missing);
+        Ok(Some(event))
+    }
+
+    /// Takes away the rows of gaps that are filled, and says of each fragment whether one is left.
+    async fn close_gaps(&self, draft: &mut Draft<'_>, placed: &[Arc<Event>], plan: &Plan) -> Result<()> {
+        let room = draft.room.num;
+        let filled: BTreeSet<&str> = placed.iter().map(|event| event.id().as_str()).collect();
+        for id in &filled {
+            draft.batch.delete_prefix::<HistoryGapRow>(vec![room.into(), (*id).into()]);
+        }
+        for fragment in plan.places.keys() {
+            let fragment = *fragment;
+            let read = Read::along::<HistoryGapRow>(HistoryGapRow::BY_FRAGMENT, vec![room.into(), fragment.into()]);
+            let rows: Vec<HistoryGapRow> = self.store.all(read.limit(GAPS_MAX)).await?;
+            let mut gap = rows.iter().any(|row| !filled.contains(row.event_id.as_str()));
+            for event in placed.iter().filter(|event| plan.fragments.get(event.id()) == Some(&fragment)) {
+                gap |= !missing_among(draft, &event.pdu.prev_events, UNPLACED).await?.is_empty();
+            }
+            let key = vec![room.into(), fragment.into()];
+            let row = self.store.get::<FragmentRow>(key).await?;
+            let row = row.unwrap_or(FragmentRow { room, fragment, previous: None, next: None, gap });
+            draft.batch.put(FragmentRow { gap, ..row });
+        }
+        Ok(())
+    }
+
+    /// The known events before which history is missing, nearest to a place first: those of the newest fragment with a
+    /// gap that stands at the place or before it. Another server is asked for what came before them (`/backfill`).
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn backward_gaps(&self, room: &Room, before: Place) -> Result<Vec<OwnedEventId>> {
+        let mut fragment = Some(before.fragment);
+        while let Some(at) = fragment {
+            let read = Read::along::<HistoryGapRow>(HistoryGapRow::BY_FRAGMENT, vec![room.num.into(), at.into()]);
+            let rows: Vec<HistoryGapRow> = self.store.all(read.limit(GAPS_MAX)).await?;
+            if !rows.is_empty() {
+                let nums: BTreeSet<EventNum> = rows.iter().map(|row| row.child).collect();
+                let nums: Vec<EventNum> = nums.into_iter().collect();
+                let mut events = self.events(room, None, &nums).await?;
+                events.sort_by_key(|event| std::cmp::Reverse(event.row.depth));
+                return Ok(events.iter().map(|event| event.id().clone()).collect());
+            }
+            let row = self.store.get::<FragmentRow>(vec![room.num.into(), at.into()]).await?;
+            fragment = row.and_then(|row| row.previous);
+        }
+        Ok(Vec::new())
+    }
+}
+
+/// Each after those of its previous events that are among them; else by depth, time and id.
+fn oldest_first<'a>(events: &[&'a Incoming]) -> Vec<&'a Incoming> {
+    let by_id: HashMap<&OwnedEventId, &'a Incoming> = events.iter().map(|one| (&one.pdu.event_id, *one)).collect();
+    let rank = |one: &Incoming| (one.pdu.depth, one.pdu.origin_server_ts, one.pdu.event_id.clone());
+    let mut children: HashMap<&OwnedEventId, Vec<&'a Incoming>> = HashMap::new();
+    let mut open: HashMap<&OwnedEventId, usize> = HashMap::new();
+    let mut ready = BTreeMap::new();
+    for one in by_id.values() {
+        let prev: BTreeSet<&OwnedEventId> = one.pdu.prev_events.iter().filter(|id| by_id.contains_key(id)).collect();
+        open.insert(&one.pdu.event_id, prev.len());
+        if prev.is_empty() {
+            ready.insert(rank(one), *one);
+        }
+        for id in prev {
+            children.entry(id).or_default().push(one);
+        }
+    }
+    let mut ordered = Vec::with_capacity(by_id.len());
+    while let Some((_, one)) = ready.pop_first() {
+        ordered.push(one);
+        for child in children.remove(&one.pdu.event_id).unwrap_or_default() {
+            if let Some(open) = open.get_mut(&child.pdu.event_id) {
+                *open = open.saturating_sub(1);
+                if *open == 0 {
+                    ready.insert(rank(child), child);
+                }
+            }
+        }
+    }
+    ordered
+}

@@ -1,0 +1,273 @@
+//! Joining a room through another server: what that server answered becomes a room here (server-server API, "Joining
+//! rooms").
+//!
+//! State and auth chain are outliers, written ahead in chunks under a number that is set aside for the room; so are the
+//! nodes of the state's tree. The decision is one small batch: the join with the state before it, current state,
+//! memberships, servers. A room that is known from before gets a new fragment of its timeline, with a gap behind it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use ::event::{Json, Pdu, Rules, Verified};
+use ruma_common::OwnedEventId;
+use store::tables::rooms::{RemoteRoomRow, StateKeyRow, StateSegmentRow};
+use store::{CommitBatch, CommitError, EventNum, Read, RoomNum};
+
+use super::outliers::{Placed, Target};
+use crate::accept::{ATTEMPTS_MAX, judge_at, missing_among, nums_of};
+use crate::draft::{Draft, ROOM_NUMBERS};
+use crate::event::Event;
+use crate::room::{Head, Room};
+use crate::state::{Roots, TypeKey, type_key};
+use crate::{Error, Result, Rooms, flags};
+
+/// What a resident server answered to a join, verified.
+#[derive(Clone, Debug)]
+pub struct Import {
+    /// The rules of the room's version.
+    pub rules: &'static Rules,
+    /// The join of a local user, with the signatures that the resident added.
+    pub join: Verified,
+    /// The state before the join.
+    pub state: Vec<Verified>,
+    /// The auth events of all that, and theirs, and so on.
+    pub auth_chain: Vec<Verified>,
+    /// The servers in the room, if the answer left members out. Such an answer is refused: it must be whole.
+    pub partial: Option<Vec<String>>,
+}
+
+/// The number of a room in the making, and what tells this attempt from others.
+#[derive(Clone, Debug)]
+pub(super) struct Reservation {
+    row: RemoteRoomRow,
+}
+
+impl Reservation {
+    /// Makes a batch fail if another attempt has begun.
+    pub fn demand(&self, batch: &mut CommitBatch) {
+        let key = vec![self.row.room_id.as_str().into()];
+        batch.expect_equals::<RemoteRoomRow>(key, "import", self.row.import);
+    }
+}
+
+impl Rooms {
+    /// Makes a room, or what is new of a room that is known, of a resident server's answer to a join. Returns the join
+    /// once it is durable.
+    ///
+    /// Events of the answer that cannot be judged, since what they cite is missing, are left out; so are rejected ones
+    /// from the state.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the answer has no create event of the room, or one of another version;
+    /// [`Error::Forbidden`] if the state does not allow the join; [`Error::Busy`]; as the store says.
+    pub async fn import_join(&self, import: Import) -> Result<Arc<Event>> {
+        if import.partial.is_some() {
+            return Err(Error::Invalid("a join without the room's members is not supported".to_owned()));
+        }
+        let room_id = import.join.pdu().room_id.to_string();
+        let _alone = self.remote_stripe(&room_id).lock().await;
+        let create = create_of(&import)?;
+        let entries: Vec<(TypeKey, OwnedEventId)> = import.state.iter().filter_map(state_entry).collect();
+        let target = match self.room(&room_id).await? {
+            Some(_) => Target::Known(room_id.clone()),
+            None => self.new_import(&room_id, import.rules, &create).await?,
+        };
+        let (placed, fresh) =
+            self.write_outliers(&target, import.state.into_iter().chain(import.auth_chain).collect()).await?;
+        let event = self.decide(&target, &room_id, &import.join, &create, &entries, &placed).await?;
+        self.wake(&room_id, fresh.into_iter().chain([event.id().clone()])).await?;
+        Ok(event)
+    }
+
+    async fn decide(
+        &self,
+        target: &Target,
+        room_id: &str,
+        join: &Verified,
+        create: &Arc<Pdu>,
+        entries: &[(TypeKey, OwnedEventId)],
+        placed: &HashMap<OwnedEventId, Placed>,
+    ) -> Result<Arc<Event>> {
+        let state: BTreeMap<&TypeKey, EventNum> = (entries.iter())
+            .filter_map(|(pair, id)| Some((pair, placed.get(id).filter(|one| !one.rejected)?.num)))
+            .collect();
+        let first = placed.get(&create.event_id).filter(|one| !one.rejected);
+        let first = first.ok_or_else(|| Error::Invalid("the create event is not acceptable".to_owned()))?.num;
+        for _ in 0..ATTEMPTS_MAX {
+            let decided = match target {
+                Target::New(room, reservation) => self.decide_new(room, reservation, join, first, &state).await,
+                Target::Known(_) => {
+                    let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
+                    self.decide_known(&room, join, &state).await
+                }
+            };
+            match (decided, target) {
+                (Err(Error::Busy), Target::Known(_)) => {}
+                (other, _) => return other,
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    async fn decide_new(
+        &self,
+        room: &Arc<Room>,
+        reservation: &Reservation,
+        join: &Verified,
+        create: EventNum,
+        state: &BTreeMap<&TypeKey, EventNum>,
+    ) -> Result<Arc<Event>> {
+        let mut draft = Draft::begin(self, room).await;
+        let changes: Vec<_> = state.iter().map(|(pair, num)| (TypeKey::clone(pair), Some(*num))).collect();
+        let roots = draft.set_state(Roots::EMPTY, &changes).await?;
+        reservation.demand(&mut draft.batch);
+        draft.write_ahead().await?;
+        let mut draft = Draft::begin(self, room).await;
+        draft.make_room(create);
+        reservation.demand(&mut draft.batch);
+        draft.batch.delete::<RemoteRoomRow>(vec![room.id.as_str().into()]);
+        let event = self.append_join(&mut draft, join, roots).await?;
+        self.commit_new(room, draft).await?;
+        Ok(event)
+    }
+
+    async fn decide_known(
+        &self,
+        room: &Arc<Room>,
+        join: &Verified,
+        state: &BTreeMap<&TypeKey, EventNum>,
+    ) -> Result<Arc<Event>> {
+        // The tree's nodes first: a change of many keys is no small batch.
+        let mut draft = Draft::begin(self, room).await;
+        draft.check_alive()?;
+        let roots = self.replace_state(&mut draft, state).await?;
+        self.commit(room, draft).await?;
+        let mut draft = Draft::begin(self, room).await;
+        draft.check_alive()?;
+        let event = self.append_join(&mut draft, join, roots).await?;
+        self.commit(room, draft).await?;
+        Ok(event)
+    }
+
+    /// A state that holds exactly these entries, made from the current state so that what agrees is shared.
+    pub(super) async fn replace_state(
+        &self,
+        draft: &mut Draft<'_>,
+        state: &BTreeMap<&TypeKey, EventNum>,
+    ) -> Result<Roots> {
+        let head = draft.head.state;
+        let mut changes: Vec<_> = state.iter().map(|(pair, num)| (TypeKey::clone(pair), Some(*num))).collect();
+        let pairs: Vec<TypeKey> = changes.iter().map(|(pair, _)| pair.clone()).collect();
+        let kept: std::collections::HashSet<_> =
+            self.key_ids(draft.room, Some(&draft.overlay), &pairs).await?.into_iter().flatten().collect();
+        let mut gone = Vec::new();
+        for root in [head.rest, head.members] {
+            let entries = self.on_tree(draft.room, Some(&draft.overlay), |tree| tree.entries(&root)).await?;
+            gone.extend(entries.into_iter().map(|(key, _)| key).filter(|key| !kept.contains(key)));
+        }
+        changes.extend(draft.pairs_of(&gone).await?.into_iter().map(|pair| (pair, None)));
+        draft.set_state(head, &changes).await
+    }
+
+    /// Takes over the state, and appends the join to it in a new fragment.
+    async fn append_join(&self, draft: &mut Draft<'_>, join: &Verified, before: Roots) -> Result<Arc<Event>> {
+        let pdu = join.pdu();
+        let known = self.rows_by_id(draft.room, [&pdu.event_id]).await?.into_values().next();
+        if let Some(row) = known.as_ref().filter(|row| row.flags & (flags::OUTLIER | flags::WAITING) == 0) {
+            let event = self.event(draft.room, row.event).await?;
+            return if event.shown() { Ok(event) } else { Err(Error::Forbidden("the join was refused".to_owned())) };
+        }
+        let missing = missing_among(draft, &pdu.prev_events, flags::WAITING | flags::OUTLIER).await?;
+        if !missing.is_empty() {
+            draft.begin_fragment().await?;
+        }
+        draft.move_head(before).await?;
+        let prev: Vec<OwnedEventId> = pdu.prev_events.iter().filter(|id| !missing.contains(id)).cloned().collect();
+        let prev = nums_of(draft, &prev).await?;
+        let mut judged = judge_at(draft, pdu, prev, before).await?;
+        if judged.flags & flags::HIDDEN != 0 || judged.auth.len() != pdu.auth_events.len() {
+            let reason = judged.reason.unwrap_or_else(|| "the join's auth events are missing".to_owned());
+            return Err(Error::Forbidden(reason));
+        }
+        judged.known = known.map(|row| row.event);
+        let event = draft.append(judged).await?;
+        draft.note_gaps(&event, draft.head.row.fragment, &missing);
+        Ok(event)
+    }
+
+    /// Sets a number aside for a room that this server does not have, or finds the one that is.
+    pub(super) async fn reserve(&self, room_id: &str, version: &str, import: i64) -> Result<RemoteRoomRow> {
+        for _ in 0..ATTEMPTS_MAX {
+            let key = vec![room_id.into()];
+            let mut batch = CommitBatch::new();
+            let row = match self.store.get::<RemoteRoomRow>(key.clone()).await? {
+                Some(row) if import == 0 => return Ok(row),
+                Some(row) => {
+                    batch.expect_equals::<RemoteRoomRow>(key, "import", row.import);
+                    RemoteRoomRow { import, room_version: version.to_owned(), ..row }
+                }
+                None => {
+                    batch.expect_absent::<RemoteRoomRow>(key);
+                    RemoteRoomRow {
+                        room_id: room_id.to_owned(),
+                        room: RoomNum(self.store.next_number(ROOM_NUMBERS).await?),
+                        room_version: version.to_owned(),
+                        import,
+                        at_ms: self.clock.now_ms(),
+                    }
+                }
+            };
+            batch.put(row.clone());
+            match self.store.commit(batch).await {
+                Ok(_) => return Ok(row),
+                Err(CommitError::Conflict { .. }) => {}
+                Err(CommitError::Store(error)) => return Err(error.into()),
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    async fn new_import(&self, room_id: &str, rules: &'static Rules, create: &Arc<Pdu>) -> Result<Target> {
+        let row = self.reserve(room_id, rules.version(), self.unique_number()).await?;
+        // An earlier attempt may have written something ahead.
+        let num = row.room;
+        let reads = vec![
+            Read::prefix::<StateKeyRow>(vec![num.into()]).reverse().limit(1),
+            Read::prefix::<StateSegmentRow>(vec![num.into()]).reverse().limit(1),
+        ];
+        let mut found = self.store.read(reads).await?.into_iter();
+        let key = found.next().unwrap_or_default().one::<StateKeyRow>()?;
+        let segment = found.next().unwrap_or_default().one::<StateSegmentRow>()?;
+        let mut head = Head {
+            row: crate::create::new_row(num, room_id, rules.version(), false),
+            state: Roots::EMPTY,
+            extremities: Vec::new(),
+            local: Arc::default(),
+            servers: Arc::default(),
+        };
+        head.row.next_key = key.map_or(0, |row| row.key_id + 1);
+        head.row.next_segment = segment.map_or(0, |row| row.segment + 1);
+        // A number by which it is told from a room that nothing was written for.
+        head.row.version = self.unique_number();
+        let room = Arc::new(Room::new(head, rules, Arc::clone(create)));
+        Ok(Target::New(room, Reservation { row }))
+    }
+}
+
+/// The create event of the answer.
+fn create_of(import: &Import) -> Result<Arc<Pdu>> {
+    let room_id = &import.join.pdu().room_id;
+    let all = import.state.iter().chain(&import.auth_chain);
+    let create = all.map(Verified::pdu).find(|pdu| pdu.is_create() && pdu.room_id == *room_id);
+    let create = create.ok_or_else(|| Error::Invalid("the answer has no create event of the room".to_owned()))?;
+    let version = create.content.get("room_version").and_then(Json::as_str).unwrap_or("1");
+    if version != import.rules.version() {
+        return Err(Error::Invalid(format!("the create event is of room version {version}")));
+    }
+    Ok(Arc::clone(create))
+}
+
+fn state_entry(event: &Verified) -> Option<(TypeKey, OwnedEventId)> {
+    let (kind, state_key) = event.pdu().state_entry()?;
+    Some((type_key(kind, state_key), event.pdu().event_id.clone()))
+}
