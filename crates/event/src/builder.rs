@@ -87,6 +87,11 @@ impl Template {
         let deepest = depths.into_iter().max().unwrap_or(0);
         deepest.saturating_add(1).min(crate::room_version::MAX_SAFE_INTEGER)
     }
+
+    /// The event as it stands here, without id, hashes and signatures: what another server is given to complete and sign.
+    pub fn unsigned_object(self, rules: &Rules) -> Object {
+        unsigned_object(rules, self)
+    }
 }
 
 /// Hashes and signs an event of this server.
@@ -121,7 +126,22 @@ pub fn build(rules: &Rules, template: Template, key: &SigningKey, server_name: &
 }
 
 /// The event without hashes and signatures.
-fn unsigned_event(rules: &Rules, mut template: Template, server_name: &str) -> Result<Object, BuildError> {
+fn unsigned_event(rules: &Rules, mut template: Template, server_name: &str) -> Object {
+    let opaque = template.opaque_id.take();
+    let mut object = unsigned_object(rules, template);
+    if rules.event_id_format == EventIdFormat::Chosen {
+        let opaque = match opaque {
+            Some(opaque) => opaque,
+            None => base64::encode_url_safe(&hashes::content_hash(&object)),
+        };
+        let id = Json::String(format!("${opaque}:{server_name}"));
+        object.insert("event_id".to_owned(), id);
+    }
+    object
+}
+
+/// The event without id, hashes and signatures.
+fn unsigned_object(rules: &Rules, mut template: Template) -> Object {
     let mut object = Object::new();
     let mut put = |key: &str, value: Json| object.insert(key.to_owned(), value);
     if let Some(redacts) = template.redacts.take() {
@@ -148,15 +168,7 @@ fn unsigned_event(rules: &Rules, mut template: Template, server_name: &str) -> R
     if let Some(unsigned) = template.unsigned {
         put("unsigned", Json::Object(unsigned));
     }
-    if rules.event_id_format == EventIdFormat::Chosen {
-        let opaque = match template.opaque_id {
-            Some(opaque) => opaque,
-            None => base64::encode_url_safe(&hashes::content_hash(&object)),
-        };
-        let id = Json::String(format!("${opaque}:{server_name}"));
-        object.insert("event_id".to_owned(), id);
-    }
-    Ok(object)
+    object
 }
 
 fn edges(rules: &Rules, ids: &[OwnedEventId], hashes: &BTreeMap<OwnedEventId, String>) -> Json {
