@@ -80,7 +80,7 @@ impl Rooms {
             None => None,
         };
         for _ in 0..ATTEMPTS_MAX {
-            if let Some(answer) = self.answered_now(&new).await? {
+            if let Some(answer) = self.answered(&new).await? {
                 return Ok(answer);
             }
             let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
