@@ -128,11 +128,13 @@ fn client_content(pdu: &Pdu) -> event::Object {
     content
 }
 
-fn push_member(text: &mut String, name: &str, value: &str) {
+/// Adds a member to an object that already has one.
+pub(crate) fn push_member(text: &mut String, name: &str, value: &str) {
     text.push_str(",\"");
     text.push_str(name);
     text.push_str("\":");
-    text.push_str(&to_text(&Json::String(value.to_owned())));
+    // Strings always serialize.
+    text.push_str(&serde_json::to_string(value).unwrap_or_else(|_| "\"\"".to_owned()));
 }
 
 fn to_text(json: &Json) -> String {

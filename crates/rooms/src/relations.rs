@@ -78,6 +78,18 @@ impl Rooms {
         Ok(bundles)
     }
 
+    /// Whether any event relates to one of these.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn any_children(&self, room: &Room, events: &[Arc<Event>]) -> Result<bool> {
+        let read = |event: &Arc<Event>| {
+            Read::prefix::<RelationRow>(vec![room.num.into(), event.id().as_str().into()]).limit(1)
+        };
+        let found = self.store.read(events.iter().map(read).collect()).await?;
+        Ok(found.iter().any(|rows| !rows.0.is_empty()))
+    }
+
     async fn bundle(
         &self,
         room: &Room,

@@ -16,6 +16,9 @@ const THREAD_MESSAGES_MAX: u32 = 1_000;
 /// Most rows of highlights and exceptions that are counted.
 const ROWS_MAX: u32 = 10_000;
 
+/// Rows that are read at first: usually there are fewer, and a store answers a read of so few on the spot.
+const FEW: u32 = 4;
+
 /// How far a user has read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
@@ -82,11 +85,17 @@ impl Rooms {
         let rows_read = Read::prefix::<NotificationRow>(vec![(&row.user_id).into(), room.num.into()]).after(all.pos);
         let threads_read = Read::along::<ThreadRow>(ThreadRow::BY_POS, vec![room.num.into()]).after(all.pos).reverse();
         let own_read = Read::get::<OwnMessageRow>(vec![(&row.user_id).into(), room.num.into()]);
-        let reads = vec![rows_read.limit(ROWS_MAX), threads_read.limit(THREADS_MAX), own_read];
+        let reads = vec![rows_read.clone().limit(FEW), threads_read.clone().limit(FEW), own_read];
         let mut found = self.store.read(reads).await?.into_iter();
-        let rows = found.next().unwrap_or_default().all::<NotificationRow>()?;
-        let threads = found.next().unwrap_or_default().all::<ThreadRow>()?;
+        let mut rows = found.next().unwrap_or_default().all::<NotificationRow>()?;
+        let mut threads = found.next().unwrap_or_default().all::<ThreadRow>()?;
         let own = found.next().unwrap_or_default().one::<OwnMessageRow>()?;
+        if rows.len() >= FEW as usize || threads.len() >= FEW as usize {
+            let reads = vec![rows_read.limit(ROWS_MAX), threads_read.limit(THREADS_MAX)];
+            let mut found = self.store.read(reads).await?.into_iter();
+            rows = found.next().unwrap_or_default().all()?;
+            threads = found.next().unwrap_or_default().all()?;
+        }
         let own = own.map_or(Mark::default(), |row| Mark { pos: row.pos, messages: row.messages });
         let main = all.max(own).max(marks.main);
         let mut unread = Unread::default();

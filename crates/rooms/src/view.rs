@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ::event::Json;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use store::{DeviceId, UserId};
 
-use crate::event::Event;
+use crate::event::{Event, push_member};
 use crate::room::Room;
 use crate::visibility::Viewer;
 use crate::{Result, Rooms, flags};
@@ -61,31 +60,69 @@ impl Rooms {
         rendering: &Rendering<'_>,
         bundle: Option<Map<String, Value>>,
     ) -> Result<String> {
-        let mut unsigned = Map::new();
-        unsigned.insert("age".to_owned(), json!(self.clock.now_ms().saturating_sub(event.row.ts)));
-        if let Some(transaction) = event.transaction_id(rendering.user, rendering.device) {
-            unsigned.insert("transaction_id".to_owned(), json!(transaction));
-        }
-        unsigned.insert("membership".to_owned(), json!(viewer.membership_at(event).await?));
+        let mut unsigned = self.unsigned(event, rendering);
+        push_member(&mut unsigned, "membership", &viewer.membership_at(event).await?);
         self.add_replaced(room, event, &mut unsigned).await?;
+        if let Some(bundle) = bundle {
+            unsigned.push_str(",\"m.relations\":");
+            unsigned.push_str(&Value::Object(bundle).to_string());
+        }
+        unsigned.push('}');
+        Ok(assemble(event, rendering.with_room_id.then_some(room.id.as_str()), &unsigned))
+    }
+
+    /// Renders state events beside a timeline, in order: without bundles, and without the viewer's membership at each of
+    /// them, for which the state at each would have to be looked up.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn render_states(
+        &self,
+        room: &Room,
+        events: &[Arc<Event>],
+        rendering: &Rendering<'_>,
+    ) -> Result<Vec<String>> {
+        let mut rendered = Vec::with_capacity(events.len());
+        for event in events {
+            let mut unsigned = self.unsigned(event, rendering);
+            self.add_replaced(room, event, &mut unsigned).await?;
+            unsigned.push('}');
+            rendered.push(assemble(event, rendering.with_room_id.then_some(room.id.as_str()), &unsigned));
+        }
+        Ok(rendered)
+    }
+
+    /// The beginning of `unsigned`, as JSON text.
+    fn unsigned(&self, event: &Event, rendering: &Rendering<'_>) -> String {
+        let mut unsigned = self.aged(event);
+        if let Some(transaction) = event.transaction_id(rendering.user, rendering.device) {
+            push_member(&mut unsigned, "transaction_id", transaction);
+        }
+        unsigned
+    }
+
+    fn aged(&self, event: &Event) -> String {
+        format!("{{\"age\":{}", self.clock.now_ms().saturating_sub(event.row.ts))
+    }
+
+    /// Adds what a state event replaced, and what redacted an event.
+    async fn add_replaced(&self, room: &Room, event: &Event, unsigned: &mut String) -> Result<()> {
+        if let Some(replaced) = event.row.replaces {
+            let replaced = self.event(room, replaced).await?;
+            // Every map of `Json` has string keys, so serialization cannot fail.
+            let content = serde_json::to_string(&replaced.pdu.content).unwrap_or_else(|_| "{}".to_owned());
+            unsigned.push_str(",\"prev_content\":");
+            unsigned.push_str(&content);
+            push_member(unsigned, "prev_sender", &replaced.pdu.sender);
+            push_member(unsigned, "replaces_state", replaced.id().as_str());
+        }
         if event.has(flags::REDACTED)
             && let Some(redaction) = event.row.redacted_by
         {
             let redaction = self.event(room, redaction).await?;
-            unsigned.insert("redacted_because".to_owned(), plain(&redaction, room)?);
+            unsigned.push_str(",\"redacted_because\":");
+            unsigned.push_str(&assemble(&redaction, Some(&room.id), "{}"));
         }
-        if let Some(bundle) = bundle {
-            unsigned.insert("m.relations".to_owned(), Value::Object(bundle));
-        }
-        Ok(assemble(event, rendering.with_room_id.then_some(room.id.as_str()), unsigned))
-    }
-
-    async fn add_replaced(&self, room: &Room, event: &Event, unsigned: &mut Map<String, Value>) -> Result<()> {
-        let Some(replaced) = event.row.replaces else { return Ok(()) };
-        let replaced = self.event(room, replaced).await?;
-        unsigned.insert("prev_content".to_owned(), Json::Object(replaced.pdu.content.clone()).into());
-        unsigned.insert("prev_sender".to_owned(), json!(replaced.pdu.sender));
-        unsigned.insert("replaces_state".to_owned(), json!(replaced.id()));
         Ok(())
     }
 
@@ -94,31 +131,22 @@ impl Rooms {
     /// # Errors
     /// As the store says.
     pub fn render_state(&self, room: &Room, event: &Arc<Event>, with_room_id: bool) -> String {
-        let mut unsigned = Map::new();
-        unsigned.insert("age".to_owned(), json!(self.clock.now_ms().saturating_sub(event.row.ts)));
-        assemble(event, with_room_id.then_some(room.id.as_str()), unsigned)
+        let mut unsigned = self.aged(event);
+        unsigned.push('}');
+        assemble(event, with_room_id.then_some(room.id.as_str()), &unsigned)
     }
 }
 
-/// An event without anything made for a viewer.
-fn plain(event: &Arc<Event>, room: &Room) -> Result<Value> {
-    let text = assemble(event, Some(&room.id), Map::new());
-    serde_json::from_str(&text)
-        .map_err(|error| crate::Error::Store(store::Error::Corrupt { table: "event_bytes", detail: error.to_string() }))
-}
-
-fn assemble(event: &Event, room_id: Option<&str>, unsigned: Map<String, Value>) -> String {
+fn assemble(event: &Event, room_id: Option<&str>, unsigned: &str) -> String {
     let members = event.client_members();
-    let unsigned = Value::Object(unsigned).to_string();
     let mut text = String::with_capacity(members.len() + unsigned.len() + 80);
     text.push('{');
     text.push_str(members);
     if let Some(room_id) = room_id {
-        text.push_str(",\"room_id\":");
-        text.push_str(&Value::String(room_id.to_owned()).to_string());
+        push_member(&mut text, "room_id", room_id);
     }
     text.push_str(",\"unsigned\":");
-    text.push_str(&unsigned);
+    text.push_str(unsigned);
     text.push('}');
     text
 }

@@ -8,6 +8,9 @@ use crate::account_data::{FULLY_READ, add_account_data};
 use crate::accounts::expect_unchanged;
 use crate::{Error, RETRIES_MAX, Users};
 
+/// Rows that are read at first: usually there are fewer, and a store answers a read of so few on the spot.
+const FEW: u32 = 4;
+
 /// The type of a receipt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReceiptType {
@@ -145,7 +148,7 @@ impl Users {
         viewer: &UserId,
     ) -> Result<Vec<ReceiptRow>, Error> {
         let read = Read::along::<ReceiptRow>(ReceiptRow::BY_POS, vec![room.into()]).after(since).up_to(up_to);
-        let mut rows: Vec<ReceiptRow> = self.store.all(read).await?;
+        let mut rows = self.few_or_all(read).await?;
         rows.retain(|row| row.receipt_type == "m.read" || is_private_of(row, viewer));
         Ok(rows)
     }
@@ -155,7 +158,12 @@ impl Users {
     /// # Errors
     /// [`Error::Store`].
     pub async fn receipts_of(&self, room: RoomNum, user: &UserId) -> Result<Vec<ReceiptRow>, Error> {
-        Ok(self.store.all(Read::prefix::<ReceiptRow>(vec![room.into(), Value::from(user)])).await?)
+        self.few_or_all(Read::prefix::<ReceiptRow>(vec![room.into(), Value::from(user)])).await
+    }
+
+    async fn few_or_all(&self, read: Read) -> Result<Vec<ReceiptRow>, Error> {
+        let rows = self.store.all(read.clone().limit(FEW)).await?;
+        Ok(if rows.len() < FEW as usize { rows } else { self.store.all(read).await? })
     }
 }
 
