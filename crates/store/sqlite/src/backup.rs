@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
-use store::tables::core::{CounterRow, JobRow, MetaRow};
+use store::tables::core::{CounterRow, JobRow, LOST_POSITIONS, LostPositions, MetaRow};
 use store::{Error, Row};
 
 use crate::lock::{self, Lock};
@@ -17,8 +17,12 @@ const LOG_BYTES_MAX: u64 = 4 << 30;
 /// Disk space next to the database below which a backup ends, so that the log keeps room to grow.
 #[cfg(unix)]
 const FREE_BYTES_MIN: u64 = 128 << 20;
-/// How far a restore moves the counter: beyond all that the lost future may have given. 8,000 restores fit below 2^53.
+/// How far a restore moves the counter at least: beyond all that the lost future may have given.
 const COUNTER_JUMP: i64 = 1 << 40;
+/// And so much further for each second since 1970: if one backup is restored twice, the second server's positions begin
+/// after all that the first one gave meanwhile. (SQLite tells the time: a restore runs alone and is given no clock.) 2,500
+/// restores fit below 2^53.
+const POSITIONS_PER_SECOND: i64 = 1_000;
 /// The kind of the jobs that [`prepare_restored`] leaves.
 pub const AFTER_RESTORE: &str = "after_restore";
 /// What must be done once after a restore, before or while the database is served: names of the jobs left.
@@ -138,7 +142,9 @@ pub fn prepare_restored(path: &Path) -> Result<Restored, Error> {
     connection.pragma_update(None, "synchronous", "FULL").map_err(errors::engine)?;
     let mut restored = Restored { counter: 0, token_epoch: 0 };
     schema::in_transaction(&connection, |connection| {
+        let before = counter(connection)?;
         restored = Restored { counter: jump(connection)?, token_epoch: raise_epoch(connection)? };
+        remember_lost(connection, before, restored.counter)?;
         leave_jobs(connection)
     })?;
     connection.close().map_err(|(_, error)| errors::engine(error))?;
@@ -147,10 +153,26 @@ pub fn prepare_restored(path: &Path) -> Result<Restored, Error> {
 
 fn jump(connection: &Connection) -> rusqlite::Result<i64> {
     let text = format!(
-        "INSERT INTO {} (id, pos) VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET pos = pos + ?1 RETURNING pos",
+        "INSERT INTO {} (id, pos) VALUES (1, ?1 + unixepoch() * ?2) ON CONFLICT (id) \
+         DO UPDATE SET pos = pos + excluded.pos RETURNING pos",
         CounterRow::TABLE.name
     );
-    connection.query_row(&text, [COUNTER_JUMP], |row| row.get(0))
+    connection.query_row(&text, [COUNTER_JUMP, POSITIONS_PER_SECOND], |row| row.get(0))
+}
+
+fn counter(connection: &Connection) -> rusqlite::Result<i64> {
+    let text = format!("SELECT coalesce(max(pos), 0) FROM {}", CounterRow::TABLE.name);
+    connection.query_row(&text, [], |row| row.get(0))
+}
+
+/// Remembers which positions the lost future may have given: by them, tokens of that future are known.
+fn remember_lost(connection: &Connection, before: i64, now: i64) -> rusqlite::Result<()> {
+    let read = format!("SELECT coalesce(max(value), '') FROM {} WHERE name = ?1", MetaRow::TABLE.name);
+    let known: String = connection.query_row(&read, [LOST_POSITIONS], |row| row.get(0))?;
+    let mut lost = LostPositions::parse(&known);
+    lost.add(before, now);
+    let write = format!("INSERT OR REPLACE INTO {} (name, value) VALUES (?1, ?2)", MetaRow::TABLE.name);
+    connection.execute(&write, (LOST_POSITIONS, lost.to_string())).map(drop)
 }
 
 fn raise_epoch(connection: &Connection) -> rusqlite::Result<i64> {

@@ -13,8 +13,46 @@ pub const TABLES: &[&Table] = &[
     WriterRow::TABLE,
 ];
 
+/// Name of the fact (in `meta`) that tells which positions were given in futures that a restore has undone.
+pub const LOST_POSITIONS: &str = "lost_positions";
+
+/// Ranges of positions that were given in futures that a restore has undone: after each restore positions go on far
+/// beyond those that may have been given since the backup.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LostPositions(Vec<(i64, i64)>);
+
+impl LostPositions {
+    /// Reads the stored form: `after-before` per restore, divided by commas. What has another form is left out.
+    pub fn parse(text: &str) -> Self {
+        let number = |text: &str| text.parse::<i64>().ok();
+        let range =
+            |text: &str| text.split_once('-').and_then(|(after, before)| Some((number(after)?, number(before)?)));
+        Self(text.split(',').filter_map(range).collect())
+    }
+
+    /// Adds a restore that moved the counter from one position to another.
+    pub fn add(&mut self, from: i64, to: i64) {
+        self.0.push((from, to));
+    }
+
+    /// If a position is of a lost future: the last one before it that was not lost.
+    pub fn last_before(&self, pos: StreamPosition) -> Option<StreamPosition> {
+        let found = self.0.iter().find(|(after, before)| *after < pos.0 && pos.0 < *before);
+        found.map(|(after, _)| StreamPosition(*after))
+    }
+}
+
+impl std::fmt::Display for LostPositions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (place, (after, before)) in self.0.iter().enumerate() {
+            write!(f, "{}{after}-{before}", if place > 0 { "," } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
 table! {
-    /// Facts about the database as a whole: server name, token epoch.
+    /// Facts about the database as a whole: server name, token epoch, lost positions.
     "meta" => MetaRow key(name) {
         /// Name of the fact.
         name: String,

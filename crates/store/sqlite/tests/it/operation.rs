@@ -7,8 +7,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use sqlite::backup::{AFTER_RESTORE, RESTORE_JOBS};
 use sqlite::{LogPolicy, Options, Restored, Sqlite, prepare_restored};
-use store::tables::core::{JobRow, MetaRow};
-use store::{CommitError, Engine, Error, Read, Row, StreamKind, Value};
+use store::tables::core::{JobRow, LOST_POSITIONS, LostPositions, MetaRow};
+use store::{CommitError, Engine, Error, Read, Row, StreamKind, StreamPosition, Value};
 
 use crate::support::{numbered, numbers, open};
 
@@ -73,6 +73,13 @@ async fn a_restored_database_goes_on_far_beyond_the_lost_future() {
     assert_eq!(restored.notifier().watermark().0, second.counter);
     let store = store::Store::new(Arc::new(restored)).await.unwrap();
     assert_eq!(store.token_epoch(), 2);
+    let told = store.meta(LOST_POSITIONS).await.unwrap().unwrap();
+    let known = LostPositions::parse(&told);
+    let last = |pos: i64| known.last_before(StreamPosition(pos)).map(|pos| pos.0);
+    let saved = last(lost).unwrap();
+    assert!(saved < lost && last(saved).is_none() && last(saved + 1) == Some(saved), "{told}");
+    assert_eq!((last(first.counter), last(first.counter + 1)), (None, Some(first.counter)), "{told}");
+    assert_eq!((last(second.counter), last(second.counter + 1)), (None, None), "{told}");
     let jobs: Vec<JobRow> = store.all(Read::prefix::<JobRow>(vec![AFTER_RESTORE.into()])).await.unwrap();
     let mut wanted = RESTORE_JOBS.to_vec();
     wanted.sort_unstable();
