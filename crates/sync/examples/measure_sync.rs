@@ -1,4 +1,5 @@
-//! CPU time of syncs on SQLite: idle ones, one message to many waiting ones, and initial ones. Run with `--release`.
+//! CPU time of syncs on SQLite: idle ones, one message to one and to many waiting ones, and initial ones, at the sizes of
+//! the goals and at ten times these. Run with `--release`; arguments choose among `idle`, `seen`, `fan` and `initial`.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a tool for developers")]
 
 #[path = "../tests/it/bench.rs"]
@@ -9,8 +10,10 @@ use std::time::Duration;
 
 use bench::{Bench, user};
 use serde_json::Value;
-use store::UserId;
+use store::{DeviceId, UserId};
+use sync::Request;
 use tokio::task::JoinSet;
+use users::presence::PresenceState;
 
 /// CPU time of all threads so far, in milliseconds.
 fn cpu_ms() -> f64 {
@@ -20,6 +23,11 @@ fn cpu_ms() -> f64 {
         nanoseconds += text.split(' ').next().and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
     }
     nanoseconds / 1e6
+}
+
+fn median(mut costs: Vec<f64>) -> f64 {
+    costs.sort_by(f64::total_cmp);
+    costs[costs.len() / 2]
 }
 
 fn token(answer: &Value) -> String {
@@ -62,30 +70,66 @@ async fn fan_out(bench: &Arc<Bench>, n_members: usize) {
     for member in &members {
         since.push(token(&bench.sync(member, None, Duration::ZERO).await));
     }
-    for round in 0..4 {
+    let (rounds, mut costs) = (8, Vec::new());
+    for _ in 0..rounds {
         let waiting = wait(bench, &members, &since).await;
         let from = cpu_ms();
         bench.say(&room, &members[0], "1").await;
         let answers: std::collections::BTreeMap<UserId, String> = waiting.join_all().await.into_iter().collect();
-        println!("one message to {n_members} waiting syncs, round {round}: {:.2} ms", cpu_ms() - from);
+        costs.push(cpu_ms() - from);
         since = members.iter().map(|member| answers[member].clone()).collect();
     }
+    println!("one message to {n_members} waiting syncs: {:.2} ms", median(costs));
 }
 
-/// An initial sync of so many rooms with so many members each.
+/// One message to one waiting sync in a room of two.
+async fn seen(bench: &Arc<Bench>) {
+    let members = [user("sender"), user("listener")];
+    let room = bench.room(&members).await;
+    let listener = &members[1..];
+    let mut since = vec![token(&bench.sync(&listener[0], None, Duration::ZERO).await)];
+    let mut costs = Vec::new();
+    for _ in 0..40 {
+        let waiting = wait(bench, listener, &since).await;
+        let from = cpu_ms();
+        bench.say(&room, &members[0], "1").await;
+        since = waiting.join_all().await.into_iter().map(|(_, since)| since).collect();
+        costs.push(cpu_ms() - from);
+    }
+    println!("send until another's sync answers: {:.3} ms", median(costs));
+}
+
+/// Initial syncs of so many rooms with so many members each.
 async fn initial(bench: &Bench, n_rooms: usize, n_members: usize) {
-    let members: Vec<UserId> = (0..n_members).map(|n| user(&format!("i{n}"))).collect();
+    let members: Vec<UserId> = (0..n_members).map(|n| user(&format!("i{n}x{n_rooms}"))).collect();
     for _ in 0..n_rooms {
         let room = bench.room(&members).await;
         for n in 0..15 {
             bench.say(&room, &members[n % n_members], "1").await;
         }
     }
-    for (round, member) in members.iter().take(4).enumerate() {
+    let (mut costs, mut bytes) = (Vec::new(), 0);
+    for member in members.iter().cycle().take(30) {
+        let request = Request {
+            user: member.clone(),
+            device: Some(DeviceId::from("DEVICE")),
+            since: None,
+            filter: None,
+            full_state: false,
+            use_state_after: false,
+            set_presence: PresenceState::Offline,
+            timeout: Duration::ZERO,
+            now_ms: 0,
+        };
         let from = cpu_ms();
-        bench.sync(member, None, Duration::ZERO).await;
-        println!("initial sync, {n_rooms} rooms of {n_members}, round {round}: {:.2} ms", cpu_ms() - from);
+        bytes = bench.sync.sync(&request).await.unwrap().len();
+        costs.push(cpu_ms() - from);
     }
+    let first = costs[0];
+    println!(
+        "initial sync, {n_rooms} rooms of {n_members}: {:.2} ms (the first {first:.2} ms), {bytes} bytes",
+        median(costs)
+    );
 }
 
 #[tokio::main]
@@ -93,8 +137,21 @@ async fn main() {
     let directory = tempfile::tempdir().unwrap();
     let engine = sqlite::Sqlite::open(&directory.path().join("db"), sqlite::Options::default()).unwrap();
     let bench = Bench::new(Arc::new(engine), |follower| follower).await;
-    idle(&bench, "forty", 40).await;
-    idle(&bench, "many", 2_000).await;
-    fan_out(&bench, 100).await;
-    initial(&bench, 40, 30).await;
+    let chosen: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = |name: &str| chosen.is_empty() || chosen.iter().any(|one| one == name);
+    if wanted("idle") {
+        idle(&bench, "twenty", 20).await;
+        idle(&bench, "many", 2_000).await;
+    }
+    if wanted("seen") {
+        seen(&bench).await;
+    }
+    if wanted("fan") {
+        fan_out(&bench, 100).await;
+        fan_out(&bench, 1_000).await;
+    }
+    if wanted("initial") {
+        initial(&bench, 40, 30).await;
+        initial(&bench, 400, 30).await;
+    }
 }

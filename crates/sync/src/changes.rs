@@ -1,13 +1,17 @@
 //! What changed last for whom, in memory: by this a sync knows what it need not read. It only ever says "nothing changed
 //! since" of the time since this process follows the stream; of the time before it knows nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use parking_lot::Mutex;
-use store::{RoomNum, StreamEntry, StreamKind, StreamPosition, UserId};
+use store::{EventNum, RoomNum, StreamEntry, StreamKind, StreamPosition, UserId};
 
 /// Most rooms whose last change is remembered.
 const ROOMS_MAX: usize = 100_000;
+/// Rooms whose newest events are remembered.
+const LIVE_ROOMS_MAX: usize = 10_000;
+/// Most events of one room that are.
+const LIVE_EVENTS_MAX: usize = 64;
 /// Most users whose last changes are remembered.
 const USERS_MAX: usize = 100_000;
 
@@ -38,10 +42,21 @@ struct Inner {
     rooms: BTreeMap<i64, RoomNum>,
     last: HashMap<RoomNum, i64>,
     rooms_from: i64,
+    /// The ends of timelines. A room that is not here had no event after `live_from`.
+    live: HashMap<RoomNum, Live>,
+    live_from: i64,
     /// Complete after `users_from`.
     users: HashMap<UserId, UserChanges>,
     users_from: StreamPosition,
     device_lists: StreamPosition,
+}
+
+/// The end of a room's timeline.
+struct Live {
+    /// All events after this position are there.
+    from: i64,
+    /// Oldest first.
+    events: VecDeque<(i64, EventNum)>,
 }
 
 /// The last changes.
@@ -55,6 +70,8 @@ impl Changes {
     pub fn begin(&self, pos: StreamPosition) {
         let mut inner = self.inner.lock();
         inner.rooms_from = inner.rooms_from.max(pos.0);
+        inner.live_from = inner.live_from.max(pos.0);
+        inner.live.clear();
         inner.users_from = inner.users_from.max(pos);
         inner.device_lists = inner.device_lists.max(pos);
     }
@@ -69,6 +86,9 @@ impl Changes {
         };
         if let Some(room) = room {
             inner.note_room(pos.0, room);
+            if let (StreamKind::Event, Some(number)) = (entry.kind, entry.number) {
+                inner.note_event(pos.0, room, EventNum(number));
+            }
         }
         match (entry.kind, &entry.user) {
             (StreamKind::DeviceList, _) => inner.device_lists = pos,
@@ -76,6 +96,9 @@ impl Changes {
                 // Whose memberships went with the room is not told.
                 inner.users.clear();
                 inner.users_from = pos;
+                // Nor which of its events are left.
+                inner.live.clear();
+                inner.live_from = pos.0;
             }
             (kind, Some(user)) => inner.note_user(pos, kind, user),
             _ => {}
@@ -91,6 +114,23 @@ impl Changes {
         let mut changed = inner.rooms.range(since.0 + 1..).map(|(_, room)| *room);
         let rooms: Vec<RoomNum> = changed.by_ref().take(max).collect();
         changed.next().is_none().then_some(rooms)
+    }
+
+    /// The newest events in `(since, upto]` of a room's timeline, newest first, at most `limit`; `None` if that is not
+    /// known.
+    pub fn newest(
+        &self,
+        room: RoomNum,
+        since: StreamPosition,
+        upto: StreamPosition,
+        limit: usize,
+    ) -> Option<Vec<EventNum>> {
+        let inner = self.inner.lock();
+        let Some(live) = inner.live.get(&room) else { return (since.0 >= inner.live_from).then(Vec::new) };
+        let within =
+            live.events.iter().rev().skip_while(|(pos, _)| *pos > upto.0).take_while(|(pos, _)| *pos > since.0);
+        let events: Vec<EventNum> = within.take(limit).map(|(_, event)| *event).collect();
+        (events.len() == limit || since.0 >= live.from).then_some(events)
     }
 
     /// The last changes of what belongs to a user, or the position before which they lie.
@@ -116,6 +156,21 @@ impl Inner {
         {
             self.last.remove(&room);
             self.rooms_from = oldest;
+        }
+    }
+
+    fn note_event(&mut self, pos: i64, room: RoomNum, event: EventNum) {
+        if self.live.len() >= LIVE_ROOMS_MAX && !self.live.contains_key(&room) {
+            self.live.clear();
+            self.live_from = pos - 1;
+        }
+        let from = self.live_from;
+        let live = self.live.entry(room).or_insert_with(|| Live { from, events: VecDeque::new() });
+        live.events.push_back((pos, event));
+        if live.events.len() > LIVE_EVENTS_MAX
+            && let Some((oldest, _)) = live.events.pop_front()
+        {
+            live.from = oldest;
         }
     }
 
@@ -157,6 +212,33 @@ mod tests {
         assert_eq!(changes.rooms_since(StreamPosition(12), 9), Some(vec![RoomNum(1)]));
         assert_eq!(changes.rooms_since(StreamPosition(13), 0), Some(vec![]));
         assert_eq!(changes.rooms_since(StreamPosition(10), 1), None);
+    }
+
+    #[test]
+    fn the_ends_of_timelines_are_known_as_far_as_they_were_told() {
+        let changes = Changes::default();
+        changes.begin(StreamPosition(10));
+        let newest = |since, upto, limit| {
+            let found = changes.newest(RoomNum(1), StreamPosition(since), StreamPosition(upto), limit)?;
+            Some(found.into_iter().map(|event| event.0).collect::<Vec<_>>())
+        };
+        assert_eq!(newest(9, 10, 5), None, "before the beginning");
+        assert_eq!(newest(10, 10, 5), Some(vec![]));
+        for pos in 11..=20 {
+            changes.note(StreamPosition(pos), &entry(StreamKind::Event, Some(1 + pos % 2), None, Some(100 + pos)));
+        }
+        assert_eq!(newest(10, 20, 5), Some(vec![120, 118, 116, 114, 112]));
+        assert_eq!(newest(9, 20, 5), Some(vec![120, 118, 116, 114, 112]), "as many as are asked for");
+        assert_eq!(newest(9, 20, 6), None);
+        assert_eq!(newest(14, 19, 6), Some(vec![118, 116]));
+        let most = i64::try_from(LIVE_EVENTS_MAX).unwrap_or(0);
+        for pos in 21..=20 + most {
+            changes.note(StreamPosition(pos), &entry(StreamKind::Event, Some(1), None, Some(100 + pos)));
+        }
+        assert_eq!(newest(19, 99, LIVE_EVENTS_MAX + 1), None, "more than are remembered");
+        assert_eq!(newest(20, 22, 5), Some(vec![122, 121]));
+        changes.note(StreamPosition(200), &entry(StreamKind::RoomPurged, Some(1), None, None));
+        assert_eq!(newest(20, 22, 5), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::Error;
+use crate::fields::{EventFormat, FIELDS_MAX, Fields};
 
 /// Most events of a room's timeline in one answer.
 pub const TIMELINE_LIMIT_MAX: usize = 100;
@@ -27,6 +28,13 @@ pub struct Filter {
     pub account_data: EventFilter,
     /// What belongs to rooms.
     pub room: RoomFilter,
+    /// The format of events.
+    pub event_format: EventFormat,
+    /// Paths of the fields of events to include.
+    event_fields: Option<Vec<String>>,
+    /// The same, read.
+    #[serde(skip)]
+    pub fields: Option<Fields>,
 }
 
 /// The part of a filter about rooms.
@@ -83,7 +91,14 @@ impl Filter {
     /// # Errors
     /// [`Error::BadFilter`] naming what is wrong.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        parse(text, PARTS)
+        let mut filter: Self = parse(text, PARTS)?;
+        if let Some(paths) = filter.event_fields.take() {
+            if paths.len() > FIELDS_MAX {
+                return Err(Error::BadFilter(format!("`event_fields` may have {FIELDS_MAX} entries")));
+            }
+            filter.fields = Some(Fields::new(paths.iter().map(String::as_str)));
+        }
+        Ok(filter)
     }
 }
 
@@ -198,7 +213,15 @@ mod tests {
         assert!(!filter.accepts("m.room.name", Some("@a:s")));
         assert!(!filter.accepts("m.typing", Some("@b:s")));
         assert!(!filter.accepts("org.x", None));
-        for refused in ["[]", "1", "", r#"{"room":[]}"#, r#"{"room":{"state":[]}}"#, r#"{"presence":1}"#] {
+        for refused in [
+            "[]",
+            "1",
+            "",
+            r#"{"room":[]}"#,
+            r#"{"room":{"state":[]}}"#,
+            r#"{"presence":1}"#,
+            r#"{"event_format":"x"}"#,
+        ] {
             assert!(Filter::parse(refused).is_err(), "{refused}");
         }
         assert!(Filter::parse(r#"{"room":{"timeline":{"limit":"x"}}}"#).is_err());

@@ -77,6 +77,8 @@ impl Weighter<UserId, Kept<Arc<Memberships>>> for Weight {
 }
 
 type Piece = (RoomNum, StreamPosition, StreamPosition, u32);
+/// A piece of a timeline: its first and its last event.
+type Ends = (EventNum, EventNum);
 
 /// What is kept.
 pub(crate) struct Known {
@@ -91,6 +93,8 @@ pub(crate) struct Known {
     states: Cache<(RoomNum, StreamPosition), Roots>,
     /// Neither does which events a committed span holds.
     pieces: Cache<Piece, Arc<[EventNum]>>,
+    /// Up to where no event relates to any of a piece.
+    childless: Cache<Ends, StreamPosition>,
 }
 
 impl Default for Known {
@@ -105,6 +109,7 @@ impl Default for Known {
             to_device: Cache::new(KEPT_MAX),
             states: Cache::new(ROOM_STATES_MAX),
             pieces: Cache::new(PIECES_MAX),
+            childless: Cache::new(PIECES_MAX),
         }
     }
 }
@@ -203,6 +208,20 @@ impl Sync {
         self.known.to_device.insert((user.clone(), device.clone()), upto);
     }
 
+    /// Whether any event may relate to one of these, which follow each other in a room's timeline.
+    pub(crate) async fn any_children(&self, room: &Room, events: &[Arc<Event>]) -> Result<bool, Error> {
+        let (Some(first), Some(last)) = (events.first(), events.last()) else { return Ok(false) };
+        let (ends, newest) = ((first.num(), last.num()), room.head().row.last_pos);
+        if self.known.childless.get(&ends).is_some_and(|upto| upto >= newest) {
+            return Ok(false);
+        }
+        let any = self.rooms.any_children(room, events).await?;
+        if !any {
+            self.known.childless.insert(ends, newest);
+        }
+        Ok(any)
+    }
+
     /// A room's state as of a committed position.
     pub(crate) async fn state_at(&self, room: &Room, pos: StreamPosition) -> Result<Roots, Error> {
         let head = room.head();
@@ -224,6 +243,9 @@ impl Sync {
         let upto = upto.min(room.head().row.last_pos);
         if upto <= since {
             return Ok(Vec::new());
+        }
+        if let Some(nums) = self.changes.newest(room.num, since, upto, limit as usize) {
+            return Ok(self.rooms.events(room, None, &nums).await?);
         }
         let read = async {
             let events = self.rooms.newest(room, since, upto, limit).await?;

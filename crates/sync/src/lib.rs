@@ -2,10 +2,12 @@
 
 pub mod changes;
 pub mod error;
+pub mod fields;
 pub mod filter;
 pub mod json;
 mod known;
 pub mod lazy_members;
+mod lost;
 pub mod presence;
 pub mod room_section;
 pub mod state_delta;
@@ -16,6 +18,7 @@ pub mod wake;
 use std::sync::Arc;
 
 use rooms::Rooms;
+use store::tables::core::LostPositions;
 use store::{Follower, Store, StreamPosition};
 use users::Users;
 
@@ -40,6 +43,8 @@ pub struct Sync {
     pub(crate) known: Arc<Known>,
     /// The watermark when this engine began to follow the stream.
     pub(crate) began: StreamPosition,
+    /// Positions of lost futures, once read.
+    pub(crate) lost: tokio::sync::OnceCell<LostPositions>,
 }
 
 impl Sync {
@@ -65,10 +70,10 @@ impl Sync {
             known: Arc::clone(&known),
         });
         store.notifier().add_follower(wrap(Arc::<WakeFollower>::clone(&follower)));
-        let began = store.watermark();
+        let (began, lost) = (store.watermark(), tokio::sync::OnceCell::new());
         changes.begin(began);
         users.volatile().add_follower(follower);
-        Arc::new(Self { store, rooms, users, waker, lazy: LazyMembers::default(), changes, known, began })
+        Arc::new(Self { store, rooms, users, waker, lazy: LazyMembers::default(), changes, known, began, lost })
     }
 
     /// The waiting syncs.

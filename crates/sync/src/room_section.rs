@@ -40,6 +40,18 @@ pub(crate) struct Reader<'a> {
     pub full_state: bool,
 }
 
+/// The span that one room's part covers.
+struct Span {
+    /// After this position.
+    since: StreamPosition,
+    /// Up to this one.
+    upto: StreamPosition,
+    /// The reader knows nothing of the room.
+    fresh: bool,
+    /// What the reader has of its timeline is of a lost future.
+    lost: bool,
+}
+
 /// The timeline part of a room.
 pub(crate) struct Timeline {
     /// Oldest first.
@@ -63,17 +75,25 @@ impl Sync {
         let filter = &reader.filter.room.timeline;
         let limit = filter.timeline_limit();
         let (mut events, mut at, mut scanned) = (Vec::new(), upto, 0);
-        let mut limited = false;
+        // Most rooms are done with the first look.
+        let mut chunk_size = u32::try_from(limit + 1).unwrap_or(CHUNK).min(CHUNK);
+        let (mut limited, mut fragment) = (false, None);
         if !filter.accepts_room(&room.id) {
             return Ok(Timeline { events, limited, start: None });
         }
         'fill: while scanned < SCANNED_MAX {
-            let chunk = self.newest(room, since, at, CHUNK).await?;
+            let chunk = self.newest(room, since, at, chunk_size).await?;
             scanned += chunk.len();
             let Some(oldest) = chunk.last() else { break };
             at = StreamPosition(oldest.pos().0 - 1);
-            let exhausted = chunk.len() < CHUNK as usize;
+            let exhausted = chunk.len() < chunk_size as usize;
+            chunk_size = CHUNK;
             for event in chunk {
+                if *fragment.get_or_insert(event.row.fragment) != event.row.fragment {
+                    // Between two fragments history may be missing: the client pages through the gap.
+                    limited = true;
+                    break 'fill;
+                }
                 if !self.wanted(&event, viewer, reader).await? {
                     continue;
                 }
@@ -108,7 +128,7 @@ impl Sync {
         account_data: &[AccountData],
         people: &mut People,
     ) -> Result<Option<Object>, Error> {
-        let fresh = window.since.is_none_or(|since| row.joined_pos > since);
+        let fresh = window.lost || window.since.is_none_or(|since| row.joined_pos > since);
         let since = if fresh { StreamPosition::ZERO } else { window.since.unwrap_or(StreamPosition::ZERO) };
         let receipts = self.receipts(room, reader, window, fresh).await?;
         let has_read = receipts.iter().any(|row| row.user_id == *reader.user);
@@ -122,7 +142,8 @@ impl Sync {
         let mut news = fresh || reader.full_state;
         if moved {
             let end = self.state_at(room, window.upto).await?;
-            news |= self.add_events(&mut section, room, row, reader, since, window.upto, end, fresh).await?;
+            let span = Span { since, upto: window.upto, fresh, lost: window.lost };
+            news |= self.add_events(&mut section, room, row, reader, &span, end).await?;
             self.meet(room, window, fresh, since, end, people).await?;
         } else {
             section.raw("timeline", &empty_timeline(&self.rooms.place_at(room, window.upto).await?));
@@ -193,6 +214,8 @@ impl Sync {
         let since = match window.since {
             // Of a room that was only an invite, nothing but the rejection is shown.
             _ if never_joined => StreamPosition(row.pos.0 - 1),
+            // Whoever believes to be in it learns that it is not so.
+            _ if window.lost => StreamPosition(row.pos.0 - 1),
             Some(since) if row.joined_pos <= since => since,
             _ => StreamPosition::ZERO,
         };
@@ -201,24 +224,24 @@ impl Sync {
             true => Roots::EMPTY,
             false => self.state_at(room, upto).await?,
         };
-        self.add_events(&mut section, room, row, reader, since, upto, end, since == StreamPosition::ZERO).await?;
+        let span = Span { since, upto, fresh: since == StreamPosition::ZERO, lost: window.lost };
+        self.add_events(&mut section, room, row, reader, &span, end).await?;
         Ok(Some(section))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one room's window, spelled out")]
     async fn add_events(
         &self,
         section: &mut Object,
         room: &Arc<Room>,
         row: &MembershipRow,
         reader: &Reader<'_>,
-        since: StreamPosition,
-        upto: StreamPosition,
+        span: &Span,
         end: Roots,
-        fresh: bool,
     ) -> Result<bool, Error> {
+        let Span { since, upto, fresh, lost } = *span;
         let mut viewer = Viewer::with_membership(&self.rooms, room, reader.user, Some(row.clone()));
-        let timeline = self.timeline(room, &mut viewer, reader, since, upto).await?;
+        let mut timeline = self.timeline(room, &mut viewer, reader, since, upto).await?;
+        timeline.limited |= lost;
         let whole = fresh || reader.full_state;
         let known = match whole {
             true => Roots::EMPTY,
@@ -249,24 +272,24 @@ impl Sync {
             device: reader.device,
             ignored: reader.ignored,
             with_room_id: false,
-            bundled: timeline.limited,
+            bundled: timeline.limited && self.any_children(room, &timeline.events).await?,
         };
         let prev_batch = match timeline.events.first().and_then(|event| Place::before(event)) {
             Some(place) => place,
             None => self.rooms.place_at(room, upto).await?,
         };
         let events = self.rooms.render(room, &timeline.events, &mut viewer, &rendering).await?;
+        let events = reader.filter.formed(&timeline.events, events);
         let mut text = Object::new();
         text.raw("events", &array(&events))
             .boolean("limited", timeline.limited)
             .text("prev_batch", &prev_batch.to_string());
         section.raw("timeline", &text.finish());
-        let rendering = Rendering { bundled: false, ..rendering };
-        let state = self.rooms.render(room, &state, &mut viewer, &rendering).await?;
-        if reader.use_state_after {
-            add_state_after(section, &state);
-        } else {
-            section.raw("state", &format!("{{\"events\":{}}}", array(&state)));
+        let rendered = self.rooms.render_states(room, &state, &rendering).await?;
+        let state = reader.filter.formed(&state, rendered);
+        match reader.use_state_after {
+            true => add_state_after(section, &state),
+            false => drop(section.raw("state", &format!("{{\"events\":{}}}", array(&state)))),
         }
         Ok(!events.is_empty() || !state.is_empty() || timeline.limited || changed_summary)
     }

@@ -37,6 +37,14 @@ pub async fn before_timeline(
             delta.push(event);
         }
     }
+    if applied.is_empty() {
+        return Ok(delta);
+    }
+    if known == Roots::EMPTY {
+        let pairs: Vec<_> = applied.keys().map(|(kind, key)| ((*kind).to_owned(), (*key).to_owned())).collect();
+        delta.extend(rooms.state_map(room, None, start, &pairs).await?.0.into_values());
+        return Ok(delta);
+    }
     for event in changed(rooms, room, known, start).await? {
         if event.pdu.state_entry().is_some_and(|entry| applied.contains_key(&entry)) {
             delta.push(event);

@@ -22,6 +22,8 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 const TO_DEVICE_MAX: u32 = 100;
 /// Changed rooms that are looked through, also for a user of fewer.
 const CHANGED_MAX: usize = 200;
+/// A room of which nothing is known but that the user is no longer invited to it.
+const EMPTY_ROOM: &str = r#"{"timeline":{"events":[],"limited":false},"state":{"events":[]}}"#;
 /// How long a token of another node's making may be ahead of this node.
 const AHEAD: Duration = Duration::from_secs(10);
 
@@ -79,6 +81,8 @@ pub(crate) struct Window {
     pub epoch_is_new: bool,
     /// To-device messages after this position.
     pub to_device: StreamPosition,
+    /// The token is of a lost future (see [`crate::lost`]): what the client knows of rooms is wrong.
+    pub lost: bool,
 }
 
 /// An answer in the making.
@@ -98,9 +102,10 @@ impl Sync {
     /// [`Error::BadToken`], [`Error::BadFilter`], [`Error::UnknownFilter`]; as the store says.
     pub async fn sync(&self, request: &Request) -> Result<String, Error> {
         let filter = self.filter(request).await?;
-        let since = request.since.as_deref().map(Token::parse).transpose()?;
-        if let Some(since) = &since {
-            self.reach(since, request).await?;
+        let mut since = request.since.as_deref().map(Token::parse).transpose()?;
+        let mut lost = false;
+        if let Some(since) = &mut since {
+            lost = !self.reach(since).await?;
             if let Some(device) = &request.device
                 && !self.has_no_messages(&request.user, device)
             {
@@ -114,9 +119,9 @@ impl Sync {
             waiting.mark_seen();
             let volatile = self.users.volatile().position();
             let (upto, memberships) = self.settled(&request.user).await?;
-            let window = self.window(since.as_ref(), upto);
+            let window = self.window(since.as_ref(), upto, lost);
             let answer = self.collect(request, &filter, &window, &memberships).await?;
-            let at_once = since.is_none() || request.full_state || answer.news;
+            let at_once = since.is_none() || lost || request.full_state || answer.news;
             if at_once || tokio::time::Instant::now() >= deadline {
                 let to_device = answer.to_device.unwrap_or(upto);
                 let next = Token { pos: upto, epoch: volatile.epoch.to_string(), number: volatile.number, to_device };
@@ -156,23 +161,26 @@ impl Sync {
         }
     }
 
-    /// A token may be a little ahead of this node, never far.
-    async fn reach(&self, since: &Token, request: &Request) -> Result<(), Error> {
-        if self.store.watermark() >= since.pos {
-            return Ok(());
+    /// Waits for what a token has seen: it may be a little ahead of this node. False if it is of a lost future; it is then
+    /// moved back to the last position that still holds.
+    async fn reach(&self, since: &mut Token) -> Result<bool, Error> {
+        if self.store.watermark() < since.pos {
+            let mut watermark = self.store.notifier().subscribe();
+            let reached = watermark.wait_for(|mark| *mark >= since.pos);
+            if tokio::time::timeout(AHEAD, reached).await.is_err() {
+                return Err(Error::BadToken(since.to_string()));
+            }
         }
-        let mut watermark = self.store.notifier().subscribe();
-        let reached = watermark.wait_for(|mark| *mark >= since.pos);
-        match tokio::time::timeout(AHEAD, reached).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Error::BadToken(request.since.clone().unwrap_or_default())),
-        }
+        let Some(last) = self.restored_from(since.pos).await? else { return Ok(true) };
+        since.pos = last;
+        since.to_device = since.to_device.min(last);
+        Ok(false)
     }
 
-    fn window(&self, since: Option<&Token>, upto: StreamPosition) -> Window {
+    fn window(&self, since: Option<&Token>, upto: StreamPosition, lost: bool) -> Window {
         let Some(since) = since else {
             let (number, to_device) = (0, StreamPosition::ZERO);
-            return Window { since: None, upto, number, epoch_is_new: false, to_device };
+            return Window { since: None, upto, number, epoch_is_new: false, to_device, lost };
         };
         Window {
             since: Some(since.pos),
@@ -180,6 +188,7 @@ impl Sync {
             number: self.users.volatile().since(&since.epoch, since.number),
             epoch_is_new: *since.epoch != *self.users.volatile().position().epoch,
             to_device: since.to_device,
+            lost,
         }
     }
 
@@ -226,7 +235,7 @@ impl Sync {
         window: &Window,
     ) -> Result<BTreeMap<String, Vec<AccountData>>, Error> {
         let changed = self.changes.user(&request.user).account_data;
-        let all = match window.since {
+        let all = match window.since.filter(|_| !window.lost) {
             Some(since) if changed <= since => Vec::new(),
             Some(since) => self.users.account_data_since(&request.user, since, window.upto).await?,
             None => self.users.all_account_data(&request.user).await?,
@@ -247,7 +256,9 @@ impl Sync {
         account_data: &BTreeMap<String, Vec<AccountData>>,
     ) -> Result<BTreeSet<RoomNum>, Error> {
         let all = || memberships.rows.keys().copied().collect();
-        let Some(since) = window.since.filter(|_| !reader.full_state && !window.epoch_is_new) else { return Ok(all()) };
+        let Some(since) = window.since.filter(|_| !reader.full_state && !window.epoch_is_new && !window.lost) else {
+            return Ok(all());
+        };
         let Some(changed) = self.changes.rooms_since(since, CHANGED_MAX.max(memberships.rows.len())) else {
             return Ok(all());
         };
@@ -273,11 +284,14 @@ impl Sync {
         let mut parts = Parts::default();
         let mut people = People::default();
         for row in candidates.iter().filter_map(|room| memberships.rows.get(room)) {
-            let Some(room) = self.rooms.room_by_num(row.room).await? else { continue };
+            let Some(room) = self.rooms.room_by_num(row.room).await? else {
+                self.add_remote_room(&mut parts, row, window, reader).await?;
+                continue;
+            };
             if !reader.filter.room.includes(&room.id) {
                 continue;
             }
-            let is_new = window.since.is_none_or(|since| row.pos > since);
+            let is_new = window.lost || window.since.is_none_or(|since| row.pos > since);
             match row.membership.as_str() {
                 "join" => {
                     let data = account_data.get(&room.id).map_or(&[][..], Vec::as_slice);
@@ -293,13 +307,16 @@ impl Sync {
                 }
                 "leave" | "ban" => {
                     let shown = match window.since {
-                        Some(_) => is_new || (reader.full_state && reader.filter.room.include_leave && !row.forgotten),
+                        Some(_) => {
+                            (is_new && !(window.lost && row.forgotten))
+                                || (reader.full_state && reader.filter.room.include_leave && !row.forgotten)
+                        }
                         None => reader.filter.room.include_leave && !row.forgotten && row.left_pos.0 > 0,
                     };
                     if shown && let Some(section) = self.left_room(&room, row, window, reader).await? {
                         parts.leave.object(&room.id, section);
                     }
-                    if is_new && row.left_pos == row.pos {
+                    if is_new && !window.lost && row.left_pos == row.pos {
                         people.gone.extend(room.head().local.iter().cloned());
                     }
                 }
@@ -312,6 +329,34 @@ impl Sync {
         answer.news |= !rooms.is_empty();
         answer.body.object("rooms", rooms);
         Ok(people)
+    }
+
+    /// A room that this server is not in: an invite or a knock, and their end.
+    async fn add_remote_room(
+        &self,
+        parts: &mut Parts,
+        row: &MembershipRow,
+        window: &Window,
+        reader: &Reader<'_>,
+    ) -> Result<(), Error> {
+        let is_new = window.since.is_none_or(|since| row.pos > since);
+        let Some(room) = self.rooms.remote_room(row.room).await?.filter(|_| is_new) else { return Ok(()) };
+        if !reader.filter.room.includes(&room.room_id) {
+            return Ok(());
+        }
+        match row.membership.as_str() {
+            "invite" if !reader.ignored.contains(row.sender.as_str()) => {
+                parts.invite.raw(&room.room_id, &stripped("invite_state", row));
+            }
+            "knock" => {
+                parts.knock.raw(&room.room_id, &stripped("knock_state", row));
+            }
+            "leave" | "ban" if window.since.is_some() => {
+                parts.leave.raw(&room.room_id, EMPTY_ROOM);
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     async fn add_presence(

@@ -585,3 +585,50 @@ async fn cy18_stripped_state_has_the_create_event_and_four_members() {
     let answer = bob.sync_since(&start, "").await;
     stripped(events(&answer["rooms"]["knock"][&room], "knock_state"));
 }
+
+#[tokio::test]
+async fn cy6_only_the_named_fields_of_events_are_sent() {
+    let server = Server::new().await;
+    let (alice, bob, room) = two(&server).await;
+    let content = json!({ "body": "b", "msgtype": "m.text", "m.dotted": { "a": 1, "b": 2 } });
+    alice.send(&room, "m.room.message", content).await;
+    let wanted = json!({ "event_fields": ["type", "content.body", r"content.m\.dotted.b", "content.name"] });
+    let answer = bob.sync(&filter(wanted.clone())).await;
+    let section = joined(&answer, &room);
+    let expected = json!({ "type": "m.room.message", "content": { "body": "b", "m.dotted": { "b": 2 } } });
+    assert_eq!(events(section, "timeline").last(), Some(&expected));
+    let state =
+        of_type(events(section, "state"), "m.room.name").or(of_type(events(section, "timeline"), "m.room.name"));
+    assert_eq!(state, Some(&json!({ "type": "m.room.name", "content": { "name": "a" } })));
+    // The same by the id of a stored filter.
+    let path = format!("/_matrix/client/v3/user/{}/filter", bob.user);
+    let id = bob.post(&path, wanted).await.ok()["filter_id"].as_str().unwrap().to_owned();
+    let stored = bob.sync(&format!("filter={id}")).await;
+    assert_eq!(events(joined(&stored, &room), "timeline"), events(section, "timeline"));
+}
+
+#[tokio::test]
+async fn cy6_events_come_as_in_federation() {
+    let server = Server::new().await;
+    let (alice, bob, room) = two(&server).await;
+    let sent = alice.say(&room, "raw").await;
+    let answer = bob.sync(&filter(json!({ "event_format": "federation" }))).await;
+    let section = joined(&answer, &room);
+    let raw = events(section, "timeline").last().unwrap();
+    assert_eq!(raw["content"]["body"], "raw");
+    assert!(raw["hashes"].is_object() && raw["signatures"].is_object() && raw["prev_events"].is_array());
+    assert!(raw["event_id"].is_null(), "from room version 3 on the id is a hash of the rest");
+    assert!(events(section, "state").iter().all(|event| event["signatures"].is_object()));
+    let both = json!({ "event_format": "federation", "event_fields": ["depth", "room_id"] });
+    let answer = bob.sync(&filter(both)).await;
+    let last = events(joined(&answer, &room), "timeline").last().unwrap().clone();
+    assert_eq!(last, json!({ "depth": raw["depth"], "room_id": room }));
+    let redacted = format!("/_matrix/client/v3/rooms/{}/redact/{}/1", encoded(&room), encoded(&sent));
+    alice.put(&redacted, json!({})).await.ok();
+    let answer = bob.sync(&filter(json!({ "event_format": "federation" }))).await;
+    let timeline = events(joined(&answer, &room), "timeline");
+    let bodies = bodies(timeline);
+    assert!(!bodies.contains(&"raw"), "what was redacted is pruned in every form");
+    let refused = bob.get(&format!("/_matrix/client/v3/sync?{}", filter(json!({ "event_format": "other" })))).await;
+    refused.refused(400, "M_INVALID_PARAM");
+}

@@ -4,6 +4,7 @@
 mod bench;
 mod deliveries;
 mod lazy;
+mod restored;
 mod simulated;
 mod stepped;
 mod wakes;
