@@ -1,0 +1,240 @@
+//! From the stream into the queues: which change is for which servers.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rooms::{Event, Room, flags};
+use store::tables::core::{ReaderRow, StreamRow};
+use store::{CommitBatch, Follower, Read, RoomNum, StreamEntry, StreamKind, StreamPosition, UserId, Value};
+use tokio::sync::Notify;
+use users::volatile::{VolatileChange, VolatileFollower};
+
+use super::Outbound;
+use crate::Result;
+
+/// Name of the reader's row.
+const READER: &str = "federation";
+/// Entries that wait in memory; beyond, they are read from the stream.
+const INBOX_MAX: usize = 10_000;
+/// Entries that are read from the stream at a time.
+const STREAM_PAGE: u32 = 1_000;
+/// How often the position is stored, at most.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
+
+#[derive(Default)]
+struct Waiting {
+    entries: VecDeque<(StreamPosition, StreamEntry)>,
+    /// Entries were passed over: read on from the stream.
+    overflow: bool,
+    typing: BTreeSet<RoomNum>,
+    presence: BTreeSet<UserId>,
+    dispatched: StreamPosition,
+}
+
+/// What was committed and is not yet dispatched.
+#[derive(Default)]
+pub(super) struct Inbox {
+    waiting: Mutex<Waiting>,
+    filled: Notify,
+}
+
+impl Inbox {
+    /// Everything up to here is in the queues.
+    pub fn dispatched(&self) -> StreamPosition {
+        self.waiting.lock().dispatched
+    }
+}
+
+impl Follower for Inbox {
+    fn committed(&self, first: StreamPosition, entries: &[StreamEntry]) {
+        let mut waiting = self.waiting.lock();
+        for (pos, entry) in (first.0..).map(StreamPosition).zip(entries) {
+            if !is_told(entry.kind) {
+                continue;
+            }
+            if waiting.entries.len() >= INBOX_MAX {
+                waiting.overflow = true;
+                break;
+            }
+            waiting.entries.push_back((pos, entry.clone()));
+        }
+        drop(waiting);
+        self.filled.notify_one();
+    }
+}
+
+impl VolatileFollower for Inbox {
+    fn changed(&self, _number: i64, change: VolatileChange<'_>) {
+        let mut waiting = self.waiting.lock();
+        match change {
+            VolatileChange::Typing(room) => drop(waiting.typing.insert(room)),
+            VolatileChange::Presence(user) => drop(waiting.presence.insert(user.clone())),
+        }
+        drop(waiting);
+        self.filled.notify_one();
+    }
+}
+
+/// Kinds of changes that other servers may have to learn.
+fn is_told(kind: StreamKind) -> bool {
+    matches!(kind, StreamKind::Event | StreamKind::Receipt | StreamKind::ToDevice | StreamKind::DeviceList)
+}
+
+impl Outbound {
+    /// Follows the stream for ever.
+    pub(super) async fn dispatch(self: &Arc<Self>) -> Result<()> {
+        let mut position = self.read_position().await?;
+        let mut keep = tokio::time::interval(KEEP_EVERY);
+        keep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            position = self.read_stream(position).await?;
+            loop {
+                let (entries, typing, presence, overflow) = {
+                    let mut waiting = self.inbox.waiting.lock();
+                    let overflow = std::mem::take(&mut waiting.overflow);
+                    (
+                        std::mem::take(&mut waiting.entries),
+                        std::mem::take(&mut waiting.typing),
+                        std::mem::take(&mut waiting.presence),
+                        overflow,
+                    )
+                };
+                for (pos, entry) in entries {
+                    if pos <= position {
+                        continue;
+                    }
+                    self.dispatch_entry(pos, &entry).await?;
+                    position = pos;
+                    self.inbox.waiting.lock().dispatched = position;
+                }
+                for room in typing {
+                    self.tell_typing(room).await?;
+                }
+                for user in presence {
+                    self.tell_presence(&user).await?;
+                }
+                if overflow {
+                    break;
+                }
+                tokio::select! {
+                    () = self.inbox.filled.notified() => {}
+                    _ = keep.tick() => self.keep_position().await?,
+                }
+            }
+        }
+    }
+
+    /// Where the reader stands; at its first start, at the end of the stream.
+    async fn read_position(&self) -> Result<StreamPosition> {
+        let row: Option<ReaderRow> = self.store.get(vec![Value::from(READER)]).await?;
+        let position = row.map_or_else(|| self.store.watermark_at_open(), |row| StreamPosition(row.done));
+        self.inbox.waiting.lock().dispatched = position;
+        Ok(position)
+    }
+
+    /// Dispatches what the stream holds after `position`, up to its end.
+    async fn read_stream(self: &Arc<Self>, mut position: StreamPosition) -> Result<StreamPosition> {
+        loop {
+            let up_to = self.store.watermark();
+            let read = Read::prefix::<StreamRow>(vec![]).after(position).up_to(up_to).limit(STREAM_PAGE);
+            let rows: Vec<StreamRow> = self.store.all(read).await?;
+            let Some(last) = rows.last().map(|row| row.pos) else { return Ok(position) };
+            for row in rows {
+                let Some(kind) = StreamKind::from_number(row.kind).filter(|kind| is_told(*kind)) else { continue };
+                let entry = StreamEntry { kind, room: row.room, user: row.user_id, number: row.number };
+                self.dispatch_entry(row.pos, &entry).await?;
+            }
+            position = last;
+            self.inbox.waiting.lock().dispatched = position;
+        }
+    }
+
+    async fn dispatch_entry(self: &Arc<Self>, pos: StreamPosition, entry: &StreamEntry) -> Result<()> {
+        match (entry.kind, entry.room, &entry.user, entry.number) {
+            (StreamKind::Event, Some(room), target, Some(number)) => {
+                self.dispatch_event(room, number, target.is_some(), pos).await
+            }
+            (StreamKind::ToDevice, _, Some(user), _) if !self.users.is_local(user) => {
+                let destination = self.destination(user.server_name());
+                destination.queue.lock().stored_edus = true;
+                self.wake(&destination);
+                Ok(())
+            }
+            (StreamKind::Receipt, Some(room), Some(user), _) if self.users.is_local(user) => {
+                self.tell_receipt(room, user, pos).await
+            }
+            (StreamKind::DeviceList, _, Some(user), _) if self.users.is_local(user) => {
+                self.tell_device_list(user, pos).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn dispatch_event(
+        self: &Arc<Self>,
+        room: RoomNum,
+        number: i64,
+        is_membership: bool,
+        pos: StreamPosition,
+    ) -> Result<()> {
+        let Some(room) = self.rooms.room_by_num(room).await? else { return Ok(()) };
+        if !self.may_have_recipients(&room, is_membership) {
+            return Ok(());
+        }
+        let event = self.rooms.event(&room, store::EventNum(number)).await?;
+        if !self.is_ours(&event) {
+            return Ok(());
+        }
+        for server in self.recipients(&room, &event, pos).await? {
+            let destination = self.destination(&server);
+            destination.queue.lock().add_event(pos, Arc::clone(&event));
+            self.wake(&destination);
+        }
+        Ok(())
+    }
+
+    /// Whether this server hands the event on: its own users' events, and those that came through its handshakes.
+    pub(super) fn is_ours(&self, event: &Event) -> bool {
+        event.shown() && (self.rooms.is_local(&event.row.sender) || event.has(flags::FORWARDED))
+    }
+
+    /// The servers that are to get an event: those in the room before or after it, but for this one and the sender's.
+    pub(super) async fn recipients(&self, room: &Arc<Room>, event: &Event, pos: StreamPosition) -> Result<Vec<String>> {
+        let mut servers = self.residents(room, pos).await?;
+        // Whose invite or knock ends need not be in the room. An invite itself goes another way.
+        if event.pdu.kind == "m.room.member"
+            && let Some(target) = event.pdu.state_key.as_deref().and_then(event::ids::user_server)
+            && event.row.sender.server_name() != target
+            && matches!(event.pdu.membership(), Some("leave" | "ban"))
+        {
+            servers.insert(target.to_owned());
+        }
+        servers.remove(self.rooms.server_name());
+        servers.remove(event.row.sender.server_name());
+        Ok(servers.into_iter().collect())
+    }
+
+    /// Stores how far everything has come, if it has moved.
+    pub(super) async fn keep_position(&self) -> Result<()> {
+        let mut done = self.inbox.dispatched();
+        for destination in self.destinations.lock().values() {
+            if let Some(from) = destination.queue.lock().waits_from() {
+                done = done.min(from);
+            }
+        }
+        let key = vec![Value::from(READER)];
+        let row: Option<ReaderRow> = self.store.get(key).await?;
+        if row.as_ref().is_some_and(|row| row.done >= done.0) {
+            return Ok(());
+        }
+        let owner_epoch = row.map_or(0, |row| row.owner_epoch);
+        let mut batch = CommitBatch::new();
+        batch.put(ReaderRow { name: READER.to_owned(), owner_epoch, done: done.0 });
+        match self.store.commit(batch).await {
+            Ok(_) | Err(store::CommitError::Conflict { .. }) => Ok(()),
+            Err(store::CommitError::Store(error)) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Tests of the queues against a peer that is told to fail.

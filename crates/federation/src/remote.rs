@@ -1,0 +1,20 @@
+//! Other servers as the rest of this server uses them.
+
+use std::sync::Arc;
+
+use crate::Federation;
+use crate::client::Client;
+use crate::handshakes::Handshakes;
+use crate::outbound::Outbound;
+
+/// What is asked of other servers on behalf of this server's users.
+pub struct Remote {
+    /// Asks single questions.
+    pub client: Client,
+    /// Makes memberships with other servers.
+    pub handshakes: Handshakes,
+    /// The queues to other servers.
+    pub outbound: Arc<Outbound>,
+    /// What others ask and send.
+    pub federation: Arc<Federation>,
+}
