@@ -34,6 +34,16 @@ impl Entropy for Counting {
     }
 }
 
+/// CPU time of all threads that live, in milliseconds.
+fn cpu_ms() -> f64 {
+    let mut nanoseconds = 0.0;
+    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        nanoseconds += text.split(' ').next().and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    }
+    nanoseconds / 1e6
+}
+
 fn key() -> SigningKey {
     SigningKey::generate(&[7; 32])
 }
@@ -116,13 +126,13 @@ impl Base {
         event::build(Rules::of(VERSION).unwrap(), template, &crate::key(), SERVER).unwrap()
     }
 
-    /// Accepts forks one after the other and says what one took.
+    /// Accepts forks one after the other and says what CPU time one took.
     async fn measure(&self, name: &str, forks: Vec<Verified>) {
         let mut times = Vec::new();
         for fork in forks {
-            let from = Instant::now();
+            let from = cpu_ms();
             self.rooms.accept(fork).await.unwrap();
-            times.push(from.elapsed().as_secs_f64() * 1e3);
+            times.push(cpu_ms() - from);
         }
         let (first, last) = (times[0], times[times.len() - 1]);
         times.sort_by(f64::total_cmp);
@@ -155,9 +165,9 @@ async fn main() {
     let same = (0..forks).map(|n| base.fork(extremities + forks + n, Some(0))).collect();
     base.measure(&format!("{forks} more that set the same state"), same).await;
     let new = NewEvent::message(&base.creator, "m.room.message", content(json!({ "body": "done" })));
-    let from = Instant::now();
+    let from = cpu_ms();
     base.rooms.send(&base.room_id, new).await.unwrap();
-    println!("a message of our own: {:.2} ms", from.elapsed().as_secs_f64() * 1e3);
+    println!("a message of our own: {:.2} ms", cpu_ms() - from);
     let room = base.rooms.room(&base.room_id).await.unwrap().unwrap();
     println!("forward extremities in the end: {}", room.head().extremities.len());
 }

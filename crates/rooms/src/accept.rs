@@ -56,9 +56,11 @@ impl Rooms {
         let room_id = pdu.room_id.to_string();
         let more = if event.redacted() { more | flags::REDACTED } else { more };
         let accepted = self.accept_one(&room_id, &pdu, more).await?;
-        if let Accepted::Judged(event) = &accepted {
-            self.accept_waiting(&room_id, event.id().clone()).await?;
-        }
+        let come = match &accepted {
+            Accepted::Judged(event) => Some(event.id().clone()),
+            Accepted::Known(_) | Accepted::Waiting(_) => None,
+        };
+        self.finish_waiting(&room_id, come).await;
         Ok(accepted)
     }
 

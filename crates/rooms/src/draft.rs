@@ -290,9 +290,15 @@ impl<'a> Draft<'a> {
     ) -> Result<()> {
         // An event that names more than the extremities (hidden ones, or some twice) may come with a resolved state.
         let linear = on_head && self.head.extremities.iter().all(|extremity| prev.contains(&extremity.num));
-        self.move_extremities(event, prev).await?;
-        let state = if self.head.extremities.len() == 1 { after } else { self.resolve_extremities().await? };
+        let merged = self.merged_states();
+        self.move_extremities(event, prev, after).await?;
         let earlier = self.head.state;
+        let state = match self.merged_states() {
+            _ if self.head.extremities.len() == 1 => after,
+            // As many forks as there may be: they still come to the same.
+            same if same == merged => earlier,
+            states => self.resolve(&states.into_iter().collect::<Vec<_>>()).await?,
+        };
         self.head.row.depth =
             self.head.extremities.iter().map(|extremity| extremity.depth).max().unwrap_or(event.row.depth);
         // A withheld event has no position of its own; its effect on the state needs one.
@@ -317,7 +323,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Removes what the event covers: its previous events, and through hidden ones what those covered.
-    async fn move_extremities(&mut self, event: &Arc<Event>, prev: &[EventNum]) -> Result<()> {
+    async fn move_extremities(&mut self, event: &Arc<Event>, prev: &[EventNum], after: Roots) -> Result<()> {
         let (mut queue, mut covered) = (prev.to_vec(), BTreeSet::new());
         while let Some(num) = queue.pop() {
             if !covered.insert(num) {
@@ -334,16 +340,19 @@ impl<'a> Draft<'a> {
             }
         }
         self.head.extremities.retain(|extremity| !covered.contains(&extremity.num));
-        self.head.extremities.push(Extremity { num: event.num(), id: event.id().clone(), depth: event.row.depth });
+        self.head.extremities.push(Extremity {
+            num: event.num(),
+            id: event.id().clone(),
+            depth: event.row.depth,
+            state: Some(after),
+        });
         self.head.extremities.sort_by_key(|extremity| extremity.num);
         Ok(())
     }
 
-    async fn resolve_extremities(&mut self) -> Result<Roots> {
-        let nums: Vec<EventNum> = self.head.extremities.iter().map(|extremity| extremity.num).collect();
-        let events = self.rooms.events(self.room, Some(&self.overlay), &nums).await?;
-        let states: Vec<Roots> = events.iter().filter_map(|event| event.state_after()).collect();
-        self.resolve(&states).await
+    /// The states that the current one is resolved from, each once.
+    fn merged_states(&self) -> BTreeSet<Roots> {
+        self.head.extremities.iter().filter_map(|extremity| extremity.state).collect()
     }
 
     async fn checkpoint(&mut self) -> Result<()> {

@@ -30,8 +30,9 @@ pub mod unread;
 pub mod upgrade;
 pub mod view;
 pub mod visibility;
+mod waiting;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -53,9 +54,13 @@ pub use state::{Roots, StateMap};
 
 use crate::held::Held;
 use crate::state_tree::{SegNo, Segment};
+use crate::waiting::Unfinished;
 
 /// Locks among which transactions are spread.
 const STRIPES: usize = 1_024;
+
+/// Most transactions that are remembered as just looked for in vain.
+const UNANSWERED_MAX: usize = 4_096;
 
 /// What the engine is told at boot.
 #[derive(Clone, Debug)]
@@ -122,6 +127,10 @@ pub struct Rooms {
     pub(crate) segments: Cache<(RoomNum, SegNo), Arc<Segment>, SegmentWeight>,
     pub(crate) changes: AtomicU64,
     pub(crate) created_ms: AtomicI64,
+    pub(crate) unfinished: Mutex<Unfinished>,
+    /// Transactions that were looked for in vain and not sent since.
+    pub(crate) unanswered: Cache<u64, ()>,
+    hashes: RandomState,
     stripes: Vec<tokio::sync::Mutex<()>>,
     /// Locks among which rooms are spread that are being joined or left from outside.
     remote_stripes: Vec<tokio::sync::Mutex<()>>,
@@ -147,6 +156,9 @@ impl Rooms {
             segments: Cache::with_weighter(segments, options.segment_cache_bytes, SegmentWeight),
             changes: AtomicU64::new(0),
             created_ms: AtomicI64::new(0),
+            unfinished: Mutex::new(Unfinished::Everything),
+            unanswered: Cache::new(UNANSWERED_MAX),
+            hashes: RandomState::new(),
             stripes: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),
             remote_stripes: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),
             store,
@@ -190,10 +202,13 @@ impl Rooms {
     }
 
     pub(crate) fn stripe(&self, user: &UserId, transaction: &Transaction) -> &tokio::sync::Mutex<()> {
-        let mut hasher = DefaultHasher::new();
-        (user, transaction).hash(&mut hasher);
-        let place = usize::try_from(hasher.finish() % STRIPES as u64).unwrap_or(0);
+        let place = usize::try_from(self.hash_of(user, transaction) % STRIPES as u64).unwrap_or(0);
         &self.stripes[place]
+    }
+
+    /// Unforeseeable, so that nobody can make two transactions meet.
+    pub(crate) fn hash_of(&self, user: &UserId, transaction: &Transaction) -> u64 {
+        self.hashes.hash_one((user, transaction))
     }
 
     fn followed(&self, pos: StreamPosition, entry: &StreamEntry) {

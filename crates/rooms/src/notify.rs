@@ -1,7 +1,6 @@
 //! Who is notified of an event: decided by an evaluator that the room engine is given at boot, so that counts commit
 //! with the event.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -70,15 +69,16 @@ impl Notify for MessagesCount {
 
 impl Rooms {
     pub(crate) async fn judge_notifications(&self, draft: &Draft<'_>, pdu: &Arc<Pdu>) -> Result<Judgement> {
-        let mut users: BTreeSet<UserId> = draft.head.local.iter().take(EVALUATED_MAX).cloned().collect();
+        let others = draft.head.local.iter().filter(|user| user.as_str() != pdu.sender);
+        let mut users: Vec<UserId> = others.take(EVALUATED_MAX).cloned().collect();
         if pdu.membership() == Some("invite")
             && let Some(target) = pdu.state_key.as_deref().map(UserId::from)
             && target.server_name() == self.server_name()
+            && target.as_str() != pdu.sender
+            && !draft.head.local.contains(&target)
         {
-            users.insert(target);
+            users.push(target);
         }
-        users.remove(pdu.sender.as_str());
-        let users: Vec<UserId> = users.into_iter().collect();
         let pairs = [type_key("m.room.power_levels", ""), type_key(MEMBER, &pdu.sender)];
         let state = self.state_map(draft.room, Some(&draft.overlay), draft.head.state, &pairs).await?;
         let power = state.event("m.room.power_levels", "").map(|event| Arc::clone(&event.pdu));

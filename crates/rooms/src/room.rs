@@ -35,6 +35,8 @@ pub struct Extremity {
     pub id: OwnedEventId,
     /// The event's depth.
     pub depth: i64,
+    /// The state after the event.
+    pub state: Option<Roots>,
 }
 
 /// A room's head: its row, decoded.
@@ -338,7 +340,12 @@ impl Rooms {
         let events = self.events_by_num(row.room, &row.room_version, &nums).await?;
         let extremities = events
             .iter()
-            .map(|event| Extremity { num: event.num(), id: event.id().clone(), depth: event.row.depth })
+            .map(|event| Extremity {
+                num: event.num(),
+                id: event.id().clone(),
+                depth: event.row.depth,
+                state: event.state_after(),
+            })
             .collect();
         Ok(Head { row, state, extremities, local: Arc::new(local), servers: Arc::new(servers) })
     }

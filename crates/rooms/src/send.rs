@@ -80,7 +80,7 @@ impl Rooms {
             None => None,
         };
         for _ in 0..ATTEMPTS_MAX {
-            if let Some(answer) = self.answered(&new).await? {
+            if let Some(answer) = self.answered_now(&new).await? {
                 return Ok(answer);
             }
             let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
@@ -97,6 +97,23 @@ impl Rooms {
     /// # Errors
     /// As the store says.
     pub async fn answered(&self, new: &NewEvent) -> Result<Option<OwnedEventId>> {
+        let answer = self.stored_answer(new).await?;
+        if let (None, Some(transaction)) = (&answer, &new.transaction) {
+            self.unanswered.insert(self.hash_of(&new.sender, transaction), ());
+        }
+        Ok(answer)
+    }
+
+    /// [`Rooms::answered`] for who is about to send: what was just looked for in vain is not looked for again. Should it
+    /// have come in between, the batch is refused, and next time it is looked for.
+    async fn answered_now(&self, new: &NewEvent) -> Result<Option<OwnedEventId>> {
+        let transaction = new.transaction.as_ref();
+        let just_asked =
+            transaction.and_then(|transaction| self.unanswered.remove(&self.hash_of(&new.sender, transaction)));
+        if just_asked.is_some() { Ok(None) } else { self.stored_answer(new).await }
+    }
+
+    async fn stored_answer(&self, new: &NewEvent) -> Result<Option<OwnedEventId>> {
         let Some(transaction) = &new.transaction else { return Ok(None) };
         let row = self.store.get::<TransactionRow>(transaction_key(&new.sender, transaction)).await?;
         Ok(row.and_then(|row| OwnedEventId::try_from(row.answer).ok()))

@@ -19,7 +19,7 @@ use crate::{Error, Result, Rooms};
 pub const MEMBER: &str = "m.room.member";
 
 /// A state: the tree of members and the tree of everything else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Roots {
     /// `m.room.member` events.
     pub members: Root,

@@ -62,6 +62,9 @@ impl Running {
         if let Err(cause) = self.rooms.rewrite_redacted(REDACTIONS_MAX).await {
             tracing::warn!(%cause, "redacted events could not be rewritten");
         }
+        if let Err(cause) = self.rooms.retry_waiting().await {
+            tracing::warn!(%cause, "events whose predecessors have come could not be judged");
+        }
         if let Err(cause) = self.rooms.resume_purges().await {
             tracing::warn!(%cause, "purged rooms could not be removed to the end");
         }

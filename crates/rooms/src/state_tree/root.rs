@@ -14,7 +14,7 @@ const BYTES_PER_KEY: u64 = 5;
 
 /// One snapshot of the state: a place in a segment, the height of the tree
 /// (0 is the empty state, 1 a single leaf) and the number of keys in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Root {
     pub(super) segment: SegNo,
     pub(super) index: u16,

@@ -34,10 +34,16 @@ impl Entropy for TestEntropy {
 
 /// An engine named `name` on a store engine.
 pub async fn rooms_on(engine: Arc<dyn Engine>, name: &str, seed: u64) -> Arc<Rooms> {
+    rooms_with(engine, Options::new(name), seed).await
+}
+
+/// An engine with settings of its own.
+pub async fn rooms_with(engine: Arc<dyn Engine>, options: Options, seed: u64) -> Arc<Rooms> {
     let store = Store::new(engine).await.unwrap();
     let clock = Arc::new(TestClock(AtomicI64::new(1_700_000_000_000)));
     let entropy = Arc::new(TestEntropy(AtomicU64::new(seed)));
-    Rooms::new(store, clock, entropy, Arc::new(key(name)), Arc::new(MessagesCount), Options::new(name))
+    let key = Arc::new(key(&options.server_name));
+    Rooms::new(store, clock, entropy, key, Arc::new(MessagesCount), options)
 }
 
 /// An engine on a fresh in-memory store.

@@ -15,4 +15,5 @@ mod pipeline;
 #[expect(dead_code, reason = "shared with the tests of the PostgreSQL engine, which use more of it")]
 mod proxy;
 mod unread;
+mod upkeep;
 mod visibility;

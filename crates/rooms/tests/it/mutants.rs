@@ -36,6 +36,8 @@ pub struct Mutant {
     notifier: Arc<Notifier>,
     meeting: AtomicUsize,
     waiting: Mutex<Vec<(CommitBatch, Outcome)>>,
+    /// How many batches until one is refused; 0 for none.
+    refusing: AtomicUsize,
 }
 
 /// Hands publications on, or not.
@@ -63,7 +65,15 @@ impl Mutant {
         let active = Arc::new(AtomicBool::new(false));
         let relay = Relay { to: Arc::clone(&notifier), off, active: Arc::clone(&active), told: AtomicUsize::new(0) };
         inner.notifier().add_follower(Arc::new(relay));
-        Arc::new(Self { inner, off, active, notifier, meeting: AtomicUsize::new(0), waiting: Mutex::default() })
+        Arc::new(Self {
+            inner,
+            off,
+            active,
+            notifier,
+            meeting: AtomicUsize::new(0),
+            waiting: Mutex::default(),
+            refusing: AtomicUsize::new(0),
+        })
     }
 
     /// Switches off what is to be off.
@@ -79,6 +89,11 @@ impl Mutant {
     /// Holds batches back until [`Mutant::release`].
     pub fn hold(&self) {
         self.let_meet(usize::MAX);
+    }
+
+    /// Has the store fail once, at the `n`-th batch from now.
+    pub fn refuse(&self, n: usize) {
+        self.refusing.store(n, Ordering::Release);
     }
 
     /// How many batches are held back.
@@ -122,6 +137,11 @@ impl Engine for Mutant {
     fn submit(&self, mut batch: CommitBatch) -> Ticket {
         self.change(&mut batch);
         let (outcome, ticket) = Ticket::new();
+        let one_less = |left: usize| left.checked_sub(1);
+        if self.refusing.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less) == Ok(1) {
+            outcome.send(Err(Error::Engine("the disk is on fire".to_owned()).into())).ok();
+            return ticket;
+        }
         let meeting = self.meeting.load(Ordering::Acquire);
         let mut waiting = self.waiting.lock();
         waiting.push((batch, outcome));

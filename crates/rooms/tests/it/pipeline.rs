@@ -15,25 +15,25 @@ use crate::mutants::{Mutant, Off};
 const VERSION: &str = "11";
 
 /// Lets everything go on that can.
-async fn settle() {
+pub async fn settle() {
     for _ in 0..500 {
         tokio::task::yield_now().await;
     }
 }
 
-fn verified(pdu: &Pdu) -> event::Verified {
+pub fn verified(pdu: &Pdu) -> event::Verified {
     event::verify(Rules::of(VERSION).unwrap(), pdu.bytes.clone(), &AllKeys::new(), NOW_MS).unwrap()
 }
 
 /// A room and a way to make events for it, on an engine of its own.
-struct Source {
-    rooms: Arc<Rooms>,
-    room_id: String,
+pub struct Source {
+    pub rooms: Arc<Rooms>,
+    pub room_id: String,
     pdus: Vec<Arc<Pdu>>,
 }
 
 impl Source {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let rooms = rooms_on(Arc::new(Model::new()), "one.test", 1).await;
         let room_id = rooms.create_room(&room_of(&user("alice"), VERSION, Preset::PublicChat)).await.unwrap();
         let room = rooms.room(&room_id).await.unwrap().unwrap();
@@ -43,20 +43,20 @@ impl Source {
         Self { rooms, room_id, pdus }
     }
 
-    async fn send(&self, new: NewEvent) -> Arc<Pdu> {
+    pub async fn send(&self, new: NewEvent) -> Arc<Pdu> {
         let id = self.rooms.send(&self.room_id, new).await.unwrap();
         let room = self.rooms.room(&self.room_id).await.unwrap().unwrap();
         Arc::clone(&self.rooms.event_by_id(&room, id.as_str()).await.unwrap().unwrap().pdu)
     }
 
-    async fn redact(&self, target: &Pdu) -> Arc<Pdu> {
+    pub async fn redact(&self, target: &Pdu) -> Arc<Pdu> {
         let mut redaction = NewEvent::message(&user("alice"), "m.room.redaction", content(json!({})));
         redaction.redacts = Some(target.event_id.clone());
         self.send(redaction).await
     }
 
     /// An event like another, but at another place of the graph.
-    async fn moved(&self, pdu: &Pdu, prev: &[&Pdu]) -> event::Verified {
+    pub async fn moved(&self, pdu: &Pdu, prev: &[&Pdu]) -> event::Verified {
         let template = Template {
             room_id: Some(pdu.room_id.clone()),
             sender: pdu.sender.clone(),
@@ -74,7 +74,7 @@ impl Source {
     }
 
     /// The room as it was at the beginning, on an engine that can hold batches back.
-    async fn copy(&self) -> (Arc<Mutant>, Arc<Rooms>) {
+    pub async fn copy(&self) -> (Arc<Mutant>, Arc<Rooms>) {
         let engine = Mutant::new(Off::Nothing);
         let rooms = rooms_on(engine.clone(), "one.test", 2).await;
         for pdu in &self.pdus {
@@ -84,7 +84,7 @@ impl Source {
     }
 }
 
-fn accepting(rooms: &Arc<Rooms>, event: event::Verified) -> JoinHandle<Result<rooms::Accepted, Error>> {
+pub fn accepting(rooms: &Arc<Rooms>, event: event::Verified) -> JoinHandle<Result<rooms::Accepted, Error>> {
     let rooms = Arc::clone(rooms);
     tokio::spawn(async move { rooms.accept(event).await })
 }

@@ -75,6 +75,28 @@ fn upsert(table: &Table) -> String {
     format!("INSERT INTO \"{}\" ({columns}) VALUES ({marks}) ON CONFLICT ({}) DO {action}", table.name, key_list(table))
 }
 
+/// Changes a row without touching the columns of indexes, so that their pages need not be written.
+fn update(table: &Table) -> String {
+    let set: Vec<String> = unindexed(table).map(|(_, name)| format!("\"{name}\" = ?")).collect();
+    let key: Vec<String> = table.key_columns().map(|name| format!("\"{name}\" = ?")).collect();
+    format!("UPDATE \"{}\" SET {} WHERE {}", table.name, set.join(", "), key.join(" AND "))
+}
+
+/// Places and names of the columns that stand neither in the key nor in an index.
+fn unindexed(table: &Table) -> impl Iterator<Item = (usize, &'static str)> {
+    let indexed = |name: &str| table.indexes.iter().any(|index| index.columns.contains(&name));
+    let columns = table.columns.iter().enumerate().skip(table.key);
+    columns.map(|(place, column)| (place, column.name)).filter(move |(_, name)| !indexed(name))
+}
+
+/// Whether the new form of a row differs from the stored one outside key and indexes only, and in anything at all that
+/// [`Statements::update`] could set.
+fn keeps_indexes(table: &Table, old: &[Value], new: &[Value]) -> bool {
+    let free: Vec<usize> = unindexed(table).map(|(place, _)| place).collect();
+    let same = |place: &usize| free.contains(place) || old.get(*place) == new.get(*place);
+    !free.is_empty() && !table.indexes.is_empty() && (0..table.columns.len()).all(|place| same(&place))
+}
+
 fn delete(table: &Table) -> String {
     let key: Vec<String> = table.key_columns().map(|name| format!("\"{name}\" = ?")).collect();
     format!("DELETE FROM \"{}\" WHERE {}", table.name, key.join(" AND "))
@@ -102,6 +124,7 @@ impl Edge {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Shape {
     Upsert(&'static str),
+    Update(&'static str),
     Delete(&'static str),
     DeleteRange { table: &'static str, prefix: usize, lower: Edge, upper: Edge },
     Select(Select),
@@ -282,6 +305,16 @@ impl<'c> Statements<'c> {
     /// Inserts the row, or replaces the one of equal key. Another row that agrees in a unique index is an error.
     pub(crate) fn upsert(&mut self, table: &'static Table, row: &[Value]) -> rusqlite::Result<()> {
         execute(self.get(Shape::Upsert(table.name), || upsert(table))?, row.iter())
+    }
+
+    /// Replaces a row that is known to be stored as `old`.
+    pub(crate) fn replace(&mut self, table: &'static Table, old: &[Value], row: &[Value]) -> rusqlite::Result<()> {
+        if !keeps_indexes(table, old, row) {
+            return self.upsert(table, row);
+        }
+        let statement = self.get(Shape::Update(table.name), || update(table))?;
+        let set = unindexed(table).filter_map(|(place, _)| row.get(place));
+        execute(statement, set.chain(row.iter().take(table.key)))
     }
 
     pub(crate) fn delete(&mut self, table: &'static Table, key: &[Value]) -> rusqlite::Result<()> {

@@ -208,7 +208,7 @@ impl<'c> Writer<'c> {
         let mut merged = merge::merge(batches, &stored);
         let end = self.counter()?;
         let first = StreamPosition(end + 1);
-        self.apply(&mut merged, first, delete_first)?;
+        self.apply(&mut merged, &stored, first, delete_first)?;
         let last = end + i64::try_from(merged.stream.len()).unwrap_or(0);
         if last > end {
             self.statements.upsert(CounterRow::TABLE, &CounterRow { id: 1, pos: last }.into_values())?;
@@ -260,7 +260,13 @@ impl<'c> Writer<'c> {
         row.map_or(Ok(0), |row| CounterRow::from_values(row).map(|row| row.pos).map_err(Failure::Engine))
     }
 
-    fn apply(&mut self, merged: &mut Merged, first: StreamPosition, delete_first: bool) -> Result<(), Failure> {
+    fn apply(
+        &mut self,
+        merged: &mut Merged,
+        stored: &BTreeMap<Address, Vec<Value>>,
+        first: StreamPosition,
+        delete_first: bool,
+    ) -> Result<(), Failure> {
         for range in &merged.ranges {
             self.statements.delete_range(range)?;
         }
@@ -270,9 +276,14 @@ impl<'c> Writer<'c> {
             }
         }
         for (table, rows) in merged.rows.values_mut() {
-            for row in rows.values_mut().flatten() {
+            // What was read to be checked is as it was, unless something was deleted just now.
+            let untouched = !delete_first && merged.ranges.iter().all(|range| range.table != *table);
+            for (key, row) in rows.iter_mut().filter_map(|(key, row)| Some((key, row.as_mut()?))) {
                 merge::resolve(table, row, first);
-                self.statements.upsert(table, row)?;
+                match stored.get(&(table.name, key.clone())).filter(|_| untouched) {
+                    Some(old) => self.statements.replace(table, old, row)?,
+                    None => self.statements.upsert(table, row)?,
+                }
             }
         }
         Ok(())
