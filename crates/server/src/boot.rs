@@ -108,11 +108,13 @@ pub struct Opened {
     pub store: Store,
     /// SQLite itself, for backups.
     pub sqlite: Option<Arc<sqlite::Sqlite>>,
+    /// PostgreSQL itself, for the same.
+    pub postgres: Option<Arc<postgres::Postgres>>,
 }
 
 impl From<Store> for Opened {
     fn from(store: Store) -> Self {
-        Self { store, sqlite: None }
+        Self { store, sqlite: None, postgres: None }
     }
 }
 
@@ -126,6 +128,8 @@ pub struct Running {
     pub store: Store,
     /// SQLite itself, for backups.
     pub sqlite: Option<Arc<sqlite::Sqlite>>,
+    /// PostgreSQL itself, for the same.
+    pub postgres: Option<Arc<postgres::Postgres>>,
     /// The server's name.
     pub server_name: String,
     /// The time.
@@ -160,7 +164,7 @@ pub async fn build_on(
     world: &World,
     rename: Option<Arc<dyn Rename>>,
 ) -> Result<Running, Error> {
-    let Opened { store, sqlite } = opened;
+    let Opened { store, sqlite, postgres } = opened;
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     let server_name = decide_server_name(&store, config.server_name.as_deref()).await?;
     readers::after_restore(&store).await?;
@@ -207,7 +211,8 @@ pub async fn build_on(
         .merge(health::routes(store.clone()))
         .merge(metrics::routes(Arc::clone(&metrics), Arc::clone(&sync)));
     let router = layered(routes, metrics);
-    Ok(Running { router, config: config.clone(), store, sqlite, server_name, clock, users, rooms, sync, media })
+    let config = config.clone();
+    Ok(Running { router, config, store, sqlite, postgres, server_name, clock, users, rooms, sync, media })
 }
 
 fn layered(routes: Router, metrics: Arc<Metrics>) -> Router {
@@ -280,11 +285,12 @@ pub async fn open_store(config: &Config, on_fatal: Option<sqlite::OnFatal>) -> R
             let sqlite = Arc::new(sqlite::Sqlite::open(path, options)?);
             keep_private(path);
             let store = Store::new(Arc::clone(&sqlite) as _).await?;
-            Ok(Opened { store, sqlite: Some(sqlite) })
+            Ok(Opened { store, sqlite: Some(sqlite), postgres: None })
         }
         Database::Postgres(url) => {
-            let engine = postgres::Postgres::open(url, postgres::Options::default()).await?;
-            Ok(Store::new(Arc::new(engine)).await?.into())
+            let postgres = Arc::new(postgres::Postgres::open(url, postgres::Options::default()).await?);
+            let store = Store::new(Arc::clone(&postgres) as _).await?;
+            Ok(Opened { store, sqlite: None, postgres: Some(postgres) })
         }
     }
 }

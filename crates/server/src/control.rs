@@ -191,10 +191,20 @@ async fn list_tokens(running: &Running, say: &Say) -> Result<(), users::Error> {
 }
 
 async fn backup(running: &Arc<Running>, to: PathBuf, say: &Say) -> Result<(), String> {
+    if let Some(database) = &running.postgres {
+        // Steps that nobody has room to read are left out.
+        let progress = |line| drop(say.try_send(line));
+        copies::begin_from_postgres(database, &running.config, &to, progress)
+            .await
+            .map_err(|error| error.to_string())?;
+    }
     let (running, say) = (Arc::clone(running), say.clone());
     let work = tokio::task::spawn_blocking(move || {
-        let database = running.sqlite.as_ref().ok_or(copies::Error::Postgres)?;
-        copies::backup(database, &running.config, &to, |line| drop(say.blocking_send(line)))
+        let progress = |line| drop(say.blocking_send(line));
+        match &running.sqlite {
+            Some(database) => copies::backup(database, &running.config, &to, progress),
+            None => copies::finish(&running.config, &to, progress),
+        }
     });
     match work.await {
         Ok(done) => done.map_err(|error| error.to_string()),

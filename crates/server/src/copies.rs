@@ -4,13 +4,22 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use store::Engine as _;
 
 use crate::config::{Config, Database};
+use crate::transfer;
+
+/// Rows between two lines of progress.
+const PROGRESS_ROWS: u64 = 50_000;
 
 /// Names within a backup.
 const DATABASE: &str = "hearth.db";
 /// Where SQLite keeps what is not in the database file yet. A backup has none.
 const LOG: &str = "hearth.db-wal";
+/// Where a database grows until it is whole.
+const DRAFT: &str = "unfinished";
 const KEY: &str = "signing.key";
 const MEDIA: &str = "media";
 
@@ -45,10 +54,10 @@ pub enum Error {
         "{0} is not empty: the folder is no finished backup, and without that file data would be lost; use `hearth backup`"
     )]
     Unfinished(PathBuf),
-    /// The database is a PostgreSQL one.
+    /// The backup is to go into PostgreSQL.
     #[error(
-        "a PostgreSQL database is backed up with PostgreSQL's own tools, such as pg_dump; keep `signing.key` and the \
-         media folder of data_dir beside the dump"
+        "a backup is put into PostgreSQL in two steps: `hearth restore FOLDER --set database.url=sqlite:`, and then \
+         `hearth migrate-database --set database.url=sqlite: --to postgres://…` into an empty database"
     )]
     Postgres,
 }
@@ -76,6 +85,54 @@ pub fn backup(database: &sqlite::Sqlite, config: &Config, to: &Path, say: impl F
             say(format!("database: {percent} %"));
         }
     })?;
+    finish(config, to, say)
+}
+
+/// Begins a backup of a PostgreSQL database: copies it into a SQLite one in the folder `to`, which must be new or empty.
+/// What is committed meanwhile, by whichever node, is not in it.
+///
+/// # Errors
+/// As [`Error`] says.
+pub async fn begin_from_postgres(
+    database: &postgres::Postgres,
+    config: &Config,
+    to: &Path,
+    mut say: impl FnMut(String),
+) -> Result<(), Error> {
+    make_empty(to)?;
+    refuse_within(to, &config.media_dir)?;
+    let snapshot = database.snapshot().await?;
+    let draft = to.join(DRAFT);
+    make_empty(&draft)?;
+    let copy = Arc::new(sqlite::Sqlite::open(&draft.join(DATABASE), sqlite::Options::default())?);
+    let (mut current, mut told) = (String::new(), 0);
+    let copied = transfer::copy(&snapshot, copy.as_ref(), |table, rows| {
+        if table != current || rows >= told + PROGRESS_ROWS {
+            (current, told) = (table.to_owned(), rows);
+            say(format!("{table}: {rows} rows"));
+        }
+    })
+    .await;
+    drop(snapshot);
+    // Checked, as one file, and under its name only when it is whole.
+    let placed = match copied {
+        Ok(_) => {
+            let (copy, to) = (Arc::clone(&copy), to.join(DATABASE));
+            let placing = tokio::task::spawn_blocking(move || copy.backup(&to, |_, _| {}));
+            placing.await.unwrap_or(Err(store::Error::Closed))
+        }
+        Err(error) => Err(error),
+    };
+    copy.close().await;
+    fs::remove_dir_all(&draft).map_err(failed(&draft))?;
+    placed.map_err(Error::from)
+}
+
+/// Adds media and key to a backup that has its database.
+///
+/// # Errors
+/// As [`Error`] says.
+pub fn finish(config: &Config, to: &Path, say: impl Fn(String)) -> Result<(), Error> {
     let files = copy_folder(&config.media_dir, &to.join(MEDIA))?;
     say(format!("media: {files} files"));
     copy_file(&config.data_dir.join(KEY), &to.join(KEY))?;

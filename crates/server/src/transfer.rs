@@ -1,9 +1,34 @@
 //! Moves a whole database from one engine to another: every table, in key order, positions and numbers as they are.
 
+use async_trait::async_trait;
 use store::tables::core::{MetaRow, StreamRow, WriterRow};
 use store::tables::rooms::RoomRow;
 use store::tables::users::AccountRow;
-use store::{Engine, Error, Read, Row, Table, Value};
+use store::{Engine, Error, Read, Row, Rows, Table, Value};
+
+/// What is copied.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// Answers reads as [`Engine::read`] does. From one call to the next nothing may change.
+    async fn read(&self, reads: Vec<Read>) -> Result<Vec<Rows>, Error>;
+}
+
+/// A database on which nobody works.
+pub struct Resting<'a>(pub &'a dyn Engine);
+
+#[async_trait]
+impl Source for Resting<'_> {
+    async fn read(&self, reads: Vec<Read>) -> Result<Vec<Rows>, Error> {
+        self.0.read(reads).await
+    }
+}
+
+#[async_trait]
+impl Source for postgres::Snapshot {
+    async fn read(&self, reads: Vec<Read>) -> Result<Vec<Rows>, Error> {
+        Self::read(self, reads).await
+    }
+}
 
 /// Rows that are read and written at a time.
 const PAGE_ROWS: u32 = 500;
@@ -13,7 +38,7 @@ const PAGE_ROWS: u32 = 500;
 /// # Errors
 /// [`Error::Unusable`] if the target holds anything; else as the engines say. What was copied until then stays, so an
 /// unfinished target must be emptied before the next attempt.
-pub async fn copy(from: &dyn Engine, to: &dyn Engine, mut progress: impl FnMut(&str, u64)) -> Result<u64, Error> {
+pub async fn copy(from: &dyn Source, to: &dyn Engine, mut progress: impl FnMut(&str, u64)) -> Result<u64, Error> {
     refuse_used(to).await?;
     let mut all = 0;
     // Whose commits a process made is of no interest to others. The facts come last: without a server name, an
@@ -58,9 +83,9 @@ impl Pages {
     }
 
     /// The next rows, or `None` at the end.
-    async fn next(&mut self, engine: &dyn Engine) -> Result<Option<Vec<Vec<Value>>>, Error> {
+    async fn next(&mut self, from: &dyn Source) -> Result<Option<Vec<Vec<Value>>>, Error> {
         let mut page = Vec::new();
-        for rows in engine.read(self.reads()).await? {
+        for rows in from.read(self.reads()).await? {
             let full = rows.0.len() as u64 >= u64::from(PAGE_ROWS);
             page.extend(rows.0);
             if full {
@@ -116,7 +141,7 @@ mod tests {
         let writer = WriterRow { writer: "gone".to_owned(), commits: 1, last_pos: 1 }.into_values();
         from.import(WriterRow::TABLE, vec![writer]).await.unwrap();
 
-        let copied = copy(&from, &to, |_, _| {}).await.unwrap();
+        let copied = copy(&Resting(&from), &to, |_, _| {}).await.unwrap();
 
         assert_eq!(copied, sizes.iter().sum::<usize>() as u64 + 1);
         assert_eq!(rows::<JobRow>(&to).await, rows::<JobRow>(&from).await);
@@ -129,6 +154,6 @@ mod tests {
         let (from, to) = (Model::new(), Model::new());
         let row = StreamRow { pos: store::StreamPosition(1), kind: 1, room: None, user_id: None, number: None };
         to.import(StreamRow::TABLE, vec![row.into_values()]).await.unwrap();
-        assert!(matches!(copy(&from, &to, |_, _| {}).await, Err(Error::Unusable(_))));
+        assert!(matches!(copy(&Resting(&from), &to, |_, _| {}).await, Err(Error::Unusable(_))));
     }
 }

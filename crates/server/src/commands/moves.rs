@@ -36,17 +36,18 @@ pub async fn migrate_database(to: &str, given: &Given) -> Result<(), Failure> {
     let to_store = boot::open_store(&target, None).await?.store;
     let mut told = 0;
     let mut current = String::new();
-    let copied = transfer::copy(from.engine().as_ref(), to_store.engine().as_ref(), |table, rows| {
-        if table != current {
-            current = table.to_owned();
-            told = 0;
-        }
-        if rows >= told + PROGRESS_ROWS {
-            told = rows;
-            println!("{table}: {rows} rows");
-        }
-    })
-    .await;
+    let copied =
+        transfer::copy(&transfer::Resting(from.engine().as_ref()), to_store.engine().as_ref(), |table, rows| {
+            if table != current {
+                current = table.to_owned();
+                told = 0;
+            }
+            if rows >= told + PROGRESS_ROWS {
+                told = rows;
+                println!("{table}: {rows} rows");
+            }
+        })
+        .await;
     from.engine().close().await;
     to_store.engine().close().await;
     println!("Copied {} rows. Now set `database.url` to the new database; the old one is as it was.", copied?);

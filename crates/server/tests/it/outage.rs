@@ -52,6 +52,19 @@ async fn call(method: Method, url: String, body: Value) -> (u16, Option<String>,
     (answer.status().as_u16(), later, serde_json::from_str(answer.body()).unwrap_or(Value::Null))
 }
 
+/// Demands that each of these requests, asked at once, is told to come back later, and no more than that.
+async fn are_refused(requests: impl IntoIterator<Item = (Method, String, Value)>) {
+    let asked = requests
+        .into_iter()
+        .map(|(method, url, body)| tokio::spawn(async move { (url.clone(), call(method, url, body).await) }));
+    for asked in asked.collect::<Vec<_>>() {
+        let (url, (status, later, body)) = asked.await.unwrap();
+        assert_eq!((status, body["errcode"].as_str()), (503, Some("M_UNKNOWN")), "{url}: {body}");
+        assert!(later.is_some_and(|seconds| seconds.parse::<u32>().unwrap() > 0), "{url}");
+        assert!(!body.to_string().contains("127.0.0.1"), "{url}: {body}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_postgresql_is_away_clients_are_told_to_come_back() {
     let Some((admin, base)) = admin().await else { return };
@@ -96,15 +109,7 @@ async fn while_postgresql_is_away_clients_are_told_to_come_back() {
         ),
         (Method::GET, path("/_matrix/client/v3/account/whoami?access_token=unknown"), Value::Null),
     ];
-    let asked = requests
-        .into_iter()
-        .map(|(method, url, body)| tokio::spawn(async move { (url.clone(), call(method, url, body).await) }));
-    for asked in asked.collect::<Vec<_>>() {
-        let (url, (status, later, body)) = asked.await.unwrap();
-        assert_eq!((status, body["errcode"].as_str()), (503, Some("M_UNKNOWN")), "{url}: {body}");
-        assert!(later.is_some_and(|seconds| seconds.parse::<u32>().unwrap() > 0), "{url}");
-        assert!(!body.to_string().contains("127.0.0.1"), "{url}: {body}");
-    }
+    are_refused(requests).await;
     assert_eq!(program.get("/health").await.0, 503);
 
     // By itself, and the refused message may be sent again.

@@ -73,3 +73,42 @@ async fn nodes_of_one_database_share_one_signing_key() {
     assert_eq!(users(two.path(), &setting).0, 0);
     drop_database(&admin, &name).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_of_a_running_server_goes_back_into_postgresql() {
+    let Some((admin, base)) = admin().await else { return };
+    let (name, setting) = make(&admin, &base, "backup").await;
+    let (other, other_setting) = make(&admin, &base, "restored").await;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let create = |name: &str| {
+        run_with_input(folder, &["user", "create", name, "--password-stdin"], &[NAME, &setting], "a secret!\n")
+    };
+    assert_eq!(create("alice").0, 0);
+    {
+        let _running = Program::start(folder, &[NAME, &setting]);
+        let (code, said) = run(folder, &["backup", "copy"], &[NAME, &setting]);
+        assert_eq!(code, 0, "{said}");
+        assert_eq!(create("bob").0, 0);
+        let (code, said) = run(folder, &["backup", "copy"], &[NAME, &setting]);
+        assert_eq!(code, 1, "a backup is never replaced: {said}");
+    }
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder.join("copy")).unwrap().map(|file| file.unwrap().file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["hearth.db", "media", "signing.key"], "no drafts are left");
+    let (code, said) = run(folder, &["restore", "copy", "--data-dir", "again"], &[&other_setting]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("migrate-database"), "it says how: {said}");
+    let (code, said) = run(folder, &["restore", "copy", "--data-dir", "again"], &["database.url=sqlite:"]);
+    assert_eq!(code, 0, "{said}");
+    let url = other_setting.strip_prefix("database.url=").unwrap();
+    let again = ["data_dir=again", "database.url=sqlite:"];
+    let (code, said) = run(folder, &["migrate-database", "--to", url], &again);
+    assert_eq!(code, 0, "{said}");
+    let (code, listed) = run(folder, &["user", "list"], &["data_dir=again", &other_setting]);
+    assert_eq!((code, listed.trim()), (0, "@alice:hearth.test"), "as it was then");
+    for name in [name, other] {
+        drop_database(&admin, &name).await;
+    }
+}

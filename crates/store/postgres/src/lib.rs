@@ -13,6 +13,7 @@ mod publisher;
 mod reader;
 mod route;
 mod schema;
+mod snapshot;
 mod sql;
 mod text;
 mod whisperer;
@@ -37,6 +38,7 @@ use crate::params::key_arrays;
 use crate::publisher::Publisher;
 use crate::reader::Pool;
 use crate::route::Route;
+pub use crate::snapshot::Snapshot;
 use crate::sql::Insertion;
 use crate::whisperer::Whisperer;
 use crate::writer::{Job, Writer};
@@ -138,6 +140,14 @@ impl Postgres {
             notifier,
             importing: tokio::sync::Mutex::new(Some(connection)),
         })
+    }
+
+    /// The database as it is now, to be read for as long as it takes.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if PostgreSQL does not answer.
+    pub async fn snapshot(&self) -> Result<Snapshot, Error> {
+        Snapshot::take(&self.route).await
     }
 
     /// Imports in one transaction, and again from the start if it was cut short: writing the same rows twice changes

@@ -22,7 +22,8 @@ const ANSWER_WAIT: Duration = Duration::from_secs(60);
 /// The most reads that are merged into one statement.
 const MERGE_MAX: usize = 10_000;
 
-const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+/// Begins a snapshot.
+pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// The reading connections, opened when needed.
 pub struct Pool {
@@ -102,7 +103,7 @@ impl Pool {
 
     async fn read_once(&self, reads: &[Read]) -> Result<Vec<Rows>, Fault> {
         let mut connection = self.take().await?;
-        let answer = answer(&mut connection, reads).await;
+        let answer = answer(&mut connection, reads, false).await;
         let usable = matches!(&answer, Ok(_) | Err(Fault::Refused(_) | Fault::Busy(_) | Fault::Unique(_)));
         if usable && !connection.is_closed() && !self.permits.is_closed() {
             self.idle.lock().push(connection);
@@ -122,7 +123,8 @@ impl Pool {
     }
 }
 
-async fn answer(connection: &mut Connection, reads: &[Read]) -> Result<Vec<Rows>, Fault> {
+/// Answers all reads from one snapshot: that of the transaction that was `begun`, or a new one.
+pub(crate) async fn answer(connection: &mut Connection, reads: &[Read], begun: bool) -> Result<Vec<Rows>, Fault> {
     let mut calls = Vec::new();
     let mut answering = Vec::new();
     for places in alike(reads) {
@@ -136,7 +138,7 @@ async fn answer(connection: &mut Connection, reads: &[Read]) -> Result<Vec<Rows>
         answering.push(Answering { places, merged });
     }
     // One statement is a snapshot by itself.
-    let transaction = calls.len() > 1;
+    let transaction = calls.len() > 1 && !begun;
     if transaction {
         calls.insert(0, connection.call(BEGIN, Vec::new()).await?);
         calls.push(connection.call("COMMIT", Vec::new()).await?);
