@@ -593,7 +593,7 @@ async fn cy6_only_the_named_fields_of_events_are_sent() {
     let content = json!({ "body": "b", "msgtype": "m.text", "m.dotted": { "a": 1, "b": 2 } });
     alice.send(&room, "m.room.message", content).await;
     let wanted = json!({ "event_fields": ["type", "content.body", r"content.m\.dotted.b", "content.name"] });
-    let answer = bob.sync(&filter(wanted.clone())).await;
+    let answer = bob.sync_with(&filter(wanted.clone())).await;
     let section = joined(&answer, &room);
     let expected = json!({ "type": "m.room.message", "content": { "body": "b", "m.dotted": { "b": 2 } } });
     assert_eq!(events(section, "timeline").last(), Some(&expected));
@@ -603,7 +603,7 @@ async fn cy6_only_the_named_fields_of_events_are_sent() {
     // The same by the id of a stored filter.
     let path = format!("/_matrix/client/v3/user/{}/filter", bob.user);
     let id = bob.post(&path, wanted).await.ok()["filter_id"].as_str().unwrap().to_owned();
-    let stored = bob.sync(&format!("filter={id}")).await;
+    let stored = bob.sync_with(&format!("filter={id}")).await;
     assert_eq!(events(joined(&stored, &room), "timeline"), events(section, "timeline"));
 }
 
@@ -612,7 +612,7 @@ async fn cy6_events_come_as_in_federation() {
     let server = Server::new().await;
     let (alice, bob, room) = two(&server).await;
     let sent = alice.say(&room, "raw").await;
-    let answer = bob.sync(&filter(json!({ "event_format": "federation" }))).await;
+    let answer = bob.sync_with(&filter(json!({ "event_format": "federation" }))).await;
     let section = joined(&answer, &room);
     let raw = events(section, "timeline").last().unwrap();
     assert_eq!(raw["content"]["body"], "raw");
@@ -620,12 +620,12 @@ async fn cy6_events_come_as_in_federation() {
     assert!(raw["event_id"].is_null(), "from room version 3 on the id is a hash of the rest");
     assert!(events(section, "state").iter().all(|event| event["signatures"].is_object()));
     let both = json!({ "event_format": "federation", "event_fields": ["depth", "room_id"] });
-    let answer = bob.sync(&filter(both)).await;
+    let answer = bob.sync_with(&filter(both)).await;
     let last = events(joined(&answer, &room), "timeline").last().unwrap().clone();
     assert_eq!(last, json!({ "depth": raw["depth"], "room_id": room }));
     let redacted = format!("/_matrix/client/v3/rooms/{}/redact/{}/1", encoded(&room), encoded(&sent));
     alice.put(&redacted, json!({})).await.ok();
-    let answer = bob.sync(&filter(json!({ "event_format": "federation" }))).await;
+    let answer = bob.sync_with(&filter(json!({ "event_format": "federation" }))).await;
     let timeline = events(joined(&answer, &room), "timeline");
     let bodies = bodies(timeline);
     assert!(!bodies.contains(&"raw"), "what was redacted is pruned in every form");
