@@ -5,17 +5,25 @@ pub mod backup;
 pub mod cross_signing;
 pub mod device_keys;
 pub mod one_time;
+pub mod upload;
 
 use std::collections::BTreeMap;
 
 use event::{Keys, VerifyKey, verify_json};
-use serde_json::{Map, Value as Json};
+use serde_json::Value as Json;
+use serde_json::value::RawValue;
 use store::UserId;
 
 use crate::Error;
 
 /// Bytes that one uploaded key object may have.
 pub const KEY_BYTES_MAX: usize = 64 * 1_024;
+
+/// How deep a key object may nest: less than what readers of the answers that hold it put up with.
+const KEY_DEPTH_MAX: usize = 32;
+
+/// A key object as JSON text: it was read when it was uploaded, and is handed out as it is stored.
+pub type Text = Box<RawValue>;
 
 /// Key objects by user and by device, or by key id.
 pub type ByUser<T> = BTreeMap<UserId, BTreeMap<String, T>>;
@@ -56,22 +64,30 @@ fn bare(object: &Json) -> Json {
     object
 }
 
-/// Adds a signature to an object.
-fn add_signature(object: &mut Json, signer: &UserId, key_id: &str, signature: &str) {
-    let Some(members) = object.as_object_mut() else { return };
-    let empty = || Json::Object(Map::new());
-    let all = members.entry("signatures").or_insert_with(empty);
-    let Some(all) = all.as_object_mut() else { return };
-    if let Some(signatures) = all.entry(signer.to_string()).or_insert_with(empty).as_object_mut() {
-        signatures.insert(key_id.to_owned(), signature.into());
-    }
-}
-
 fn parsed(text: &str) -> Json {
     serde_json::from_str(text).unwrap_or_default()
 }
 
-fn check_size(object: &Json) -> Result<String, Error> {
+/// The text of a key object that is neither too large nor too deep.
+fn checked_text(object: &Json) -> Result<String, Error> {
+    if is_deeper(object, KEY_DEPTH_MAX) {
+        return Err(Error::InvalidParam("A key nests too deep.".to_owned()));
+    }
     let text = object.to_string();
     if text.len() > KEY_BYTES_MAX { Err(Error::TooLarge("a key")) } else { Ok(text) }
+}
+
+/// Whether values nest more than `levels` deep.
+fn is_deeper(value: &Json, levels: usize) -> bool {
+    let Some(below) = levels.checked_sub(1) else { return true };
+    match value {
+        Json::Array(items) => items.iter().any(|item| is_deeper(item, below)),
+        Json::Object(members) => members.values().any(|member| is_deeper(member, below)),
+        _ => false,
+    }
+}
+
+/// A stored object as text to hand out.
+fn stored_text(stored: String, table: &'static str) -> Result<Text, Error> {
+    RawValue::from_string(stored).map_err(|error| store::Error::Corrupt { table, detail: error.to_string() }.into())
 }

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::routing::{get, post};
 use axum::{Json, Router, extract};
 use endpoint::{Error, GuestRequester, JsonBody, OptionalBody, Query, Requester};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use store::{StreamPosition, UserId};
-use users::keys::ByUser;
+use users::keys::{ByUser, Text};
 
 use crate::{Routes, State, error_map};
 
@@ -42,13 +42,12 @@ async fn upload(
     OptionalBody(body): OptionalBody<Upload>,
 ) -> Result<Json<Value>, Error> {
     let (user, device) = (&requester.user_id, requester.device()?);
-    if let Some(keys) = body.device_keys.filter(|keys| !keys.is_null()) {
-        state.users.put_device_keys(user, device, &keys).await.map_err(error_map::users)?;
-    }
-    let one_time = body.one_time_keys.unwrap_or_default();
-    let fallback = body.fallback_keys.or(body.unstable_fallback_keys).unwrap_or_default();
-    state.users.put_one_time_keys(user, device, &one_time, &fallback).await.map_err(error_map::users)?;
-    let counts = state.users.one_time_key_counts(user, device).await.map_err(error_map::users)?;
+    let upload = users::keys::upload::Upload {
+        device_keys: body.device_keys.as_ref().filter(|keys| !keys.is_null()),
+        one_time: body.one_time_keys.as_ref(),
+        fallback: body.fallback_keys.as_ref().or(body.unstable_fallback_keys.as_ref()),
+    };
+    let counts = state.users.upload_keys(user, device, &upload).await.map_err(error_map::users)?;
     Ok(Json(json!({ "one_time_key_counts": counts })))
 }
 
@@ -61,21 +60,38 @@ async fn query(
     extract::State(state): extract::State<State>,
     GuestRequester(requester): GuestRequester,
     JsonBody(body): JsonBody<Asked>,
-) -> Result<Json<Value>, Error> {
+) -> Result<Json<Found>, Error> {
     if body.device_keys.values().map(|devices| devices.len() + 1).sum::<usize>() > NAMED_MAX {
         return Err(Error::too_large("Too many users and devices at once."));
     }
     let wanted: BTreeMap<UserId, Vec<String>> =
         body.device_keys.into_iter().map(|(user, devices)| (UserId::from(user), devices)).collect();
     let failures = unreachable(&state, wanted.keys());
-    let found = state.users.query_keys(&requester.user_id, &wanted).await.map_err(error_map::users)?;
-    Ok(Json(json!({
-        "device_keys": found.device_keys,
-        "master_keys": found.master_keys,
-        "self_signing_keys": found.self_signing_keys,
-        "user_signing_keys": found.user_signing_keys,
-        "failures": failures,
-    })))
+    let found = state.users.query_key_texts(&requester.user_id, &wanted).await.map_err(error_map::users)?;
+    Ok(Json(Found {
+        device_keys: found.device_keys,
+        master_keys: found.master_keys,
+        self_signing_keys: found.self_signing_keys,
+        user_signing_keys: found.user_signing_keys,
+        failures,
+    }))
+}
+
+/// The answer to a query: key objects stand in it as they are stored.
+#[derive(Debug, Serialize)]
+struct Found {
+    device_keys: ByUser<Text>,
+    master_keys: BTreeMap<UserId, Text>,
+    self_signing_keys: BTreeMap<UserId, Text>,
+    user_signing_keys: BTreeMap<UserId, Text>,
+    failures: Value,
+}
+
+/// The answer to a claim.
+#[derive(Debug, Serialize)]
+struct Claimed {
+    one_time_keys: ByUser<BTreeMap<String, Text>>,
+    failures: Value,
 }
 
 #[derive(Debug, Deserialize)]
@@ -87,15 +103,15 @@ async fn claim(
     extract::State(state): extract::State<State>,
     GuestRequester(_): GuestRequester,
     JsonBody(body): JsonBody<Claim>,
-) -> Result<Json<Value>, Error> {
+) -> Result<Json<Claimed>, Error> {
     if body.one_time_keys.values().map(BTreeMap::len).sum::<usize>() > NAMED_MAX {
         return Err(Error::too_large("Too many devices at once."));
     }
     let wanted: ByUser<String> =
         body.one_time_keys.into_iter().map(|(user, devices)| (UserId::from(user), devices)).collect();
     let failures = unreachable(&state, wanted.keys());
-    let claimed = state.users.claim_keys(&wanted).await.map_err(error_map::users)?;
-    Ok(Json(json!({ "one_time_keys": claimed, "failures": failures })))
+    let one_time_keys = state.users.claim_key_texts(&wanted).await.map_err(error_map::users)?;
+    Ok(Json(Claimed { one_time_keys, failures }))
 }
 
 /// The servers of those who are not ours: without federation none can be asked.

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use store::tables::users::{CrossSigningKeyRow, DeviceKeysRow, DeviceRow, KeySignatureRow};
 use store::{CommitBatch, Read, UserId, Value};
 
-use super::{ByUser, bare, check_signature, check_size, parsed, signatures_of};
+use super::{ByUser, bare, check_signature, checked_text, parsed, signatures_of};
 use crate::devices::announce_device_change;
 use crate::{Error, Users};
 
@@ -83,7 +83,7 @@ impl Users {
                 batch.delete_prefix::<KeySignatureRow>(vec![Value::from(user), Value::from(old)]);
             }
             if stored.get(usage) != Some(key) {
-                let key = check_size(key)?;
+                let key = checked_text(key)?;
                 batch.put(CrossSigningKeyRow { user_id: user.clone(), usage: usage.to_owned(), key });
             }
         }

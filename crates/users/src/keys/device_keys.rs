@@ -1,65 +1,78 @@
-//! The identity keys of devices: uploaded by the device, asked for by anybody (behaviours CE1, CE3, CE8).
+//! The keys of devices and users as anybody may ask for them (behaviours CE3, CE8).
 
 use std::collections::BTreeMap;
 
+use serde_json::value::to_raw_value;
 use serde_json::{Value as Json, json};
 use store::tables::users::{CrossSigningKeyRow, DeviceKeysRow, DeviceRow, KeySignatureRow};
-use store::{CommitBatch, DeviceId, Read, Rows, UserId, Value};
+use store::{Read, Row, Rows, UserId, Value};
 
-use super::{ByUser, add_signature, check_signature, check_size, parsed, signatures_of};
-use crate::devices::announce_device_change;
+use super::cross_signing::public_of;
+use super::{ByUser, Text, parsed, stored_text};
 use crate::{Error, Users};
 
 /// Users whose keys are read at once.
 const USERS_PER_READ: usize = 250;
 
-/// Everything that `/keys/query` knows of local users.
-#[derive(Clone, Debug, Default)]
-pub struct Queried {
+/// Everything that `/keys/query` knows of local users: key objects read, or as text.
+#[derive(Clone, Debug)]
+pub struct Queried<T = Json> {
     /// Keys of devices, by user and device.
-    pub device_keys: ByUser<Json>,
+    pub device_keys: ByUser<T>,
     /// Master keys, by user.
-    pub master_keys: BTreeMap<UserId, Json>,
+    pub master_keys: BTreeMap<UserId, T>,
     /// Self-signing keys, by user.
-    pub self_signing_keys: BTreeMap<UserId, Json>,
+    pub self_signing_keys: BTreeMap<UserId, T>,
     /// The asker's own user-signing key.
-    pub user_signing_keys: BTreeMap<UserId, Json>,
+    pub user_signing_keys: BTreeMap<UserId, T>,
+}
+
+impl<T> Default for Queried<T> {
+    fn default() -> Self {
+        Self {
+            device_keys: BTreeMap::new(),
+            master_keys: BTreeMap::new(),
+            self_signing_keys: BTreeMap::new(),
+            user_signing_keys: BTreeMap::new(),
+        }
+    }
+}
+
+impl Queried<Text> {
+    /// The key objects, read.
+    fn parsed(self) -> Queried {
+        let of_users =
+            |keys: BTreeMap<UserId, Text>| keys.into_iter().map(|(user, key)| (user, parsed(key.get()))).collect();
+        let of_devices =
+            |keys: BTreeMap<String, Text>| keys.into_iter().map(|(id, key)| (id, parsed(key.get()))).collect();
+        Queried {
+            device_keys: self.device_keys.into_iter().map(|(user, keys)| (user, of_devices(keys))).collect(),
+            master_keys: of_users(self.master_keys),
+            self_signing_keys: of_users(self.self_signing_keys),
+            user_signing_keys: of_users(self.user_signing_keys),
+        }
+    }
 }
 
 impl Users {
-    /// Sets the identity keys of a device.
-    ///
-    /// # Errors
-    /// [`Error::InvalidParam`] if they name another user or device, [`Error::InvalidSignature`] if the device's own
-    /// signature is wrong, [`Error::TooLarge`].
-    pub async fn put_device_keys(&self, user: &UserId, device: &DeviceId, keys: &Json) -> Result<(), Error> {
-        let names = |member: &str, id: &str| keys.get(member).and_then(Json::as_str) == Some(id);
-        if !names("user_id", user.as_str()) || !names("device_id", device.as_str()) {
-            return Err(Error::InvalidParam("The keys belong to another user or device.".to_owned()));
-        }
-        let key_id = format!("ed25519:{device}");
-        if signatures_of(keys, user).any(|(id, _)| id == key_id) {
-            let public = keys.get("keys").and_then(|keys| keys.get(&key_id)).and_then(Json::as_str);
-            let public = public.ok_or_else(|| Error::InvalidSignature(format!("There is no key {key_id}.")))?;
-            check_signature(keys, user, &key_id, public)?;
-        }
-        let row = DeviceKeysRow { user_id: user.clone(), device_id: device.clone(), keys: check_size(keys)? };
-        let key = vec![Value::from(user), Value::from(device)];
-        if self.store.get::<DeviceKeysRow>(key.clone()).await?.is_some_and(|stored| stored == row) {
-            return Ok(());
-        }
-        let mut batch = CommitBatch::new();
-        batch.expect_present::<DeviceRow>(key).put(row);
-        announce_device_change(&mut batch, user);
-        self.commit(batch).await.map(drop)
-    }
-
     /// The keys of local users' devices (all of a user's, if its list is empty) and their cross-signing keys, with the
     /// signatures that `asker` may see. Unknown users and devices are absent.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub async fn query_keys(&self, asker: &UserId, wanted: &BTreeMap<UserId, Vec<String>>) -> Result<Queried, Error> {
+        Ok(self.query_key_texts(asker, wanted).await?.parsed())
+    }
+
+    /// As [`Users::query_keys`], with the keys as they are stored.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn query_key_texts(
+        &self,
+        asker: &UserId,
+        wanted: &BTreeMap<UserId, Vec<String>>,
+    ) -> Result<Queried<Text>, Error> {
         let mut queried = Queried::default();
         let local: Vec<(&UserId, &Vec<String>)> = wanted.iter().filter(|(user, _)| self.is_local(user)).collect();
         for some in local.chunks(USERS_PER_READ) {
@@ -90,7 +103,7 @@ fn add_user(
     user: &UserId,
     wanted: &[String],
     rows: &mut impl Iterator<Item = Rows>,
-    queried: &mut Queried,
+    queried: &mut Queried<Text>,
 ) -> Result<(), Error> {
     let keys: Vec<DeviceKeysRow> = rows.next().unwrap_or_default().all()?;
     let devices: Vec<DeviceRow> = rows.next().unwrap_or_default().all()?;
@@ -102,16 +115,17 @@ fn add_user(
         if !wanted.is_empty() && !wanted.contains(&id) {
             continue;
         }
-        let mut key = signed(&row.keys, &id, &signatures);
         let name = devices.iter().find(|device| device.device_id == row.device_id);
-        if let Some(name) = name.and_then(|device| device.display_name.as_deref()) {
-            key["unsigned"] = json!({ "device_display_name": name });
-        }
+        let name = name.and_then(|device| device.display_name.as_deref());
+        let key = signed(row.keys, &id, &signatures, name)?;
         queried.device_keys.entry(user.clone()).or_default().insert(id, key);
     }
     for row in cross {
-        let target = super::cross_signing::public_of(&parsed(&row.key)).unwrap_or_default();
-        let key = signed(&row.key, &target, &signatures);
+        let target = match signatures.is_empty() {
+            true => String::new(),
+            false => public_of(&parsed(&row.key)).unwrap_or_default(),
+        };
+        let key = signed(row.key, &target, &signatures, None)?;
         match row.usage.as_str() {
             "master" => drop(queried.master_keys.insert(user.clone(), key)),
             "self_signing" => drop(queried.self_signing_keys.insert(user.clone(), key)),
@@ -122,11 +136,30 @@ fn add_user(
     Ok(())
 }
 
-/// A stored key with the signatures that were uploaded for it later.
-fn signed(stored: &str, target: &str, signatures: &[KeySignatureRow]) -> Json {
-    let mut key = parsed(stored);
-    for row in signatures.iter().filter(|row| row.target == target) {
-        add_signature(&mut key, &row.signer, &row.signer_key, &row.signature);
+/// A stored key with the signatures that were uploaded for it later, and the device's name. Only what changes is read.
+fn signed(stored: String, target: &str, signatures: &[KeySignatureRow], name: Option<&str>) -> Result<Text, Error> {
+    let mut added = signatures.iter().filter(|row| row.target == target).peekable();
+    if added.peek().is_none() && name.is_none() {
+        return stored_text(stored, DeviceKeysRow::TABLE.name);
     }
-    key
+    let corrupt = |error: serde_json::Error| {
+        Error::from(store::Error::Corrupt { table: DeviceKeysRow::TABLE.name, detail: error.to_string() })
+    };
+    let mut members: BTreeMap<String, Text> = serde_json::from_str(&stored).map_err(corrupt)?;
+    if added.peek().is_some() {
+        let own = members.get("signatures").map(|signatures| signatures.get());
+        // What its owner put there in another shape verifies nothing.
+        let mut all: BTreeMap<String, BTreeMap<String, Json>> =
+            own.and_then(|own| serde_json::from_str(own).ok()).unwrap_or_default();
+        for row in added {
+            let signature = Json::from(row.signature.as_str());
+            all.entry(row.signer.to_string()).or_default().insert(row.signer_key.clone(), signature);
+        }
+        members.insert("signatures".to_owned(), to_raw_value(&all).map_err(corrupt)?);
+    }
+    if let Some(name) = name {
+        let unsigned = to_raw_value(&json!({ "device_display_name": name })).map_err(corrupt)?;
+        members.insert("unsigned".to_owned(), unsigned);
+    }
+    to_raw_value(&members).map_err(corrupt)
 }

@@ -11,6 +11,7 @@ use crate::Error;
 use crate::keys::ByUser;
 use crate::keys::backup::BackupKey;
 use crate::keys::cross_signing::CrossSigningKeys;
+use crate::keys::upload::Upload;
 use crate::login::LoggedIn;
 
 /// The object with a signature by `key` under the id `ed25519:<name>`.
@@ -274,4 +275,55 @@ async fn ce9_backups_keep_the_better_key_of_the_current_version() {
     assert!(matches!(bench.users.delete_backup(&alice, 9).await, Err(Error::NotFound(_))));
     assert_eq!(bench.users.backup(&alice, None).await.unwrap().version, first);
     assert_eq!(bench.users.create_backup(&alice, "m.a", &json!({})).await.unwrap(), 3, "numbers are not given again");
+}
+
+#[tokio::test]
+async fn ce1_an_upload_is_kept_whole_or_not_at_all() {
+    let bench = Bench::new().await;
+    let login = bench.join("alice").await;
+    let (user, device) = (&login.user, &login.device);
+    let one_time = json!({ "signed_curve25519:A": { "key": "a" }, "signed_curve25519:B": { "key": "b" } });
+    let one_time = one_time.as_object();
+    let keys = device_keys(&login, 1);
+    let mut bad = keys.clone();
+    bad["algorithms"] = json!([]);
+    let upload = |keys| Upload { device_keys: Some(keys), one_time, fallback: None };
+    let refused = bench.users.upload_keys(user, device, &upload(&bad)).await;
+    assert!(matches!(refused, Err(Error::InvalidSignature(_))));
+    let none = BTreeMap::from([("signed_curve25519".to_owned(), 0)]);
+    assert_eq!(bench.users.one_time_key_counts(user, device).await.unwrap(), none);
+    let counts = bench.users.upload_keys(user, device, &upload(&keys)).await.unwrap();
+    assert_eq!(counts, BTreeMap::from([("signed_curve25519".to_owned(), 2)]));
+    assert_eq!(bench.users.one_time_key_counts(user, device).await.unwrap(), counts);
+    let written = bench.store.watermark();
+    assert_eq!(bench.users.upload_keys(user, device, &upload(&keys)).await.unwrap(), counts);
+    assert_eq!(bench.store.watermark(), written, "the same again changes nothing");
+    let deep = (0..100).fold(json!("x"), |value, _| json!({ "key": value }));
+    let deep = json!({ "signed_curve25519:C": deep });
+    let refused = bench.users.put_one_time_keys(user, device, deep.as_object().unwrap(), &Map::new()).await;
+    assert!(matches!(refused, Err(Error::InvalidParam(_))), "readers would choke on it");
+}
+
+#[tokio::test]
+async fn ce2_keys_of_many_devices_are_claimed_at_once() {
+    let bench = Bench::new().await;
+    let mut wanted: ByUser<String> = BTreeMap::new();
+    for number in 0..3 {
+        let login = bench.join(&format!("user{number}")).await;
+        let keys = json!({ "signed_curve25519:A": { "key": number }, "signed_curve25519:B": { "key": number } });
+        let keys = keys.as_object().unwrap();
+        bench.users.put_one_time_keys(&login.user, &login.device, keys, &Map::new()).await.unwrap();
+        let devices = [(login.device.to_string(), "signed_curve25519".to_owned())];
+        wanted.insert(login.user, devices.into_iter().collect());
+    }
+    let (first, second) = tokio::join!(bench.users.claim_keys(&wanted), bench.users.claim_keys(&wanted));
+    let (first, second) = (first.unwrap(), second.unwrap());
+    for user in wanted.keys() {
+        let ids = |claimed: &ByUser<Map<String, Json>>| -> Vec<String> {
+            claimed[user].values().flat_map(Map::keys).cloned().collect()
+        };
+        assert_eq!((ids(&first).len(), ids(&second).len()), (1, 1));
+        assert_ne!(ids(&first), ids(&second), "no key goes to two");
+    }
+    assert_eq!(bench.users.claim_keys(&wanted).await.unwrap(), BTreeMap::new());
 }
