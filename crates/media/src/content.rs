@@ -1,12 +1,13 @@
 //! Content on its way out: read in chunks, whole or in part, with bounded memory.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use crate::Error;
 use crate::blocking::{self, Blocking};
@@ -94,6 +95,9 @@ impl Reader {
                 if let Some(first) = first.take() {
                     return Ok(Some(first));
                 }
+                if let Some(bytes) = read_cached(file, &chunk) {
+                    return Ok(Some(bytes));
+                }
                 let file = Arc::clone(file);
                 Ok(Some(blocking::run(blocking, move || read_chunk(&file, &chunk)).await??))
             }
@@ -126,6 +130,14 @@ fn open_file(
     }
     let first = read_chunk(&file, chunk)?;
     Ok(Some((file, first)))
+}
+
+/// The chunk, if all of it is in the page cache: then it is there at once, without a trip to the blocking executor.
+fn read_cached(file: &File, chunk: &Range<u64>) -> Option<Bytes> {
+    let length = usize::try_from(chunk.end.checked_sub(chunk.start)?).ok()?;
+    let mut bytes = vec![0; length];
+    let read = preadv2(file, &mut [IoSliceMut::new(&mut bytes)], chunk.start, ReadWriteFlags::NOWAIT).ok()?;
+    (read == length).then(|| bytes.into())
 }
 
 fn read_chunk(file: &File, chunk: &Range<u64>) -> io::Result<Bytes> {

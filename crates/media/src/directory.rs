@@ -5,12 +5,14 @@
 //! goes. Deleting runs the other way: marker, row, file, marker. So after a crash at any moment each file without a row
 //! has a marker, and opening the store deletes what is marked and has no row.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use parking_lot::Mutex;
 use store::Entropy;
 
 /// Random bytes of a file name, which are written as twice as many hexadecimal digits.
@@ -43,6 +45,8 @@ impl FileName {
 pub(crate) struct Directory {
     files: Arc<Path>,
     unfinished: Arc<Path>,
+    /// Folders of files whose own place has been made durable since the start.
+    placed: Arc<Mutex<BTreeSet<PathBuf>>>,
 }
 
 impl Directory {
@@ -53,7 +57,7 @@ impl Directory {
         fs::create_dir_all(&files)?;
         fs::create_dir_all(&unfinished)?;
         sync_directory(root)?;
-        Ok(Self { files: files.into(), unfinished: unfinished.into() })
+        Ok(Self { files: files.into(), unfinished: unfinished.into(), placed: Arc::default() })
     }
 
     /// Creates an empty file and its marker.
@@ -72,8 +76,13 @@ impl Directory {
         // The marker first: a file without one would stay for ever if its row never came. Where one journal serves the
         // whole file system, the first of these calls has written them all.
         sync_directory(&self.unfinished)?;
-        sync_directory(&self.folder(name))?;
-        sync_directory(&self.files)
+        let folder = self.folder(name);
+        sync_directory(&folder)?;
+        if !self.placed.lock().contains(&folder) {
+            sync_directory(&self.files)?;
+            self.placed.lock().insert(folder);
+        }
+        Ok(())
     }
 
     /// Opens a finished file for reading.
