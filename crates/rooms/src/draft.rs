@@ -433,7 +433,8 @@ impl<'a> Draft<'a> {
             local.remove(&target);
         }
         let old = self.membership_row(&target).await?;
-        let unchanged = |old: &MembershipRow| after.is_some_and(|after| after.num() == old.event) && old.membership == is;
+        let unchanged =
+            |old: &MembershipRow| after.is_some_and(|after| after.num() == old.event) && old.membership == is;
         if old.as_ref().is_some_and(unchanged) {
             // Known before the room was: an invite, with the stripped state that came with it.
             return Ok(());

@@ -10,8 +10,9 @@ use std::ops::Bound;
 
 use store::tables::core::JobRow;
 use store::tables::rooms::{
-    AliasRow, EventBytesRow, EventRow, FragmentRow, MembershipRow, MissingPrevRow, NotificationRow, RedactionRow,
-    RelationRow, RoomHeadRow, RoomRow, StateEventRow, StateKeyRow, StateSegmentRow, ThreadRow,
+    AliasRow, EventBytesRow, EventRow, FragmentRow, HistoryGapRow, MembershipRow, MissingPrevRow, NotificationRow,
+    RedactionRow, RelationRow, ResidencyRow, RoomHeadRow, RoomRow, RoomServerRow, StateEventRow, StateKeyRow,
+    StateSegmentRow, ThreadRow,
 };
 use store::{CommitBatch, CommitError, EventNum, Read, RoomNum, Row, StreamKind, UserId, Value};
 
@@ -25,7 +26,7 @@ use crate::{Error, Result, Rooms, flags};
 /// Rows that one step removes.
 const STEP_ROWS: u32 = 500;
 /// The kind of the jobs that say which rooms, by number, are being purged.
-const JOB: &str = "purge_room";
+pub(crate) const JOB: &str = "purge_room";
 
 impl Rooms {
     /// Removes a room with everything that the engine keeps of it. Local members leave first; clients that sync later
@@ -109,7 +110,10 @@ impl Rooms {
             || self.remove::<RedactionRow>(prefix(), redaction_key).await?
             || self.remove::<ThreadRow>(prefix(), |row| vec![room.into(), row.root.as_str().into()]).await?
             || self.remove::<FragmentRow>(prefix(), |row| vec![room.into(), row.fragment.into()]).await?
-            || self.remove::<MissingPrevRow>(prefix(), missing_key).await?;
+            || self.remove::<MissingPrevRow>(prefix(), missing_key).await?
+            || self.remove::<HistoryGapRow>(prefix(), gap_key).await?
+            || self.remove::<RoomServerRow>(prefix(), |row| vec![room.into(), row.server.as_str().into()]).await?
+            || self.remove::<ResidencyRow>(prefix(), residency_key).await?;
         if removed {
             return Ok(true);
         }
@@ -266,6 +270,14 @@ fn relation_key(row: &RelationRow) -> Vec<Value> {
 
 fn redaction_key(row: &RedactionRow) -> Vec<Value> {
     vec![row.room.into(), row.target.as_str().into(), row.event.into()]
+}
+
+fn gap_key(row: &HistoryGapRow) -> Vec<Value> {
+    vec![row.room.into(), row.event_id.as_str().into(), row.child.into()]
+}
+
+fn residency_key(row: &ResidencyRow) -> Vec<Value> {
+    vec![row.room.into(), row.server.as_str().into(), row.pos.into()]
 }
 
 fn missing_key(row: &MissingPrevRow) -> Vec<Value> {

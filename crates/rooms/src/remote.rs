@@ -1,6 +1,7 @@
 //! The half of the engine that deals with other servers: joining their rooms, events that are known only by reference,
 //! history from before, and what this server answers them as a resident of a room.
 
+mod handshakes;
 mod history;
 mod import;
 mod invites;

@@ -326,12 +326,7 @@ impl Rooms {
         Ok(Some(Room::new(head, rules, create)))
     }
 
-    async fn decode_head(
-        &self,
-        row: RoomRow,
-        local: BTreeSet<UserId>,
-        servers: BTreeMap<String, i64>,
-    ) -> Result<Head> {
+    async fn decode_head(&self, row: RoomRow, local: BTreeSet<UserId>, servers: BTreeMap<String, i64>) -> Result<Head> {
         let corrupt = |detail: String| store::Error::Corrupt { table: "rooms", detail };
         let root = |bytes: &[u8]| Root::from_bytes(bytes).map_err(|error| corrupt(error.to_string()));
         let state = Roots { members: root(&row.head_members)?, rest: root(&row.head_rest)? };

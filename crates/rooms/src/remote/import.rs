@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use ::event::{Json, Pdu, Rules, Verified};
 use ruma_common::OwnedEventId;
-use store::tables::rooms::{RemoteRoomRow, StateKeyRow, StateSegmentRow};
+use store::tables::core::JobRow;
+use store::tables::rooms::{MembershipRow, RemoteRoomRow, StateKeyRow, StateSegmentRow};
 use store::{CommitBatch, CommitError, EventNum, Read, RoomNum};
 
 use super::outliers::{Placed, Target};
@@ -20,6 +21,9 @@ use crate::event::Event;
 use crate::room::{Head, Room};
 use crate::state::{Roots, TypeKey, type_key};
 use crate::{Error, Result, Rooms, flags};
+
+/// How long a room in the making is left alone, in milliseconds: much longer than any join takes.
+const UNJOINED_MS: i64 = 24 * 3_600 * 1_000;
 
 /// What a resident server answered to a join, verified.
 #[derive(Clone, Debug)]
@@ -204,7 +208,7 @@ impl Rooms {
                 Some(row) if import == 0 => return Ok(row),
                 Some(row) => {
                     batch.expect_equals::<RemoteRoomRow>(key, "import", row.import);
-                    RemoteRoomRow { import, room_version: version.to_owned(), ..row }
+                    RemoteRoomRow { import, room_version: version.to_owned(), at_ms: self.clock.now_ms(), ..row }
                 }
                 None => {
                     batch.expect_absent::<RemoteRoomRow>(key);
@@ -225,6 +229,40 @@ impl Rooms {
             }
         }
         Err(Error::Busy)
+    }
+
+    /// Removes what joins that came to nothing have written ahead, and numbers that were set aside for rooms of which no
+    /// local user has a membership any more. Returns how many rooms' it was; to be called now and then.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn collect_unjoined(&self) -> Result<usize> {
+        let until = self.clock.now_ms().saturating_sub(UNJOINED_MS);
+        let rows: Vec<RemoteRoomRow> = self.store.all(Read::prefix::<RemoteRoomRow>(vec![])).await?;
+        let mut n_collected = 0;
+        for row in rows.into_iter().filter(|row| row.at_ms < until) {
+            let read = Read::along::<MembershipRow>(MembershipRow::BY_ROOM, vec![row.room.into()]);
+            if self.store.one::<MembershipRow>(read).await?.is_some() {
+                continue;
+            }
+            let _alone = self.remote_stripe(&row.room_id).lock().await;
+            let mut batch = CommitBatch::new();
+            let key = vec![row.room_id.as_str().into()];
+            batch.expect_equals::<RemoteRoomRow>(key.clone(), "import", row.import);
+            batch.expect_equals::<RemoteRoomRow>(key.clone(), "at_ms", row.at_ms);
+            batch.delete::<RemoteRoomRow>(key);
+            // A restart goes on with it.
+            let (kind, name) = (crate::purge::JOB.to_owned(), row.room.to_string());
+            batch.put(JobRow { kind, name, cursor: String::new(), due_ms: self.clock.now_ms(), failures: 0 });
+            match self.store.commit(batch).await {
+                Ok(_) => {}
+                Err(CommitError::Conflict { .. }) => continue,
+                Err(CommitError::Store(error)) => return Err(error.into()),
+            }
+            while self.purge_step(row.room).await? {}
+            n_collected += 1;
+        }
+        Ok(n_collected)
     }
 
     async fn new_import(&self, room_id: &str, rules: &'static Rules, create: &Arc<Pdu>) -> Result<Target> {

@@ -291,9 +291,8 @@ fn judge_outlier(
 ) -> (EventNum, Outlier) {
     let pdu = event.pdu();
     let found: Vec<&Placed> = pdu.auth_events.iter().filter_map(|id| cited.get(id)).collect();
-    let auth: Vec<AuthEvent> = (found.iter())
-        .filter_map(|one| Some(AuthEvent { pdu: one.pdu.clone()?, rejected: one.rejected }))
-        .collect();
+    let auth: Vec<AuthEvent> =
+        (found.iter()).filter_map(|one| Some(AuthEvent { pdu: one.pdu.clone()?, rejected: one.rejected })).collect();
     let verdict = match pdu.is_create() && pdu.event_id != room.create.event_id {
         true => Err("the room has another create event".to_owned()),
         false => auth_rules::check_against_auth_events(room.rules, pdu, &auth, &room.create)
@@ -301,8 +300,7 @@ fn judge_outlier(
     };
     let outlier = Outlier {
         pdu: Arc::clone(pdu),
-        flags: if event.redacted() { flags::REDACTED } else { 0 }
-            | if verdict.is_err() { flags::REJECTED } else { 0 },
+        flags: if event.redacted() { flags::REDACTED } else { 0 } | if verdict.is_err() { flags::REJECTED } else { 0 },
         reason: verdict.err(),
         auth: found.iter().map(|one| one.num).collect(),
         known: row.map(|row| row.event),
@@ -312,11 +310,7 @@ fn judge_outlier(
 }
 
 /// Drops the contents of events that nobody cites any more.
-fn forget_cited(
-    pdu: &Pdu,
-    citations: &mut HashMap<OwnedEventId, usize>,
-    placed: &mut HashMap<OwnedEventId, Placed>,
-) {
+fn forget_cited(pdu: &Pdu, citations: &mut HashMap<OwnedEventId, usize>, placed: &mut HashMap<OwnedEventId, Placed>) {
     for id in &pdu.auth_events {
         if let Some(count) = citations.get_mut(id) {
             *count = count.saturating_sub(1);

@@ -56,8 +56,7 @@ impl JoinPermit {
     /// # Errors
     /// [`VerifyError`] if a signature is missing or wrong, or the bytes are not the event that was permitted.
     pub fn sign(&self, bytes: Bytes, keys: &dyn Keys, now_ms: u64) -> Result<Verified, VerifyError> {
-        let signed =
-            ::event::verify_and_co_sign(self.rules, bytes, keys, now_ms, &self.key, &self.server_name)?;
+        let signed = ::event::verify_and_co_sign(self.rules, bytes, keys, now_ms, &self.key, &self.server_name)?;
         match signed.filter(|signed| signed.pdu().event_id == self.event_id) {
             Some(signed) => Ok(signed),
             None => Err(VerifyError::AuthorisedVia),
@@ -87,7 +86,10 @@ impl Rooms {
     ) -> Result<Template, TemplateError> {
         let room = self.resident_room(room_id).await?;
         if self.is_local(user) || !matches!(membership, "join" | "leave" | "knock") {
-            return Err(Error::Invalid("a template is for joins, leaves and knocks of other servers' users".to_owned()).into());
+            return Err(Error::Invalid(
+                "a template is for joins, leaves and knocks of other servers' users".to_owned(),
+            )
+            .into());
         }
         let mut content = Object::from([("membership".to_owned(), Json::from(membership))]);
         if membership == "join" {
@@ -233,7 +235,6 @@ fn levels_of<'a>(room: &'a Room, state: &'a StateMap) -> PowerLevels<'a> {
 fn allowing_rooms(state: &StateMap) -> Vec<String> {
     let rules = state.event("m.room.join_rules", "");
     let Some(Json::Array(allow)) = rules.and_then(|rules| rules.pdu.content.get("allow")) else { return Vec::new() };
-    let conditions =
-        allow.iter().filter(|one| one.get("type").and_then(Json::as_str) == Some("m.room_membership"));
+    let conditions = allow.iter().filter(|one| one.get("type").and_then(Json::as_str) == Some("m.room_membership"));
     conditions.filter_map(|one| one.get("room_id").and_then(Json::as_str)).map(str::to_owned).collect()
 }

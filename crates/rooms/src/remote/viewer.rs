@@ -66,9 +66,11 @@ impl<'a> ServerViewer<'a> {
     /// A change of the visibility, and one of the server's own memberships, count with the better of before and after.
     async fn sees_after(&mut self, event: &Event) -> Result<bool> {
         let own = event.pdu.kind == MEMBER
-            && event.pdu.state_key.as_deref().is_some_and(|user| {
-                user.split_once(':').is_some_and(|(_, server)| server == self.server)
-            });
+            && event
+                .pdu
+                .state_key
+                .as_deref()
+                .is_some_and(|user| user.split_once(':').is_some_and(|(_, server)| server == self.server));
         if own {
             return Ok(true);
         }

@@ -19,6 +19,8 @@ use crate::harness::{content, key, room_of, rooms_on};
 use crate::mutants::{Mutant, Off};
 
 const SERVERS: [&str; 3] = ["one.test", "two.test", "three.test"];
+/// A server that is in no room until it joins one.
+const LATE: &str = "four.test";
 const USERS: [&str; 2] = ["ann", "ben"];
 /// When everything is verified.
 pub const NOW_MS: u64 = 1_700_000_100_000;
@@ -29,7 +31,7 @@ pub struct AllKeys(BTreeMap<&'static str, SigningKey>);
 impl AllKeys {
     /// Makes them.
     pub fn new() -> Self {
-        Self(SERVERS.into_iter().map(|server| (server, key(server))).collect())
+        Self(SERVERS.into_iter().chain([LATE]).map(|server| (server, key(server))).collect())
     }
 }
 
@@ -41,13 +43,13 @@ impl Keys for AllKeys {
 }
 
 /// A room of three servers in the making.
-struct World {
+pub struct World {
     random: StdRng,
-    rules: &'static Rules,
-    servers: Vec<Arc<Rooms>>,
-    room_id: String,
+    pub rules: &'static Rules,
+    pub servers: Vec<Arc<Rooms>>,
+    pub room_id: String,
     /// Every event, in the order of its making, and which servers have been given it.
-    events: Vec<(Arc<Pdu>, BTreeSet<usize>)>,
+    pub events: Vec<(Arc<Pdu>, BTreeSet<usize>)>,
 }
 
 impl World {
@@ -85,7 +87,7 @@ impl World {
         world
     }
 
-    async fn room(&self, server: usize) -> Arc<Room> {
+    pub async fn room(&self, server: usize) -> Arc<Room> {
         self.servers[server].room(&self.room_id).await.unwrap().unwrap()
     }
 
@@ -239,7 +241,7 @@ async fn fate(rooms: &Rooms, room: &Room, event: &Event) -> (bool, BTreeSet<Stri
 }
 
 /// Plays a world and returns it with everything delivered everywhere.
-async fn play(seed: u64, version: &str, steps: usize) -> World {
+pub async fn play(seed: u64, version: &str, steps: usize) -> World {
     let mut world = World::new(seed, version).await;
     for _ in 0..steps {
         world.act().await;

@@ -14,6 +14,7 @@ mod pipeline;
 #[path = "../../../store/postgres/tests/it/proxy.rs"]
 #[expect(dead_code, reason = "shared with the tests of the PostgreSQL engine, which use more of it")]
 mod proxy;
+mod remote;
 mod unread;
 mod upkeep;
 mod visibility;

@@ -1,0 +1,162 @@
+//! What a resident answers other servers: history, what they miss, states, and how much of it they may see.
+
+use std::sync::Arc;
+
+use rooms::remote::{ServerViewer, Sight};
+use rooms::{Accepted, Event, Preset, flags};
+use ruma_common::OwnedEventId;
+use serde_json::json;
+
+use super::{Server, join, make_join, send_join, state, two};
+use crate::harness::{content, room_of, text};
+
+fn ids(events: &[Arc<Event>]) -> Vec<OwnedEventId> {
+    events.iter().map(|event| event.id().clone()).collect()
+}
+
+#[tokio::test]
+async fn fe15_backfill_begins_with_the_events_asked_for() {
+    let one = Server::new("one.test").await;
+    let room_id = one.create("11").await;
+    let mut said = Vec::new();
+    for number in 0..6 {
+        said.push(one.say(&room_id, "alice", &number.to_string()).await);
+    }
+    let back = one.rooms.events_before(&room_id, &[said[4].clone()], 3).await.unwrap();
+    assert_eq!(ids(&back), [said[4].clone(), said[3].clone(), said[2].clone()]);
+    let unknown = OwnedEventId::try_from("$unknown").unwrap();
+    assert!(one.rooms.events_before(&room_id, &[unknown.clone()], 3).await.unwrap().is_empty());
+    let whole = one.rooms.events_before(&room_id, &[said[5].clone()], 1_000).await.unwrap();
+    assert!(whole.last().unwrap().pdu.is_create());
+    assert!(one.rooms.events_before(&room_id, &said, 0).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn fe10_missing_events_honour_limit_and_depth() {
+    let one = Server::new("one.test").await;
+    let room_id = one.create("11").await;
+    let mut said = Vec::new();
+    for number in 0..8 {
+        said.push(one.say(&room_id, "alice", &number.to_string()).await);
+    }
+    let (earliest, latest) = ([said[1].clone()], [said[6].clone()]);
+    let between = one.rooms.missing_between(&room_id, &earliest, &latest, 10, 0).await.unwrap();
+    assert_eq!(ids(&between), said[2..6], "oldest first, without the ends");
+    let few = one.rooms.missing_between(&room_id, &earliest, &latest, 2, 0).await.unwrap();
+    assert_eq!(ids(&few), said[4..6], "the nearest to the latest");
+    let depth = one.get(&room_id, &said[3]).await.row.depth;
+    let shallow = one.rooms.missing_between(&room_id, &earliest, &latest, 10, depth).await.unwrap();
+    assert_eq!(ids(&shallow), said[3..6]);
+}
+
+/// A soft-failed event is in no timeline, but it is part of what came before an event that names it.
+#[tokio::test]
+async fn fe5_soft_failed_events_are_given_where_others_name_them() {
+    let (one, two, room_id) = two("11").await;
+    let alice = one.user("alice");
+    let bob = two.user("bob");
+    // Bob says something that alice's server gets only after it has banned him.
+    let said = two.say(&room_id, "bob", "before the ban").await;
+    one.rooms.ban(&room_id, &alice, &bob, None).await.unwrap();
+    let Accepted::Judged(event) = one.accept(two.sent(&room_id, &said).await).await else { panic!() };
+    assert!(event.has(flags::SOFT_FAILED) && event.row.fragment.is_none());
+    let head = one.room(&room_id).await.head();
+    assert!(head.extremities.iter().all(|extremity| extremity.id != said));
+    let latest: Vec<_> = head.extremities.iter().map(|extremity| extremity.id.clone()).collect();
+    assert!(!ids(&one.rooms.events_before(&room_id, &latest, 100).await.unwrap()).contains(&said));
+    // A third server, which knew of no ban, has built on it.
+    let further = two.say(&room_id, "bob", "and more").await;
+    one.accept(two.sent(&room_id, &further).await).await;
+    let back = one.rooms.events_before(&room_id, &[further.clone()], 100).await.unwrap();
+    assert!(ids(&back).contains(&said));
+    let missing = one.rooms.missing_between(&room_id, &[], &[further], 10, 0).await.unwrap();
+    assert!(ids(&missing).contains(&said));
+}
+
+#[tokio::test]
+async fn fe10_a_server_sees_what_its_users_might() {
+    let (one, two) = (Server::new("one.test").await, Server::new("two.test").await);
+    let alice = one.user("alice");
+    let mut request = room_of(&alice, "11", Preset::PublicChat);
+    let joined = ("m.room.history_visibility".to_owned(), String::new());
+    request.initial_state = vec![(joined.0, joined.1, content(json!({ "history_visibility": "joined" })))];
+    let room_id = one.create_of(&request).await;
+    let before = one.say(&room_id, "alice", "before").await;
+    let bobs = join(&two, &one, &room_id, "bob").await.unwrap();
+    let during = one.say(&room_id, "alice", "during").await;
+    one.rooms.kick(&room_id, &alice, &two.user("bob"), None).await.unwrap();
+    let kick = one.room(&room_id).await.head().extremities[0].id.clone();
+    let after = one.say(&room_id, "alice", "after").await;
+    let visibility = |value: &str| state(&alice, "m.room.history_visibility", json!({ "history_visibility": value }));
+    let shared = one.rooms.send(&room_id, visibility("shared")).await.unwrap();
+    let open = one.say(&room_id, "alice", "shared").await;
+    let room = one.room(&room_id).await;
+    let mut viewer = ServerViewer::new(&one.rooms, &room, "two.test");
+    for (id, expected) in [
+        (&before, Sight::Redacted),
+        (bobs.id(), Sight::Whole),
+        (&during, Sight::Whole),
+        (&kick, Sight::Whole),
+        (&after, Sight::Redacted),
+        (&shared, Sight::Whole),
+        (&open, Sight::Whole),
+    ] {
+        let event = one.get(&room_id, id).await;
+        assert_eq!(viewer.sees(&event).await.unwrap(), expected, "{}", event.pdu.kind);
+    }
+    let mut own = ServerViewer::new(&one.rooms, &room, "one.test");
+    assert_eq!(own.sees(&*one.get(&room_id, &before).await).await.unwrap(), Sight::Whole);
+    let mut stranger = ServerViewer::new(&one.rooms, &room, "three.test");
+    assert_eq!(stranger.sees(&*one.get(&room_id, &during).await).await.unwrap(), Sight::Redacted);
+}
+
+#[tokio::test]
+async fn fe10_an_invited_user_lets_the_server_see_from_the_invite_on() {
+    let (one, two) = (Server::new("one.test").await, Server::new("two.test").await);
+    let alice = one.user("alice");
+    let room_id = one.create("11").await;
+    let rule = json!({ "history_visibility": "invited" });
+    one.rooms.send(&room_id, state(&alice, "m.room.history_visibility", rule)).await.unwrap();
+    let before = one.say(&room_id, "alice", "before").await;
+    let invite = one.rooms.build_invite(&room_id, &alice, &two.user("bob"), None, super::empty()).await;
+    one.accept(invite.unwrap().unwrap()).await;
+    let after = one.rooms.send(&room_id, text(&alice, "after")).await.unwrap();
+    let room = one.room(&room_id).await;
+    let mut viewer = ServerViewer::new(&one.rooms, &room, "two.test");
+    assert_eq!(viewer.sees(&*one.get(&room_id, &before).await).await.unwrap(), Sight::Redacted);
+    assert_eq!(viewer.sees(&*one.get(&room_id, &after).await).await.unwrap(), Sight::Whole);
+}
+
+#[tokio::test]
+async fn fe15_states_are_before_the_event() {
+    let (one, two, room_id) = two("11").await;
+    let alice = one.user("alice");
+    let topic = one.rooms.send(&room_id, state(&alice, "m.room.topic", json!({ "topic": "t" }))).await.unwrap();
+    let after = one.say(&room_id, "alice", "after").await;
+    assert!(!one.state_ids_before(&room_id, &topic).await.contains(&topic));
+    assert!(one.state_ids_before(&room_id, &after).await.contains(&topic));
+    // By number and by id it is the same.
+    let (_, nums) = one.rooms.state_nums_before(&room_id, &after).await.unwrap();
+    let mut by_num = one.rooms.event_ids(&nums.state).await.unwrap();
+    let mut by_event = one.state_ids_before(&room_id, &after).await;
+    by_num.sort();
+    by_event.sort();
+    assert_eq!(by_num, by_event);
+    let chain = one.rooms.auth_chain(&room_id, &by_event).await.unwrap();
+    assert_eq!(chain.len(), nums.auth_chain.len());
+    // The chain is closed.
+    let known = ids(&chain);
+    assert!(chain.iter().flat_map(|event| &event.pdu.auth_events).all(|id| known.contains(id)));
+    // Of an outlier no state is known.
+    let outlier = two.room(&room_id).await.create.event_id.clone();
+    assert!(matches!(two.rooms.state_before(&room_id, &outlier).await, Err(rooms::Error::EventNotFound)));
+    // The auth chain of a message, which is no state itself.
+    let of_message = one.rooms.auth_chain(&room_id, &[after]).await.unwrap();
+    assert!(of_message.iter().any(|event| event.pdu.is_create()));
+    // A room that was joined answers as the one it came from.
+    let bob = make_join(&Server::new("three.test").await, &one, &room_id, &"@eve:three.test".into()).await;
+    drop(send_join(&one, &room_id, bob).await);
+    let head = two.room(&room_id).await.head().extremities[0].id.clone();
+    let (room, nums) = two.rooms.state_nums_before(&room_id, &head).await.unwrap();
+    assert_eq!(two.rooms.events(&room, None, &nums.auth_chain).await.unwrap().len(), nums.auth_chain.len());
+}
