@@ -4,7 +4,9 @@
 //! whose.
 
 pub mod client;
+pub mod discovery;
 pub mod error;
+pub mod https;
 pub mod key_ring;
 mod locks;
 pub mod transport;

@@ -10,6 +10,7 @@ use store::tables::federation::{ServerKeyResponseRow, ServerKeyRow};
 use store::{CommitBatch, CommitError, Error, Read, Store, Value};
 
 use super::response::{KeyResponse, KnownKey};
+use crate::locks::Locks;
 
 /// Servers whose keys are kept in memory.
 const SERVERS_IN_MEMORY_MAX: usize = 10_000;
@@ -34,11 +35,12 @@ pub(super) enum Source {
 pub(super) struct Book {
     store: Store,
     memory: Cache<String, ServerKeys>,
+    writing: Locks,
 }
 
 impl Book {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, memory: Cache::new(SERVERS_IN_MEMORY_MAX) }
+        Self { store, memory: Cache::new(SERVERS_IN_MEMORY_MAX), writing: Locks::default() }
     }
 
     /// The keys of these servers, from memory where they are there.
@@ -75,6 +77,7 @@ impl Book {
 
     /// Keeps what a response says.
     pub(super) async fn keep(&self, response: &KeyResponse, source: Source, now_ms: i64) -> Result<(), Error> {
+        let _one_at_a_time = self.writing.hold(&response.server).await;
         let rows: Vec<ServerKeyRow> = self.store.all(rows_of(&response.server)).await?;
         let mut rows: BTreeMap<String, ServerKeyRow> = rows.into_iter().map(|row| (row.key_id.clone(), row)).collect();
         let before: BTreeSet<Vec<u8>> = rows.values().map(|row| row.response.clone()).collect();

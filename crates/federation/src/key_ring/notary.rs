@@ -27,15 +27,27 @@ impl KeyRing {
     pub async fn vouch(&self, criteria: &Criteria) -> Result<Vec<Object>, Error> {
         let asked: Vec<_> = criteria.clone().into_iter().take(SERVERS_PER_QUERY_MAX).collect();
         let answers: Vec<Vec<Object>> = stream::iter(asked)
-            .map(|(server, keys)| self.vouch_for(server, keys))
+            .map(|(server, keys)| async move { self.vouch_for(&server, &keys, None).await })
             .buffered(SERVERS_AT_ONCE)
             .try_collect()
             .await?;
         Ok(answers.into_iter().flatten().collect())
     }
 
-    async fn vouch_for(&self, server: String, keys: BTreeMap<String, Option<u64>>) -> Result<Vec<Object>, Error> {
-        let (server, keys) = (server.as_str(), &keys);
+    /// Answers a query for all keys of one server.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn vouch_for_all(&self, server: &str, minimum_valid_until_ts: Option<u64>) -> Result<Vec<Object>, Error> {
+        self.vouch_for(server, &BTreeMap::new(), minimum_valid_until_ts).await
+    }
+
+    async fn vouch_for(
+        &self,
+        server: &str,
+        keys: &BTreeMap<String, Option<u64>>,
+        minimum: Option<u64>,
+    ) -> Result<Vec<Object>, Error> {
         let now_ms = self.now_ms();
         if server == self.own.server_name() {
             return Ok(vec![self.own.response(now_ms)]);
@@ -43,7 +55,8 @@ impl KeyRing {
         if !ids::is_server_name(server) || !self.client.reach().permits(server) {
             return Ok(Vec::new());
         }
-        let minimum = keys.values().map(|minimum| minimum.unwrap_or(now_ms)).max().unwrap_or(now_ms);
+        let of_keys = keys.values().map(|minimum| minimum.unwrap_or(now_ms)).max();
+        let minimum = of_keys.or(minimum).unwrap_or(now_ms);
         let mut rows = self.book.responses(server).await?;
         if !serves(&rows, keys, minimum, now_ms) {
             self.refresh(server, rows.is_empty()).await?;

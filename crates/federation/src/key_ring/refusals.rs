@@ -73,6 +73,10 @@ impl Refusals {
     /// Nobody had the key, or none that is valid for long enough.
     pub(super) fn key_missing(&self, wanted: &Wanted, now_ms: i64) {
         let key = key(wanted);
+        if self.keys.get(&key).is_some_and(|pause| pause.holds(now_ms)) {
+            // Somebody else who wanted it at the same time has just said so.
+            return;
+        }
         let pause = Pause::after(self.keys.get(&key), now_ms);
         self.keys.insert(key, pause);
     }
