@@ -1,16 +1,133 @@
 //! Other servers: finding and trusting them, what they ask, what is sent to them (server-server API).
 //!
 //! [`transport`] is the door to the network, [`client`] signs what goes through it, [`key_ring`] knows whose keys are
-//! whose.
+//! whose. [`Federation`] answers what others ask ([`inbound`]) and takes in what they send ([`receive`]).
 
+pub mod acl;
 pub mod client;
 pub mod discovery;
 pub mod error;
+pub mod handshakes;
 pub mod https;
+pub mod inbound;
 pub mod key_ring;
 mod locks;
+pub mod outbound;
+pub mod queries;
+pub mod receive;
+pub mod remote;
 pub mod transport;
 pub mod verify;
 pub mod x_matrix;
 
+use std::sync::Arc;
+
+use media::Media;
+use quick_cache::sync::Cache;
+use rooms::Rooms;
+use store::{Clock, Entropy, EventNum, RoomNum, Store};
+use users::Users;
+
+use crate::client::Client;
+use crate::key_ring::KeyRing;
+use crate::receive::{Edus, Receiver};
+
 pub use error::{Error, Result};
+pub use remote::Remote;
+
+/// Verdicts on ACLs that are remembered.
+const HEARD_MAX: usize = 10_000;
+
+/// What other servers are told and shown.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The name of the software, for `/version`.
+    pub software: String,
+    /// Its version.
+    pub version: String,
+    /// Whether others may read the public room directory.
+    pub public_rooms: bool,
+    /// Whether others may read profiles.
+    pub profiles: bool,
+    /// Whether others learn the names of devices.
+    pub device_names: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            software: "Hearth".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            public_rooms: true,
+            profiles: true,
+            device_names: false,
+        }
+    }
+}
+
+/// What [`Federation`] is made of.
+pub struct Parts {
+    /// The store.
+    pub store: Store,
+    /// The room engine.
+    pub rooms: Arc<Rooms>,
+    /// Accounts.
+    pub users: Arc<Users>,
+    /// The media store.
+    pub media: Media,
+    /// Asks other servers.
+    pub client: Client,
+    /// The keys of all servers.
+    pub key_ring: Arc<KeyRing>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Random bytes.
+    pub entropy: Arc<dyn Entropy>,
+    /// What is done with EDUs about other servers' keys.
+    pub edus: Arc<dyn Edus>,
+    /// Told the name of a server whenever it has proven to be there by a signed request.
+    pub heard_from: Box<dyn Fn(&str) + Send + Sync>,
+    /// Settings.
+    pub options: Options,
+}
+
+/// This server as others see it.
+pub struct Federation {
+    pub(crate) store: Store,
+    pub(crate) rooms: Arc<Rooms>,
+    pub(crate) users: Arc<Users>,
+    pub(crate) media: Media,
+    pub(crate) client: Client,
+    pub(crate) key_ring: Arc<KeyRing>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) edus: Arc<dyn Edus>,
+    pub(crate) heard_from: Box<dyn Fn(&str) + Send + Sync>,
+    pub(crate) options: Options,
+    pub(crate) receiver: Receiver,
+    /// Whether a server may speak under a room's ACL event.
+    pub(crate) heard: Cache<(RoomNum, EventNum, String), bool>,
+}
+
+impl Federation {
+    /// Federation on a store. Nothing of the queue is worked on before [`Federation::resume`] and
+    /// [`Federation::receive`].
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts { store, rooms, users, media, client, key_ring, clock, entropy, edus, heard_from, options } = parts;
+        Arc::new(Self {
+            receiver: Receiver::new(store.clone()),
+            heard: Cache::new(HEARD_MAX),
+            store,
+            rooms,
+            users,
+            media,
+            client,
+            key_ring,
+            clock,
+            entropy,
+            edus,
+            heard_from,
+            options,
+        })
+    }
+}

@@ -11,8 +11,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use store::UserId;
 
-use super::template::{self, Wanted};
 use super::Handshakes;
+use super::template::{self, Wanted};
 use crate::client::path;
 use crate::transport::Limits;
 use crate::{Error, Result, verify};
@@ -44,7 +44,8 @@ impl Handshakes {
     /// [`Error::Remote`] with a server's refusal, [`Error::Exhausted`] if none could be reached.
     pub async fn join(&self, room_id: &str, user: &UserId, via: &[String], content: &Object) -> Result<OwnedEventId> {
         let candidates = self.candidates(room_id, via);
-        self.first_of(&candidates, |server| async move { self.join_through(&server, room_id, user, content).await }).await
+        self.first_of(&candidates, |server| async move { self.join_through(&server, room_id, user, content).await })
+            .await
     }
 
     async fn join_through(&self, server: &str, room_id: &str, user: &UserId, content: &Object) -> Result<OwnedEventId> {
@@ -114,7 +115,7 @@ impl Handshakes {
         let join = match joined.event {
             Some(signed) if join.pdu().content.contains_key("join_authorised_via_users_server") => {
                 let signed = Bytes::from(String::from(Box::<str>::from(signed)));
-    X
+                let signed = verify::pdu(&self.keys, rules, signed, EdgeLimits::Enforced).await??;
                 if signed.pdu().event_id != join.pdu().event_id {
                     return Err(malformed("`event` is not the join that was sent"));
                 }
@@ -160,4 +161,3 @@ pub(super) fn with_reason(content: &Object, reason: Option<&str>) -> Object {
     }
     content
 }
-

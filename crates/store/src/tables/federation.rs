@@ -1,9 +1,102 @@
 //! Tables of federation.
 
-use crate::{Row, Table, table};
+use crate::{Row, StreamPosition, Table, table};
 
 /// The tables of this file.
-pub const TABLES: &[&Table] = &[ServerKeyRow::TABLE, ServerKeyResponseRow::TABLE, RetiredKeyRow::TABLE];
+pub const TABLES: &[&Table] = &[
+    DestinationRow::TABLE,
+    OutboundEduRow::TABLE,
+    InboundPduRow::TABLE,
+    InboundTransactionRow::TABLE,
+    InboundDropRow::TABLE,
+    ServerKeyRow::TABLE,
+    ServerKeyResponseRow::TABLE,
+    RetiredKeyRow::TABLE,
+];
+
+table! {
+    /// Another server that is behind: it could not be reached, or has not caught up since. A server without a row has
+    /// been sent everything that the reader `federation` is past.
+    "destinations" => DestinationRow key(server) {
+        /// The server's name.
+        server: String,
+        /// Everything up to here has been sent.
+        behind_from: StreamPosition,
+        /// Since when it fails, in milliseconds since the epoch; 0 if it answers.
+        failing_since_ms: i64,
+        /// How often it has failed in a row.
+        failures: i64,
+        /// Not before this time is it tried again, in milliseconds since the epoch.
+        retry_at_ms: i64,
+    }
+}
+
+table! {
+    /// An EDU that must arrive (a to-device message) and waits for its destination.
+    "outbound_edus" => OutboundEduRow key(server, pos, number) {
+        /// The destination.
+        server: String,
+        /// Position at which it was sent.
+        pos: StreamPosition,
+        /// Its place among those of one batch.
+        number: i64,
+        /// The EDU, a JSON object.
+        edu: String,
+    }
+}
+
+table! {
+    /// An event of another server that passed format, signature and hash checks and waits for its room's worker.
+    "inbound_pdus" => InboundPduRow key(room_id, event_id) {
+        /// The room.
+        room_id: String,
+        /// The event.
+        event_id: String,
+        /// Its place in the order of arrival.
+        number: i64,
+        /// The server that sent it.
+        origin: String,
+        /// The event as it came.
+        pdu: Vec<u8>,
+        /// How often the worker has tried in vain.
+        attempts: i64,
+        /// Not before this time is it tried, in milliseconds since the epoch.
+        due_ms: i64,
+    }
+    index BY_DUE (room_id, due_ms, number);
+}
+
+table! {
+    /// The answer to a transaction of another server, kept for when the transaction is sent again.
+    "inbound_transactions" => InboundTransactionRow key(origin, txn_id) {
+        /// The server that sent it.
+        origin: String,
+        /// Its id, which that server chose.
+        txn_id: String,
+        /// The body of the answer.
+        answer: String,
+        /// When it was answered, in milliseconds since the epoch.
+        at_ms: i64,
+    }
+    index BY_TIME (at_ms);
+}
+
+table! {
+    /// An accepted event of another server that came to a dead end: what it builds on cannot be had.
+    "inbound_drops" => InboundDropRow key(room_id, event_id) {
+        /// The room.
+        room_id: String,
+        /// The event.
+        event_id: String,
+        /// The server that sent it.
+        origin: String,
+        /// Why it was dropped.
+        reason: String,
+        /// When, in milliseconds since the epoch.
+        at_ms: i64,
+    }
+    index BY_TIME (at_ms);
+}
 
 table! {
     /// A key of another server. Kept when that server is gone: its old events are checked with it.

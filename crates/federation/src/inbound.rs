@@ -1,0 +1,60 @@
+//! What other servers ask: one file per file of `data/api/server-server`.
+//!
+//! Nearly every request is signed; [`access`] says by whom, and who may ask about which room.
+
+mod access;
+mod backfill;
+mod content_repository;
+pub(crate) mod error_map;
+mod event_auth;
+mod events;
+mod events_body;
+mod invites;
+mod joins;
+mod keys;
+mod knocks;
+mod leaving;
+mod member_event;
+mod openid;
+mod public_rooms;
+mod query;
+mod space_hierarchy;
+mod summary;
+mod transactions;
+mod user_devices;
+mod user_keys;
+mod version;
+
+use std::sync::Arc;
+
+use axum::Router;
+
+use crate::Federation;
+
+impl Federation {
+    /// All server-server routes but `/.well-known/matrix/server`. Unknown paths and methods are for whoever serves the
+    /// router: see [`endpoint::layers`].
+    pub fn router(self: &Arc<Self>) -> Router {
+        let routes = [
+            backfill::routes(),
+            content_repository::routes(),
+            event_auth::routes(),
+            events::routes(),
+            invites::routes(),
+            joins::routes(),
+            keys::routes(),
+            knocks::routes(),
+            leaving::routes(),
+            openid::routes(),
+            public_rooms::routes(),
+            query::routes(),
+            space_hierarchy::routes(),
+            transactions::routes(),
+            user_devices::routes(),
+            user_keys::routes(),
+            version::routes(),
+        ];
+        let router = routes.into_iter().fold(Router::new(), Router::merge);
+        router.with_state(Arc::clone(self))
+    }
+}

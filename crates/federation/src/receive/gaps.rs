@@ -1,0 +1,270 @@
+//! Gaps: what a waiting event lacks is asked of other servers, first the events between, then the state at the gap
+//! (server-server API, "Backfilling and retrieving missing events"; behaviour FE6).
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use event::{EdgeLimits, Verified};
+use futures_util::{StreamExt, stream};
+use parking_lot::Mutex;
+use rooms::{Accepted, Room, flags};
+use ruma_common::OwnedEventId;
+use store::Read;
+use store::tables::rooms::EventRow;
+
+use super::ask::is_askable;
+use crate::{Federation, verify};
+
+/// Most events of one answer to `/get_missing_events`.
+const MISSING_MAX: usize = 20;
+/// How often the events between are asked for before the state at the gap is.
+const ROUNDS_MAX: usize = 5;
+/// Most events before which the state is asked for, because of one event.
+const EDGES_MAX: usize = 10;
+/// Servers that are asked because of one event.
+const SERVERS_MAX: usize = 4;
+/// So many events of a state are fetched one by one; for more the whole state is fetched.
+const SINGLE_FETCHES_MAX: usize = 50;
+/// Fetches at the same time.
+const FETCHES_AT_ONCE: usize = 8;
+/// Rows that are looked up at a time.
+const LOOKUP_CHUNK: usize = 250;
+/// Pauses that are remembered.
+const PAUSES_MAX: usize = 10_000;
+
+/// Rooms in which a peer's events could not be helped a moment ago.
+#[derive(Default)]
+pub(super) struct Pauses(Mutex<HashMap<(String, String), i64>>);
+
+impl Pauses {
+    /// Until when the room's events of a peer that wait are left alone, in milliseconds since the epoch.
+    pub fn pause(&self, room_id: &str, origin: &str, now_ms: i64) -> Option<i64> {
+        let mut pauses = self.0.lock();
+        let key = (room_id.to_owned(), origin.to_owned());
+        let until_ms = *pauses.get(&key)?;
+        if until_ms > now_ms {
+            return Some(until_ms);
+        }
+        pauses.remove(&key);
+        None
+    }
+
+    /// Leaves the room's waiting events of a peer alone until then.
+    pub fn put_off(&self, room_id: &str, origin: &str, until_ms: i64) {
+        let mut pauses = self.0.lock();
+        if pauses.len() < PAUSES_MAX {
+            pauses.insert((room_id.to_owned(), origin.to_owned()), until_ms);
+        }
+    }
+}
+
+/// An event that waits, and for what.
+struct Waiting {
+    event: Verified,
+    missing: Vec<OwnedEventId>,
+}
+
+/// The events that wait because of one event, by id: itself and what came to light before it.
+struct Gap {
+    room: Arc<Room>,
+    target: OwnedEventId,
+    waiting: BTreeMap<OwnedEventId, Waiting>,
+}
+
+impl Gap {
+    /// The events before which something is missing that does not itself wait here, oldest first.
+    fn edges(&self) -> Vec<OwnedEventId> {
+        let open = |one: &&Waiting| one.missing.iter().any(|id| !self.waiting.contains_key(id));
+        let mut edges: Vec<&Waiting> = self.waiting.values().filter(open).collect();
+        edges.sort_by_key(|one| (one.event.pdu().depth, one.event.pdu().event_id.clone()));
+        edges.into_iter().map(|one| one.event.pdu().event_id.clone()).collect()
+    }
+}
+
+impl Federation {
+    /// Fills what is missing before an event. `None` if it was judged then, else why it still waits.
+    pub(super) async fn fill(
+        &self,
+        room_id: &str,
+        origin: &str,
+        event: Verified,
+        missing: Vec<OwnedEventId>,
+    ) -> rooms::Result<Option<String>> {
+        let Some(room) = self.rooms.room(room_id).await? else { return Err(rooms::Error::NotInRoom) };
+        let target = event.pdu().event_id.clone();
+        let servers = self.helpers(&room, origin, &event);
+        let waiting = BTreeMap::from([(target.clone(), Waiting { event, missing })]);
+        let mut gap = Gap { room, target, waiting };
+        let mut reason = "no other server is in the room".to_owned();
+        for server in servers {
+            match self.fill_from(&mut gap, &server).await {
+                Ok(()) if gap.waiting.contains_key(&gap.target) => {
+                    reason = format!("{server} could not tell what came before it");
+                }
+                Ok(()) => return Ok(None),
+                Err(crate::Error::Rooms(error)) => return Err(error),
+                Err(crate::Error::Store(error)) => return Err(error.into()),
+                Err(error) => reason = error.to_string(),
+            }
+        }
+        Ok(Some(reason))
+    }
+
+    /// Whom to ask: who sent the event, its sender's server, others in the room.
+    fn helpers(&self, room: &Room, origin: &str, event: &Verified) -> Vec<String> {
+        let mut servers = vec![origin.to_owned(), event.pdu().sender_server().to_owned()];
+        servers.extend(room.servers());
+        let mut seen = HashSet::new();
+        servers.retain(|server| is_askable(server, self.rooms.server_name()) && seen.insert(server.clone()));
+        servers.truncate(SERVERS_MAX);
+        servers
+    }
+
+    async fn fill_from(&self, gap: &mut Gap, server: &str) -> crate::Result<()> {
+        for _ in 0..ROUNDS_MAX {
+            // What is missing may have come by another way.
+            self.judge_waiting(gap).await?;
+            if !gap.waiting.contains_key(&gap.target) || !self.fetch_between(gap, server).await? {
+                break;
+            }
+        }
+        self.judge_waiting(gap).await?;
+        for _ in 0..EDGES_MAX {
+            let Some(edge) = gap.edges().into_iter().next() else { break };
+            if !gap.waiting.contains_key(&gap.target) || !self.fetch_state(gap, &edge, server).await? {
+                break;
+            }
+            self.judge_waiting(gap).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the waiting events to the room again, oldest first; those that are judged wait no more.
+    async fn judge_waiting(&self, gap: &mut Gap) -> rooms::Result<()> {
+        let mut ids: Vec<(i64, OwnedEventId)> =
+            gap.waiting.iter().map(|(id, one)| (one.event.pdu().depth, id.clone())).collect();
+        ids.sort();
+        for (_, id) in ids {
+            let Some(one) = gap.waiting.get_mut(&id) else { continue };
+            match self.rooms.accept(one.event.clone()).await? {
+                Accepted::Waiting(missing) => one.missing = missing,
+                Accepted::Judged(_) | Accepted::Known(_) => drop(gap.waiting.remove(&id)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for the events between what is known and what waits. Whether any came that was not known.
+    async fn fetch_between(&self, gap: &mut Gap, server: &str) -> crate::Result<bool> {
+        let earliest: Vec<String> =
+            gap.room.head().extremities.iter().take(MISSING_MAX).map(|extremity| extremity.id.to_string()).collect();
+        let latest: Vec<String> = gap.edges().iter().take(MISSING_MAX).map(ToString::to_string).collect();
+        let events = self.ask_missing_events(server, &gap.room.id, &earliest, &latest, MISSING_MAX).await?;
+        let mut fresh = false;
+        for event in self.verify_of_room(&gap.room, events).await? {
+            let id = event.pdu().event_id.clone();
+            if gap.waiting.contains_key(&id) {
+                continue;
+            }
+            match self.rooms.accept(event.clone()).await? {
+                Accepted::Waiting(missing) => {
+                    gap.waiting.insert(id, Waiting { event, missing });
+                    fresh = true;
+                }
+                Accepted::Judged(_) => fresh = true,
+                Accepted::Known(_) => {}
+            }
+        }
+        Ok(fresh)
+    }
+
+    /// Asks for the state before an event, and judges it by that. Whether it could be.
+    async fn fetch_state(&self, gap: &mut Gap, edge: &OwnedEventId, server: &str) -> crate::Result<bool> {
+        let Some(one) = gap.waiting.get(edge) else { return Ok(false) };
+        let event = one.event.clone();
+        let room_id = &gap.room.id;
+        let pdu = event.pdu();
+        if !one.missing.iter().any(|id| pdu.prev_events.contains(id)) {
+            let chain = self.ask_event_auth(server, room_id, edge.as_str()).await?;
+            let chain = self.verify_of_room(&gap.room, chain).await?;
+            return Ok(self.rooms.accept_outliers(room_id, chain).await? > 0);
+        }
+        let ids = self.ask_state_ids(server, room_id, edge.as_str()).await?;
+        let wanted: Vec<OwnedEventId> =
+            ids.state.iter().chain(&ids.auth_chain).chain(&pdu.auth_events).cloned().collect();
+        let unknown = self.unknown(&gap.room, &wanted).await?;
+        if !unknown.is_empty() {
+            let events = self.fetch_events(&gap.room, edge, &unknown, server).await?;
+            self.rooms.accept_outliers(room_id, events).await?;
+        }
+        // What nobody could give, or does not verify, is not part of the state.
+        let unknown: HashSet<OwnedEventId> = self.unknown(&gap.room, &ids.state).await?.into_iter().collect();
+        let state: Vec<OwnedEventId> = ids.state.into_iter().filter(|id| !unknown.contains(id)).collect();
+        if state.is_empty() {
+            return Ok(false);
+        }
+        match self.rooms.accept_with_state(event, &state).await? {
+            Accepted::Waiting(_) => Ok(false),
+            Accepted::Judged(_) | Accepted::Known(_) => {
+                gap.waiting.remove(edge);
+                Ok(true)
+            }
+        }
+    }
+
+    async fn fetch_events(
+        &self,
+        room: &Room,
+        edge: &OwnedEventId,
+        wanted: &[OwnedEventId],
+        server: &str,
+    ) -> crate::Result<Vec<Verified>> {
+        if wanted.len() > SINGLE_FETCHES_MAX {
+            let events = self.ask_state(server, &room.id, edge.as_str()).await?;
+            return self.verify_of_room(room, events).await;
+        }
+        let fetches = wanted.iter().map(|id| self.ask_event(server, id.as_str()));
+        let fetched: Vec<crate::Result<Option<Bytes>>> =
+            stream::iter(fetches).buffered(FETCHES_AT_ONCE).collect().await;
+        // One that the other does not have is no reason to do without the others.
+        let events = fetched.into_iter().filter_map(|event| event.ok().flatten()).collect();
+        let wanted: HashSet<&OwnedEventId> = wanted.iter().collect();
+        let mut events = self.verify_of_room(room, events).await?;
+        events.retain(|event| wanted.contains(&event.pdu().event_id));
+        Ok(events)
+    }
+
+    /// Those of the events that verify and are of the room, oldest first.
+    async fn verify_of_room(&self, room: &Room, events: Vec<Bytes>) -> crate::Result<Vec<Verified>> {
+        let texts = events.iter().filter_map(|event| event::Json::object_from_slice(event).ok());
+        let texts = texts.map(|event| super::transaction::federation_form(&event)).collect();
+        let verified = verify::pdus(&self.key_ring, room.rules, texts, EdgeLimits::Enforced).await?;
+        let mut verified: Vec<Verified> = verified
+            .into_iter()
+            .filter_map(|event| event.inspect_err(|error| tracing::debug!(%error, "a fetched event was dropped")).ok())
+            .filter(|event| event.pdu().room_id == room.id.as_str())
+            .collect();
+        verified.sort_by_key(|event| event.pdu().depth);
+        Ok(verified)
+    }
+
+    /// Those of the events that a state cannot be made of yet: not known, or waiting.
+    async fn unknown(&self, room: &Room, ids: &[OwnedEventId]) -> crate::Result<Vec<OwnedEventId>> {
+        let mut seen = HashSet::new();
+        let ids: Vec<&OwnedEventId> = ids.iter().filter(|id| seen.insert(*id)).collect();
+        let mut unknown = Vec::new();
+        for chunk in ids.chunks(LOOKUP_CHUNK) {
+            let reads = chunk
+                .iter()
+                .map(|id| Read::along::<EventRow>(EventRow::BY_ID, vec![room.num.into(), id.as_str().into()]).limit(1));
+            for (id, found) in chunk.iter().zip(self.store.read(reads.collect()).await?) {
+                let row: Option<EventRow> = found.one()?;
+                if row.is_none_or(|row| row.flags & flags::WAITING != 0) {
+                    unknown.push(OwnedEventId::clone(id));
+                }
+            }
+        }
+        Ok(unknown)
+    }
+}

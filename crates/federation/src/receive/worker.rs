@@ -1,0 +1,121 @@
+//! A worker: takes the rooms in turn and their queued events in order, until each is judged, dropped or put off.
+
+use event::{EdgeLimits, Rules, Verified, VerifyError};
+use rooms::Accepted;
+use ruma_common::OwnedEventId;
+use store::tables::federation::InboundPduRow;
+
+use super::queue::Outcome;
+use crate::{Federation, verify};
+
+/// Events of one room that are taken in one turn.
+const EVENTS_PER_TURN: u32 = 16;
+/// How long an event waits after each vain try, in milliseconds; after the last it is dropped.
+const DELAYS_MS: [i64; 5] = [10_000, 60_000, 10 * 60_000, 60 * 60_000, 6 * 60 * 60_000];
+/// How long an event waits where the fault is ours, in milliseconds.
+const OWN_FAULT_MS: i64 = 5_000;
+
+impl Federation {
+    /// Works on the room whose turn it is. False if there is none.
+    pub(super) async fn work(&self) -> bool {
+        let queue = &self.receiver.queue;
+        let now_ms = self.clock.now_ms();
+        let Some(turn) = queue.schedule.next(now_ms) else { return false };
+        let rows = match queue.due(&turn.room_id, now_ms, EVENTS_PER_TURN).await {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::warn!(%error, room_id = turn.room_id, "queued events could not be read");
+                queue.schedule.add_later(&turn.room_id, "", now_ms + OWN_FAULT_MS);
+                return true;
+            }
+        };
+        if let Some(row) = rows.last()
+            && rows.len() >= usize::try_from(EVENTS_PER_TURN).unwrap_or(usize::MAX)
+        {
+            queue.schedule.add(&turn.room_id, &row.origin);
+        }
+        let mut settled = Vec::with_capacity(rows.len());
+        for row in rows {
+            let outcome = self.take(&row).await;
+            settled.push((row, outcome));
+        }
+        if let Err(error) = queue.settle(settled, now_ms).await {
+            // The rows stand: the events are taken again, and are known then.
+            tracing::warn!(%error, room_id = turn.room_id, "what became of events could not be written");
+            queue.schedule.add_later(&turn.room_id, "", now_ms + OWN_FAULT_MS);
+        }
+        true
+    }
+
+    async fn take(&self, row: &InboundPduRow) -> Outcome {
+        let rules = match self.rules_of(&row.room_id).await {
+            Ok(Some(rules)) => rules,
+            Ok(None) => return Outcome::Dropped("the room is not known here any more".to_owned()),
+            Err(_) => return self.own_fault(row),
+        };
+        let event = match self.verified(rules, row).await {
+            Ok(Ok(event)) => event,
+            Ok(Err(error @ VerifyError::NoUsableKey { .. })) => return self.put_off(row, &error.to_string()),
+            Ok(Err(error)) => return Outcome::Dropped(error.to_string()),
+            Err(_) => return self.own_fault(row),
+        };
+        match self.resident_room(&row.room_id).await {
+            Ok(Some(_)) => {}
+            Ok(None) => return self.take_out_of_band(row, rules, event).await,
+            Err(_) => return self.own_fault(row),
+        }
+        match self.rooms.accept(event.clone()).await {
+            Ok(Accepted::Judged(_) | Accepted::Known(_)) => Outcome::Done,
+            Ok(Accepted::Waiting(missing)) => self.take_waiting(row, event, missing).await,
+            Err(rooms::Error::Busy | rooms::Error::Store(_)) => self.own_fault(row),
+            Err(error) => Outcome::Dropped(error.to_string()),
+        }
+    }
+
+    async fn verified(
+        &self,
+        rules: &'static Rules,
+        row: &InboundPduRow,
+    ) -> Result<Result<Verified, VerifyError>, store::Error> {
+        match self.receiver.queue.take_fresh(row) {
+            Some(event) => Ok(Ok(event)),
+            None => verify::pdu(&self.key_ring, rules, row.pdu.clone().into(), EdgeLimits::Enforced).await,
+        }
+    }
+
+    /// An event that builds on what is not known here.
+    async fn take_waiting(&self, row: &InboundPduRow, event: Verified, missing: Vec<OwnedEventId>) -> Outcome {
+        if let Some(due_ms) = self.receiver.gaps.pause(&row.room_id, &row.origin, self.clock.now_ms()) {
+            // The same gap could not be filled just now.
+            return Outcome::Later { due_ms, attempts: row.attempts };
+        }
+        match self.fill(&row.room_id, &row.origin, event, missing).await {
+            Ok(None) => Outcome::Done,
+            Ok(Some(reason)) => {
+                let outcome = self.put_off(row, &reason);
+                if let Outcome::Later { due_ms, .. } = &outcome {
+                    self.receiver.gaps.put_off(&row.room_id, &row.origin, *due_ms);
+                }
+                outcome
+            }
+            Err(rooms::Error::Busy | rooms::Error::Store(_)) => self.own_fault(row),
+            Err(error) => Outcome::Dropped(error.to_string()),
+        }
+    }
+
+    pub(super) fn own_fault(&self, row: &InboundPduRow) -> Outcome {
+        Outcome::Later { due_ms: self.clock.now_ms().saturating_add(OWN_FAULT_MS), attempts: row.attempts }
+    }
+
+    /// What others could not help with is tried again, less and less often.
+    fn put_off(&self, row: &InboundPduRow, reason: &str) -> Outcome {
+        let tried = usize::try_from(row.attempts).unwrap_or(0);
+        match DELAYS_MS.get(tried) {
+            None => Outcome::Dropped(reason.to_owned()),
+            Some(delay_ms) => Outcome::Later {
+                due_ms: self.clock.now_ms().saturating_add(*delay_ms),
+                attempts: row.attempts.saturating_add(1),
+            },
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! A server, its clock, and peers that sign what they send.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::Body;
+use bytes::Bytes;
+use event::{Json, Object, Rules, SigningKey, Template, Verified, VerifyKey};
+use federation::client::{Client, Reach};
+use federation::key_ring::{self, KeyRing, OwnKeys};
+use federation::receive::Edus;
+use federation::transport::{Incoming, Outgoing, Transport, TransportError};
+use federation::{Federation, Options, Parts, x_matrix};
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use media::Media;
+use parking_lot::Mutex;
+use rooms::state::type_key;
+use rooms::{CreateRoom, MessagesCount, NewEvent, Preset, Room, Rooms};
+use ruma_common::{OwnedEventId, OwnedRoomId};
+use serde_json::{Value, json};
+use store::model::Model;
+use store::{Clock, Engine, Entropy, Store, UserId};
+use tower::ServiceExt as _;
+use users::registration::NewAccount;
+use users::{Inline, Users};
+
+/// The server's name.
+pub const US: &str = "one.test";
+
+/// A clock that moves one millisecond with each look.
+pub struct TestClock(AtomicI64);
+
+impl TestClock {
+    /// Moves it on.
+    pub fn advance(&self, ms: i64) {
+        self.0.fetch_add(ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn now_ms(&self) -> i64 {
+        self.0.fetch_add(1, Ordering::SeqCst)
+    }
+}
+
+/// Bytes that differ at each call and are the same in each run.
+pub struct TestEntropy(AtomicU64);
+
+impl Entropy for TestEntropy {
+    fn fill(&self, bytes: &mut [u8]) {
+        for chunk in bytes.chunks_mut(8) {
+            let number = self.0.fetch_add(1, Ordering::SeqCst).wrapping_mul(0x9E37_79B9_7F4A_7C15).rotate_left(29);
+            let number = (number ^ (number >> 31)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            chunk.copy_from_slice(&number.to_le_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+/// What a peer answers to a request: status and body.
+type Answer = (u16, Value);
+
+/// A network of peers that answer as they are told.
+#[derive(Default)]
+pub struct Net {
+    /// Key responses, by server.
+    keys: Mutex<BTreeMap<String, Value>>,
+    /// Answers by server and beginning of the path; the last stays.
+    answers: Mutex<BTreeMap<(String, String), VecDeque<Answer>>>,
+    /// What was asked: server, method and path.
+    pub asked: Mutex<Vec<String>>,
+}
+
+impl Net {
+    /// From now on a server answers so to paths that begin so; several answers are given one after the other.
+    pub fn answer(&self, server: &str, path: &str, status: u16, body: Value) {
+        let key = (server.to_owned(), path.to_owned());
+        self.answers.lock().entry(key).or_default().push_back((status, body));
+    }
+
+    /// How often a server was asked something that begins so.
+    pub fn count(&self, server: &str, path: &str) -> usize {
+        let beginning = format!("{server} {path}");
+        self.asked.lock().iter().filter(|asked| asked.starts_with(&beginning)).count()
+    }
+
+    fn find(&self, server: &str, path: &str) -> Option<Answer> {
+        if path.starts_with("/_matrix/key/v2/server") {
+            return Some((200, self.keys.lock().get(server)?.clone()));
+        }
+        let mut answers = self.answers.lock();
+        let fits = |(of, beginning): &(String, String)| of == server && path.starts_with(beginning.as_str());
+        let queue = answers.iter_mut().filter(|(key, _)| fits(key)).max_by_key(|((_, path), _)| path.len())?.1;
+        if queue.len() > 1 { queue.pop_front() } else { queue.front().cloned() }
+    }
+}
+
+#[async_trait]
+impl Transport for Net {
+    async fn send(&self, request: Outgoing) -> Result<Incoming, TransportError> {
+        let path = request.path_and_query.as_str();
+        self.asked.lock().push(format!("{} {path}", request.destination));
+        let found = self.find(&request.destination, path);
+        let (status, body) = found.ok_or_else(|| TransportError::NotFound(request.destination.clone()))?;
+        let body = Full::new(Bytes::from(body.to_string())).map_err(|never| match never {}).boxed_unsync();
+        Ok(Incoming { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::new(), body })
+    }
+}
+
+/// What came of EDUs about keys.
+#[derive(Default)]
+pub struct SeenEdus(pub Mutex<Vec<String>>);
+
+#[async_trait]
+impl Edus for SeenEdus {
+    async fn device_list_update(&self, origin: &str, user: &UserId, _: &Object) -> Result<(), store::Error> {
+        self.0.lock().push(format!("device list of {user} by {origin}"));
+        Ok(())
+    }
+
+    async fn signing_key_update(&self, origin: &str, user: &UserId, _: &Object) -> Result<(), store::Error> {
+        self.0.lock().push(format!("signing key of {user} by {origin}"));
+        Ok(())
+    }
+}
+
+/// The server.
+pub struct World {
+    pub engine: Arc<Model>,
+    pub store: Store,
+    pub rooms: Arc<Rooms>,
+    pub users: Arc<Users>,
+    pub media: Media,
+    pub federation: Arc<Federation>,
+    pub net: Arc<Net>,
+    pub clock: Arc<TestClock>,
+    pub edus: Arc<SeenEdus>,
+    pub heard: Arc<Mutex<Vec<String>>>,
+    router: Router,
+    directory: Arc<tempfile::TempDir>,
+}
+
+/// A key that follows from the server's name.
+pub fn key(name: &str) -> SigningKey {
+    let mut seed = [7_u8; 32];
+    for (byte, name) in seed.iter_mut().zip(name.bytes()) {
+        *byte = name;
+    }
+    SigningKey::generate(&seed)
+}
+
+/// The full id of a user of the server.
+pub fn user(name: &str) -> UserId {
+    UserId::from(format!("@{name}:{US}"))
+}
+
+/// An object of JSON.
+pub fn object(value: Value) -> Object {
+    Json::object_from_slice(value.to_string().as_bytes()).unwrap()
+}
+
+impl World {
+    /// A server on a fresh store, with peers `two.test`, `three.test` and `evil.test` that publish their keys.
+    pub async fn new() -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let clock = Arc::new(TestClock(AtomicI64::new(1_700_000_000_000)));
+        Self::on(Arc::new(Model::new()), Arc::default(), clock, directory, Reach::default()).await
+    }
+
+    /// A server that does not federate with these.
+    pub async fn without(denied: &[&str]) -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let clock = Arc::new(TestClock(AtomicI64::new(1_700_000_000_000)));
+        let denied: Vec<String> = denied.iter().map(ToString::to_string).collect();
+        Self::on(Arc::new(Model::new()), Arc::default(), clock, directory, Reach::new(None, &denied)).await
+    }
+
+    /// The same server after its process ended.
+    pub async fn restarted(self) -> Self {
+        let world = Self::on(self.engine, self.net, self.clock, self.directory, Reach::default()).await;
+        world.federation.resume().await.unwrap();
+        world
+    }
+
+    async fn on(
+        engine: Arc<Model>,
+        net: Arc<Net>,
+        clock: Arc<TestClock>,
+        directory: Arc<tempfile::TempDir>,
+        reach: Reach,
+    ) -> Self {
+        let store = Store::new(Arc::clone(&engine) as Arc<dyn Engine>).await.unwrap();
+        let ticks: Arc<dyn Clock> = Arc::clone(&clock) as _;
+        let entropy: Arc<dyn Entropy> = Arc::new(TestEntropy(AtomicU64::new(u64::try_from(clock.now_ms()).unwrap())));
+        let key = Arc::new(key(US));
+        let users_options = users::Options::new(US);
+        let users =
+            Users::new(store.clone(), Arc::clone(&ticks), Arc::clone(&entropy), Arc::new(Inline), users_options);
+        let users = users.await.unwrap();
+        let rooms = Rooms::new(
+            store.clone(),
+            Arc::clone(&ticks),
+            Arc::clone(&entropy),
+            Arc::clone(&key),
+            Arc::new(MessagesCount),
+            rooms::Options::new(US),
+        );
+        let media_options = media::Options::new(US, directory.path());
+        let blocking = Arc::new(|job: media::Job| job());
+        let media = Media::open(media_options, store.clone(), Arc::clone(&ticks), Arc::clone(&entropy), blocking, None)
+            .await
+            .unwrap();
+        let client = Client::new(US, Arc::clone(&key), Arc::clone(&net) as Arc<dyn Transport>, reach);
+        let key_ring = Arc::new(KeyRing::new(key_ring::Parts {
+            store: store.clone(),
+            client: client.clone(),
+            clock: Arc::clone(&ticks),
+            own: OwnKeys::load(&store, US, Arc::clone(&key)).await.unwrap(),
+            notaries: Vec::new(),
+            blocking: Arc::new(Inline),
+            cores: 1,
+        }));
+        let edus = Arc::new(SeenEdus::default());
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = Arc::clone(&heard);
+        let federation = Federation::new(Parts {
+            store: store.clone(),
+            rooms: Arc::clone(&rooms),
+            users: Arc::clone(&users),
+            media: media.clone(),
+            client,
+            key_ring,
+            clock: ticks,
+            entropy,
+            edus: Arc::clone(&edus) as _,
+            heard_from: Box::new(move |server| hears.lock().push(server.to_owned())),
+            options: Options::default(),
+        });
+        let router = endpoint::layers::with_fallbacks(federation.router());
+        let world = Self { engine, store, rooms, users, media, federation, net, clock, edus, heard, router, directory };
+        for peer in ["two.test", "three.test", "evil.test"] {
+            Peer::new(peer).publish(&world);
+        }
+        world
+    }
+
+    /// Sends a request as it is.
+    pub async fn send(&self, request: Request<Body>) -> (StatusCode, HeaderMap, Bytes) {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        (head.status, head.headers, axum::body::to_bytes(body, usize::MAX).await.unwrap())
+    }
+
+    /// Sends an unsigned request.
+    pub async fn unsigned(&self, method: Method, path: &str) -> (StatusCode, Value) {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let (status, _, body) = self.send(request).await;
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    /// Registers a local user.
+    pub async fn register(&self, name: &str) -> UserId {
+        let account = NewAccount { localpart: Some(name.to_owned()), ..NewAccount::default() };
+        self.users.register(account).await.unwrap();
+        user(name)
+    }
+
+    /// A room of a version that `@alice` made and everybody may join.
+    pub async fn room(&self, version: &str) -> Arc<Room> {
+        self.room_of(version, Preset::PublicChat).await
+    }
+
+    /// A room of a version that `@alice` made.
+    pub async fn room_of(&self, version: &str, preset: Preset) -> Arc<Room> {
+        let request = CreateRoom {
+            creator: user("alice"),
+            version: Some(version.to_owned()),
+            preset,
+            published: false,
+            alias_localpart: None,
+            name: None,
+            topic: None,
+            invite: Vec::new(),
+            creation_content: Object::new(),
+            initial_state: Vec::new(),
+            is_direct: false,
+            power_level_content_override: None,
+            creator_profile: Object::new(),
+            predecessor: None,
+        };
+        let id = self.rooms.create_room(&request).await.unwrap();
+        self.rooms.room(&id).await.unwrap().unwrap()
+    }
+
+    /// The room as it is now.
+    pub async fn now(&self, room: &Room) -> Arc<Room> {
+        self.rooms.room(&room.id).await.unwrap().unwrap()
+    }
+
+    /// `@alice` sends a message.
+    pub async fn say(&self, room: &Room, text: &str) -> OwnedEventId {
+        let content = object(json!({ "msgtype": "m.text", "body": text }));
+        self.rooms.send(&room.id, NewEvent::message(&user("alice"), "m.room.message", content)).await.unwrap()
+    }
+
+    /// `@alice` sets a piece of state.
+    pub async fn set(&self, room: &Room, kind: &str, content: Value) -> OwnedEventId {
+        self.rooms.send(&room.id, NewEvent::state(&user("alice"), kind, "", object(content))).await.unwrap()
+    }
+
+    /// Why an event that is known is not shown; `None` if it is.
+    pub async fn fate(&self, room: &Room, id: &str) -> Option<String> {
+        let room = self.now(room).await;
+        match self.rooms.event_by_id(&room, id).await.unwrap() {
+            None => Some("unknown".to_owned()),
+            Some(event) if event.has(rooms::flags::HIDDEN) => {
+                Some(event.row.reason.clone().unwrap_or_else(|| "hidden".to_owned()))
+            }
+            Some(_) => None,
+        }
+    }
+}
+
+/// Another server.
+#[derive(Clone)]
+pub struct Peer {
+    pub name: String,
+    pub key: Arc<SigningKey>,
+}
+
+impl Peer {
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), key: Arc::new(key(name)) }
+    }
+
+    /// A user of this server.
+    pub fn user(&self, name: &str) -> String {
+        format!("@{name}:{}", self.name)
+    }
+
+    /// Puts its keys where they are asked for.
+    pub fn publish(&self, world: &World) {
+        let keys = json!({ self.key.key_id(): { "key": self.key.public_b64() } });
+        let mut response = object(json!({
+            "server_name": self.name,
+            "valid_until_ts": world.clock.now_ms() + 86_400_000,
+            "verify_keys": keys,
+            "old_verify_keys": {},
+        }));
+        self.key.sign_json(&mut response, &self.name);
+        world.net.keys.lock().insert(self.name.clone(), Json::Object(response).into());
+    }
+
+    /// Its signed request.
+    pub fn signed(&self, method: &Method, path: &str, content: Option<&Value>) -> Request<Body> {
+        let content = content.map(|content| object(content.clone()));
+        let header = x_matrix::sign(&self.key, method, path, &self.name, US, content.as_ref()).header();
+        let request = Request::builder().method(method.clone()).uri(path).header(AUTHORIZATION, header);
+        let body = content.map_or_else(Body::empty, |content| Body::from(Json::Object(content).to_canonical_string()));
+        request.header(CONTENT_TYPE, "application/json").body(body).unwrap()
+    }
+
+    /// Sends a signed request and reads the answer as JSON.
+    pub async fn ask(&self, world: &World, method: Method, path: &str, content: Option<Value>) -> (StatusCode, Value) {
+        let (status, _, body) = world.send(self.signed(&method, path, content.as_ref())).await;
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    /// `GET`.
+    pub async fn get(&self, world: &World, path: &str) -> (StatusCode, Value) {
+        self.ask(world, Method::GET, path, None).await
+    }
+
+    /// `PUT /send` with these events and EDUs; the answer per event.
+    pub async fn transact(&self, world: &World, txn_id: &str, pdus: &[&Verified], edus: &[Value]) -> Value {
+        let pdus: Vec<Value> = pdus.iter().map(|event| value(event)).collect();
+        let body = json!({ "origin": self.name, "origin_server_ts": 1, "pdus": pdus, "edus": edus });
+        let path = format!("/_matrix/federation/v1/send/{txn_id}");
+        let (status, answer) = self.ask(world, Method::PUT, &path, Some(body)).await;
+        assert_eq!(status, 200, "{answer}");
+        answer["pdus"].clone()
+    }
+
+    /// An event on the room's extremities, authorized by its current state.
+    pub async fn event(&self, world: &World, room: &Room, sketch: Sketch<'_>) -> Verified {
+        let room = world.now(room).await;
+        let head = room.head();
+        let content = object(sketch.content);
+        let pairs = event::auth_rules::auth_types(room.rules, sketch.sender, sketch.kind, sketch.state_key, &content);
+        let pairs: Vec<_> = pairs.iter().map(|(kind, state_key)| type_key(kind, state_key)).collect();
+        let state = world.rooms.state_map(&room, None, head.state, &pairs).await.unwrap();
+        let prev = head.extremities.iter().map(|extremity| extremity.id.clone()).collect();
+        let depth = Template::next_depth(head.extremities.iter().map(|extremity| extremity.depth));
+        let auth = state.0.values().map(|event| event.id().clone()).collect();
+        let sketch = Sketch { content: Json::Object(content).into(), ..sketch };
+        self.build(world, room.rules, &room.id, sketch, prev, auth, depth)
+    }
+
+    /// An event with these edges.
+    #[expect(clippy::too_many_arguments, reason = "an event has so many parts")]
+    pub fn build(
+        &self,
+        world: &World,
+        rules: &Rules,
+        room_id: &str,
+        sketch: Sketch<'_>,
+        prev: Vec<OwnedEventId>,
+        auth: Vec<OwnedEventId>,
+        depth: i64,
+    ) -> Verified {
+        let template = Template {
+            room_id: Some(OwnedRoomId::try_from(room_id).unwrap()),
+            sender: sketch.sender.to_owned(),
+            kind: sketch.kind.to_owned(),
+            state_key: sketch.state_key.map(str::to_owned),
+            content: object(sketch.content),
+            prev_events: prev,
+            auth_events: auth,
+            depth,
+            origin_server_ts: world.clock.now_ms(),
+            ..Template::default()
+        };
+        event::build(rules, template, &self.key, &self.name).unwrap()
+    }
+
+    /// An event that follows another one and is authorized alike.
+    pub fn after(&self, world: &World, rules: &Rules, before: &Verified, sketch: Sketch<'_>) -> Verified {
+        let pdu = before.pdu();
+        let (prev, auth) = (vec![pdu.event_id.clone()], pdu.auth_events.clone());
+        self.build(world, rules, pdu.room_id.as_str(), sketch, prev, auth, pdu.depth + 1)
+    }
+
+    /// A user of this server joins, as if by a handshake.
+    pub async fn join(&self, world: &World, room: &Room, name: &str) -> Verified {
+        let sender = self.user(name);
+        let sketch = Sketch::member(&sender, "join");
+        let join = self.event(world, room, sketch).await;
+        let accepted = world.rooms.accept(join.clone()).await.unwrap();
+        assert!(
+            matches!(&accepted, rooms::Accepted::Judged(event) if !event.has(rooms::flags::HIDDEN)),
+            "{accepted:?}"
+        );
+        join
+    }
+
+    /// A message of a user of this server.
+    pub async fn message(&self, world: &World, room: &Room, name: &str, text: &str) -> Verified {
+        let sender = self.user(name);
+        self.event(world, room, Sketch::message(&sender, text)).await
+    }
+}
+
+/// What an event says.
+#[derive(Clone)]
+pub struct Sketch<'a> {
+    pub sender: &'a str,
+    pub kind: &'a str,
+    pub state_key: Option<&'a str>,
+    pub content: Value,
+}
+
+impl<'a> Sketch<'a> {
+    /// A membership that a user sets for itself.
+    pub fn member(sender: &'a str, membership: &str) -> Self {
+        let content = json!({ "membership": membership });
+        Self { sender, kind: "m.room.member", state_key: Some(sender), content }
+    }
+
+    /// A text message.
+    pub fn message(sender: &'a str, text: &str) -> Self {
+        let content = json!({ "msgtype": "m.text", "body": text });
+        Self { sender, kind: "m.room.message", state_key: None, content }
+    }
+}
+
+/// An event as JSON.
+pub fn value(event: &Verified) -> Value {
+    serde_json::from_slice(&event.pdu().bytes).unwrap()
+}
+
+/// An event's id.
+pub fn id(event: &Verified) -> String {
+    event.pdu().event_id.to_string()
+}
+
+/// A text that may stand in a path.
+pub fn encoded(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+/// The public key of a peer, for tests that check signatures.
+pub fn public(peer: &Peer) -> VerifyKey {
+    VerifyKey::from_b64(&peer.key.public_b64(), u64::MAX, None).unwrap()
+}

@@ -1,0 +1,4 @@
+//! What other servers ask.
+
+mod access;
+mod queries;

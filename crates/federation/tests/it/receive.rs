@@ -1,0 +1,5 @@
+//! What comes by transactions: the answer per event, the queue, gaps, EDUs.
+
+mod edus;
+mod gaps;
+mod transactions;
