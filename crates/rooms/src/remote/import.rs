@@ -20,7 +20,7 @@ use crate::draft::{Draft, ROOM_NUMBERS};
 use crate::event::Event;
 use crate::room::{Head, Room};
 use crate::state::{Roots, TypeKey, type_key};
-use crate::{Error, Result, Rooms, flags};
+use crate::{Accepted, Error, Result, Rooms, flags};
 
 /// How long a room in the making is left alone, in milliseconds: much longer than any join takes.
 const UNJOINED_MS: i64 = 24 * 3_600 * 1_000;
@@ -56,7 +56,8 @@ impl Reservation {
 
 impl Rooms {
     /// Makes a room, or what is new of a room that is known, of a resident server's answer to a join. Returns the join
-    /// once it is durable.
+    /// once it is durable. If this server is in the room (only another could let the user in), the join is an event like
+    /// any other.
     ///
     /// Events of the answer that cannot be judged, since what they cite is missing, are left out; so are rejected ones
     /// from the state.
@@ -73,6 +74,7 @@ impl Rooms {
         let create = create_of(&import)?;
         let entries: Vec<(TypeKey, OwnedEventId)> = import.state.iter().filter_map(state_entry).collect();
         let target = match self.room(&room_id).await? {
+            Some(room) if !room.head().local.is_empty() => return self.join_resident(import).await,
             Some(_) => Target::Known(room_id.clone()),
             None => self.new_import(&room_id, import.rules, &create).await?,
         };
@@ -81,6 +83,26 @@ impl Rooms {
         let event = self.decide(&target, &room_id, &import.join, &create, &entries, &placed).await?;
         self.wake(&room_id, fresh.into_iter().chain([event.id().clone()])).await?;
         Ok(event)
+    }
+
+    /// A join to a room that this server is in: nothing of what it knows is given up.
+    async fn join_resident(&self, import: Import) -> Result<Arc<Event>> {
+        let room_id = import.join.pdu().room_id.to_string();
+        let ids: Vec<OwnedEventId> = import.state.iter().map(|event| event.pdu().event_id.clone()).collect();
+        self.accept_outliers(&room_id, import.state.into_iter().chain(import.auth_chain).collect()).await?;
+        let accepted = match self.accept(import.join.clone()).await? {
+            Accepted::Waiting(_) => {
+                let room = self.room(&room_id).await?.ok_or(Error::NotInRoom)?;
+                let known = self.rows_by_id(&room, &ids).await?;
+                let ids: Vec<OwnedEventId> = ids.into_iter().filter(|id| known.contains_key(id)).collect();
+                self.accept_with_state(import.join, &ids).await?
+            }
+            accepted => accepted,
+        };
+        match accepted {
+            Accepted::Judged(event) | Accepted::Known(event) if event.shown() => Ok(event),
+            _ => Err(Error::Forbidden("the join is not acceptable by what this server knows of the room".to_owned())),
+        }
     }
 
     async fn decide(

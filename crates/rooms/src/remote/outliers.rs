@@ -209,7 +209,8 @@ impl Rooms {
         let pairs: Vec<_> = pairs.into_iter().map(|(kind, state_key)| type_key(kind, state_key)).collect();
         draft.prepare_keys(&pairs).await?;
         let mut cited = self.cited_events(room, chunk, placed).await?;
-        let mut numbers = draft.next_event_numbers(chunk.len()).await?;
+        let stay = |event: &&Verified| known.get(&event.pdu().event_id).is_some_and(|row| stays(row, event));
+        let mut numbers = draft.next_event_numbers(chunk.len() - chunk.iter().filter(stay).count()).await?;
         let mut written = Vec::with_capacity(chunk.len());
         let mut changed = false;
         for event in chunk {
@@ -221,7 +222,8 @@ impl Rooms {
                 None => {
                     changed = true;
                     let next = numbers.next().ok_or(Error::Busy)?;
-                    let (num, outlier) = judge_outlier(room, event, row, next, &cited);
+                    let (num, mut outlier) = judge_outlier(room, event, row, next, &cited);
+                    outlier.flags |= row.map_or(0, |row| row.flags & flags::FORWARDED);
                     let rejected = outlier.flags & flags::REJECTED != 0;
                     draft.append_outlier(num, outlier).await?;
                     Placed { num, rejected, pdu: None }

@@ -7,6 +7,7 @@ mod history;
 mod joining;
 mod outside;
 mod resync;
+mod worlds;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -25,7 +25,7 @@ async fn fe15_backfill_begins_with_the_events_asked_for() {
     let back = one.rooms.events_before(&room_id, &[said[4].clone()], 3).await.unwrap();
     assert_eq!(ids(&back), [said[4].clone(), said[3].clone(), said[2].clone()]);
     let unknown = OwnedEventId::try_from("$unknown").unwrap();
-    assert!(one.rooms.events_before(&room_id, &[unknown.clone()], 3).await.unwrap().is_empty());
+    assert!(one.rooms.events_before(&room_id, std::slice::from_ref(&unknown), 3).await.unwrap().is_empty());
     let whole = one.rooms.events_before(&room_id, &[said[5].clone()], 1_000).await.unwrap();
     assert!(whole.last().unwrap().pdu.is_create());
     assert!(one.rooms.events_before(&room_id, &said, 0).await.unwrap().is_empty());
@@ -67,7 +67,7 @@ async fn fe5_soft_failed_events_are_given_where_others_name_them() {
     // A third server, which knew of no ban, has built on it.
     let further = two.say(&room_id, "bob", "and more").await;
     one.accept(two.sent(&room_id, &further).await).await;
-    let back = one.rooms.events_before(&room_id, &[further.clone()], 100).await.unwrap();
+    let back = one.rooms.events_before(&room_id, std::slice::from_ref(&further), 100).await.unwrap();
     assert!(ids(&back).contains(&said));
     let missing = one.rooms.missing_between(&room_id, &[], &[further], 10, 0).await.unwrap();
     assert!(ids(&missing).contains(&said));

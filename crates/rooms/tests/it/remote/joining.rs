@@ -108,7 +108,7 @@ async fn two_imports_of_one_room_at_once_are_one_room() {
     second.unwrap();
     assert_eq!(first.num(), same.num(), "the same answer twice is one join");
     let room = two.room(&room_id).await;
-    assert!(room.head().local.contains(&two.user("bob")) || room.head().local.contains(&two.user("eve")));
+    assert!(room.head().local.contains(&two.user("bob")) && room.head().local.contains(&two.user("eve")));
     check_memberships(&two.rooms, &room, "two.test").await;
     assert!(two.rooms.store().get::<RemoteRoomRow>(vec![room_id.as_str().into()]).await.unwrap().is_none());
 }
@@ -220,4 +220,27 @@ async fn rv9_a_room_that_does_not_federate_is_closed_at_every_door() {
     let state = super::all_received(&everything, rules);
     let import = rooms::remote::Import { rules, join, state, auth_chain: Vec::new(), partial: None };
     assert!(matches!(two.rooms.import_join(import).await, Err(Error::Forbidden(_))));
+}
+
+/// Only another server can let the user in, while this one is in the room: what it knows stays, and the two sides meet.
+#[tokio::test]
+async fn fj12_a_join_through_another_server_gives_up_nothing() {
+    let (one, two, room_id) = two("11").await;
+    let said = two.say(&room_id, "bob", "not yet told to anyone").await;
+    for number in 0..2 {
+        one.say(&room_id, "alice", &format!("missed {number}")).await;
+    }
+    one.rooms.send(&room_id, state(&one.user("alice"), "m.room.topic", json!({ "topic": "missed" }))).await.unwrap();
+    let dora = join(&two, &one, &room_id, "dora").await.unwrap();
+    let room = two.room(&room_id).await;
+    let extremities: std::collections::BTreeSet<_> =
+        room.head().extremities.iter().map(|extremity| extremity.id.clone()).collect();
+    assert_eq!(extremities, [said.clone(), dora.id().clone()].into());
+    assert_eq!(one.current(&room_id).await, two.current(&room_id).await);
+    check_memberships(&two.rooms, &room, "two.test").await;
+    assert!(room.head().local.contains(&two.user("dora")) && room.head().local.contains(&two.user("bob")));
+    one.accept(two.sent(&room_id, &said).await).await;
+    let merge = one.say(&room_id, "alice", "both").await;
+    assert!(matches!(two.accept(one.sent(&room_id, &merge).await).await, Accepted::Judged(event) if event.shown()));
+    assert_eq!(two.room(&room_id).await.head().extremities.len(), 1);
 }

@@ -63,7 +63,7 @@ async fn fe4_an_event_is_judged_again_when_its_auth_event_comes() {
     let said = one.say(&room_id, "carol", "hello").await;
     // Its previous event is also the one that it cites: as an outlier it is good for the one, not for the other.
     let Accepted::Waiting(missing) = two.accept(one.sent(&room_id, &said).await).await else { panic!() };
-    assert_eq!(missing, [joined.clone()]);
+    assert_eq!(missing, std::slice::from_ref(&joined));
     two.rooms.accept_outliers(&room_id, vec![one.sent(&room_id, &joined).await]).await.unwrap();
     assert!(!two.get(&room_id, &said).await.shown(), "there is no state before it yet");
     assert_eq!(two.rooms.missing_events(&room_id).await.unwrap().len(), 1);
@@ -83,7 +83,7 @@ async fn fe4_an_event_is_judged_again_when_its_auth_event_comes() {
     let known: Vec<_> = ids.iter().filter(|id| **id != joined).cloned().collect();
     two.rooms.accept_with_state(one.sent(&room_id, &between).await, &known).await.unwrap();
     let Accepted::Waiting(missing) = two.accept(one.sent(&room_id, &said).await).await else { panic!() };
-    assert_eq!(missing, [joined.clone()]);
+    assert_eq!(missing, std::slice::from_ref(&joined));
     let cited = one.get(&room_id, &joined).await;
     two.rooms.accept_outliers(&room_id, all_received(&[cited], rules)).await.unwrap();
     let event = two.get(&room_id, &said).await;
