@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::body::Body;
 use bytes::Bytes;
-use event::{Json, Object, Rules, SigningKey, Template, Verified, VerifyKey};
+use event::{Json, Object, Rules, SigningKey, Template, Verified};
 use federation::client::{Client, Reach};
 use federation::key_ring::{self, KeyRing, OwnKeys};
 use federation::receive::Edus;
@@ -490,9 +490,4 @@ pub fn id(event: &Verified) -> String {
 /// A text that may stand in a path.
 pub fn encoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
-}
-
-/// The public key of a peer, for tests that check signatures.
-pub fn public(peer: &Peer) -> VerifyKey {
-    VerifyKey::from_b64(&peer.key.public_b64(), u64::MAX, None).unwrap()
 }

@@ -1,4 +1,6 @@
 //! What other servers ask.
 
 mod access;
+mod events;
+mod memberships;
 mod queries;
