@@ -12,6 +12,10 @@ use crate::targets::Target;
 /// Kept inputs; beyond these a new one takes the place of another.
 const POOL_MAX: usize = 4_096;
 
+/// Different answers that are remembered; beyond these none counts as new, since a target that repeats
+/// its input would fill the memory in a night.
+const ANSWERS_MAX: usize = 100_000;
+
 /// Inputs between two looks at the clock.
 const INPUTS_PER_LOOK: usize = 64;
 
@@ -45,7 +49,7 @@ pub fn drive(target: &Target, time: Duration, seed: u64) -> Outcome {
             tried += 1;
             match run(target, &input) {
                 Ok(answer) => {
-                    if answers.insert(answer) {
+                    if answers.len() < ANSWERS_MAX && answers.insert(answer) {
                         keep(&mut pool, input, &mut chance);
                     }
                 }
