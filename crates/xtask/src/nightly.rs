@@ -12,8 +12,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use clap::ValueEnum;
-
 use crate::postgres::{Durability, Postgres};
 use crate::test::play;
 use crate::{Error, run, setup};
@@ -24,6 +22,12 @@ const PROFILE: &str = "nightly";
 
 /// A generated case of the crate `event` costs a small part of one of the others.
 const EVENT_SEEDS_PER_SEED: u64 = 20;
+
+/// The tests that cut the power.
+const POWER_CUTS: &str = "disk::a_power_cut";
+
+/// The tests that count deliveries.
+const DELIVERIES: [&str; 2] = ["wakes::", "simulated::"];
 
 /// How long, and how much.
 #[derive(Debug, Clone, clap::Args)]
@@ -61,7 +65,7 @@ pub struct Options {
 }
 
 /// The parts, in their order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Part {
     /// Kills of the server and of PostgreSQL, on a large database.
     Kills,
@@ -69,30 +73,12 @@ pub enum Part {
     PowerCuts,
     /// Deliveries to waiting syncs.
     Deliveries,
-    /// Generated events, rooms and histories of databases.
+    /// All other tests, with many generated events, rooms and histories of databases.
     Seeds,
-    /// All other tests, optimized.
-    Tests,
     /// Every parser of foreign bytes.
     Fuzz,
     /// The chat against Synapse: a story that it does not pass is wrong itself.
     Control,
-}
-
-/// The crates whose tests make their cases from seeds.
-const SEEDED: &[&str] = &["event", "rooms", "store", "sqlite", "postgres"];
-
-impl Part {
-    /// The crates whose tests it runs; none for scripts, and for what the other parts leave over.
-    fn crates(self) -> &'static [&'static str] {
-        match self {
-            Self::Kills | Self::Control | Self::Tests => &[],
-            Self::PowerCuts => &["sqlite"],
-            Self::Deliveries => &["sync"],
-            Self::Seeds => SEEDED,
-            Self::Fuzz => &["fuzz"],
-        }
-    }
 }
 
 impl Options {
@@ -116,23 +102,15 @@ pub fn nightly(root: &Path, options: &Options) -> Result<(), Error> {
     let tests = Postgres::start(&target, Durability::Fast)?;
     let url = tests.url("postgres");
     if options.wants(Part::PowerCuts) {
-        let command = test(root, &["-p", "sqlite", "--test", "it"], &["disk::", "--nocapture"]);
+        let command = test(root, &["--test", "it"], &[POWER_CUTS, "--nocapture"]);
         night.tests("power cuts", command, &[("HEARTH_POWER_CUTS", options.power_cuts)]);
     }
     if options.wants(Part::Deliveries) {
-        let command = test(root, &["-p", "sync", "--test", "it"], &["wakes::", "simulated::", "--nocapture"]);
+        let command = test(root, &["--test", "it"], &[&DELIVERIES[..], &["--nocapture"]].concat());
         night.tests("deliveries", command, &[("HEARTH_DELIVERIES", options.deliveries)]);
     }
     if options.wants(Part::Seeds) {
         seeds(root, options, &url, &mut night);
-    }
-    if options.wants(Part::Tests) {
-        let others = Part::value_variants().iter().flat_map(|part| part.crates());
-        let mut args = vec!["--workspace", "--no-fail-fast"];
-        args.extend(others.flat_map(|package| ["--exclude", package]));
-        let mut command = test(root, &args, &[]);
-        command.env("HEARTH_TEST_POSTGRES", &url);
-        night.tests("the other tests, optimized", command, &[]);
     }
     if options.wants(Part::Fuzz) {
         fuzz::fuzz(root, options, &mut night);
@@ -149,21 +127,19 @@ fn build(root: &Path, options: &Options, night: &mut Night) {
         let args = ["build", "--release", "--package", "server"];
         night.step("building the server", || run::shown("cargo", &args, root, &[]));
     }
-    let parts = Part::value_variants().iter().filter(|part| options.wants(**part));
-    let packages: Vec<&str> = match options.wants(Part::Tests) {
-        true => vec!["--workspace"],
-        false => parts.flat_map(|part| part.crates()).flat_map(|package| ["--package", package]).collect(),
-    };
-    if !packages.is_empty() {
-        let args = [&["test", "--profile", PROFILE, "--no-run"], packages.as_slice()].concat();
+    let only_scripts = [Part::Kills, Part::Control];
+    if options.only.is_empty() || options.only.iter().any(|part| !only_scripts.contains(part)) {
+        let args = ["test", "--profile", PROFILE, "--workspace", "--no-run"];
         night.step("building the tests", || run::shown("cargo", &args, root, &[]));
     }
 }
 
-/// `cargo test` for some packages; `filter` goes to the test programs.
-fn test(root: &Path, packages: &[&str], filter: &[&str]) -> Command {
+/// `cargo test` for some targets; `filter` goes to the test programs. It is always of the whole
+/// workspace: another choice of packages would be built anew, with other features.
+fn test(root: &Path, targets: &[&str], filter: &[&str]) -> Command {
     let mut command = Command::new("cargo");
-    command.args(["test", "--profile", PROFILE]).args(packages).arg("--").args(filter).current_dir(root);
+    command.args(["test", "--profile", PROFILE, "--workspace", "--no-fail-fast"]).args(targets);
+    command.arg("--").args(filter).current_dir(root);
     command
 }
 
@@ -189,19 +165,18 @@ fn kills(root: &Path, tools: &setup::Tools, options: &Options, night: &mut Night
     Ok(())
 }
 
-/// The crates whose tests make their cases from seeds.
+/// All tests but those of the other parts.
 fn seeds(root: &Path, options: &Options, postgres: &str, night: &mut Night) {
     let seeds = [
         ("EVENT_SEEDS", options.seeds * EVENT_SEEDS_PER_SEED),
         ("ROOMS_SEEDS", options.seeds),
         ("STORE_SEEDS", options.seeds),
     ];
-    for package in SEEDED {
-        let disks = if *package == "sqlite" { &["--skip", "disk::"][..] } else { &[] };
-        let mut command = test(root, &["-p", package, "--no-fail-fast"], disks);
-        command.env("HEARTH_TEST_POSTGRES", postgres);
-        night.tests(&format!("seeds, {package}"), command, &seeds);
-    }
+    let others = DELIVERIES.iter().chain([&POWER_CUTS, &fuzz::TARGETS]);
+    let skip: Vec<&str> = others.flat_map(|other| ["--skip", *other]).collect();
+    let mut command = test(root, &[], &skip);
+    command.env("HEARTH_TEST_POSTGRES", postgres);
+    night.tests("all other tests, on many seeds", command, &seeds);
 }
 
 fn control(root: &Path, tools: &setup::Tools, night: &mut Night) {

@@ -10,7 +10,7 @@ use super::{Options, seed_of_now, test};
 use crate::Error;
 
 /// The module whose tests are the targets.
-const TARGETS: &str = "targets::tests::each::";
+pub const TARGETS: &str = "targets::tests::each::";
 
 /// Lines of a failed target's output that are repeated.
 const LINES_MAX: usize = 40;
@@ -36,9 +36,9 @@ pub fn fuzz(root: &Path, options: &Options, night: &mut Night) {
 
 /// The names of the targets.
 fn targets(root: &Path) -> Result<VecDeque<String>, Error> {
-    let (lines, succeeded) = quietly(&mut test(root, &["-p", "fuzz", "--lib"], &["--list"]))?;
+    let (lines, succeeded) = quietly(&mut test(root, &["--lib"], &["--list"]))?;
     if !succeeded {
-        return Err(Error::Failed { program: "cargo test -p fuzz".to_owned(), message: lines.join("\n") });
+        return Err(Error::Failed { program: "cargo test --lib".to_owned(), message: lines.join("\n") });
     }
     let names = lines.iter().filter_map(|line| line.strip_suffix(": test")?.strip_prefix(TARGETS));
     Ok(names.map(str::to_owned).collect())
@@ -69,7 +69,7 @@ fn run_all(root: &Path, options: &Options, seed: u64, targets: &VecDeque<String>
 
 fn run_one(root: &Path, options: &Options, seed: u64, target: &str) -> (Result<(), Error>, String) {
     let name = format!("{TARGETS}{target}");
-    let mut command: Command = test(root, &["-p", "fuzz", "--lib"], &["--exact", &name, "--nocapture"]);
+    let mut command: Command = test(root, &["--lib"], &["--exact", &name, "--nocapture"]);
     command.env("HEARTH_FUZZ_SECONDS", options.fuzz_seconds.to_string());
     command.env("HEARTH_FUZZ_SEED", seed.to_string());
     let (lines, succeeded) = match quietly(&mut command) {
