@@ -9,6 +9,7 @@ pub mod discovery;
 pub mod error_map;
 pub mod json_text;
 pub mod media;
+pub mod remote;
 pub mod room;
 pub mod routes;
 pub mod state;

@@ -23,6 +23,8 @@ pub struct State {
     pub media: media::Media,
     /// Who asks, and may they.
     pub door: Arc<Door>,
+    /// Other servers; none where this server does not federate.
+    pub remote: Option<Arc<federation::Remote>>,
     /// The options.
     pub options: Arc<Options>,
 }

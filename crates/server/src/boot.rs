@@ -25,7 +25,7 @@ use crate::metrics::{self, Metrics};
 use crate::notify::PushRules;
 use crate::sessions::Accounts;
 use crate::world::World;
-use crate::{draining, health, keys, neighbors, readers, resources};
+use crate::{draining, federation, health, keys, neighbors, readers, resources};
 
 /// The fact of the database under which the server's name stands.
 const SERVER_NAME: &str = "server_name";
@@ -77,6 +77,9 @@ pub enum Error {
         /// The key in the database.
         known: String,
     },
+    /// Federation cannot be set up.
+    #[error("federation: {0}")]
+    Federation(String),
     /// The media folder cannot be used.
     #[error("media: {0}")]
     Media(#[from] media::Error),
@@ -142,6 +145,8 @@ pub struct Running {
     pub sync: Arc<Sync>,
     /// The media store.
     pub media: Media,
+    /// Other servers; none where this server does not federate.
+    pub remote: Option<Arc<::federation::Remote>>,
 }
 
 /// Opens the store and builds the system on it.
@@ -179,11 +184,28 @@ pub async fn build_on(
         store.clone(),
         Arc::clone(&clock),
         Arc::clone(&entropy),
-        signing_key,
+        Arc::clone(&signing_key),
         evaluator,
         rooms::Options { default_version: config.default_room_version.clone(), ..rooms::Options::new(&server_name) },
     );
     let media = media_of(&store, config, world, &server_name).await?;
+    let remote = match config.federation_enabled {
+        false => None,
+        true => {
+            let transport = federation::transport(config, world)?;
+            let base = federation::Base {
+                config,
+                world,
+                store: &store,
+                users: &users,
+                rooms: &rooms,
+                media: &media,
+                key: &signing_key,
+                server_name: &server_name,
+            };
+            Some(federation::build(base, transport).await?)
+        }
+    };
     let sync = Sync::new(store.clone(), Arc::clone(&rooms), Arc::clone(&users));
     neighbors::begin(&users, &store, &clock);
 
@@ -197,6 +219,7 @@ pub async fn build_on(
         clock: Arc::clone(&clock),
         media: media.clone(),
         door: Arc::clone(&door),
+        remote: remote.clone(),
         options: Arc::new(api_options(config, &server_name)),
     });
     let page = FirstAccount {
@@ -206,13 +229,15 @@ pub async fn build_on(
         rename: rename.filter(|_| config.server_name.is_none()),
         public_base_url: config.public_base_url.clone(),
     };
+    let others = remote.as_ref().map(|remote| remote.federation.router()).unwrap_or_default();
     let routes = api
+        .merge(others)
         .merge(first_account::routes(page))
         .merge(health::routes(store.clone()))
         .merge(metrics::routes(Arc::clone(&metrics), Arc::clone(&sync)));
     let router = layered(routes, metrics);
     let config = config.clone();
-    Ok(Running { router, config, store, sqlite, postgres, server_name, clock, users, rooms, sync, media })
+    Ok(Running { router, config, store, sqlite, postgres, server_name, clock, users, rooms, sync, media, remote })
 }
 
 fn layered(routes: Router, metrics: Arc<Metrics>) -> Router {

@@ -166,6 +166,18 @@ pub struct Config {
     pub registration_shared_secret: Option<String>,
     /// The rate limits.
     pub rate_limits: RateLimits,
+    /// Whether to speak with other servers.
+    pub federation_enabled: bool,
+    /// The only servers to speak with; empty: all.
+    pub federation_allow: Vec<String>,
+    /// Servers not to speak with.
+    pub federation_deny: Vec<String>,
+    /// Further certificate authorities.
+    pub federation_ca_files: Vec<PathBuf>,
+    /// Private address ranges that may be connected to.
+    pub federation_private_ranges: Vec<String>,
+    /// Whether certificates of other servers are checked.
+    pub federation_verify_certificates: bool,
     /// The room version of new rooms.
     pub default_room_version: String,
     /// Bytes that an uploaded file may have.
@@ -225,6 +237,16 @@ impl Config {
             registration_mode,
             registration_shared_secret: settings.optional_text("registration.shared_secret")?,
             rate_limits: rate_limits(settings)?,
+            federation_enabled: settings.boolean("federation.enabled")?,
+            federation_allow: settings.texts("federation.allow")?,
+            federation_deny: settings.texts("federation.deny")?,
+            federation_ca_files: settings
+                .texts("federation.trusted_ca_files")?
+                .into_iter()
+                .map(PathBuf::from)
+                .collect(),
+            federation_private_ranges: settings.texts("federation.allowed_private_ranges")?,
+            federation_verify_certificates: settings.boolean("federation.verify_certificates")?,
             default_room_version: room_version(settings)?,
             media_max_upload_bytes: settings.size("media.max_upload_bytes")? as u64,
             media_dir: media_dir(settings, &data_dir)?,

@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod copies;
 pub mod draining;
+pub mod federation;
 pub mod first_account;
 pub mod health;
 pub mod keys;

@@ -21,6 +21,7 @@ pub mod push_rules;
 pub mod pushers;
 pub mod receipts;
 pub mod registration;
+mod remote_devices;
 pub mod reports;
 pub mod secret;
 pub mod sessions;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::access::readable;
-use crate::{Routes, State, error_map};
+use crate::{Routes, State, error_map, remote};
 
 /// The routes of this file.
 pub fn routes() -> Router<State> {
@@ -28,7 +28,7 @@ async fn resolve(
     Path(alias): Path<String>,
 ) -> Result<Json<Value>, Error> {
     check_grammar(&alias)?;
-    let (room_id, servers) = state.rooms.resolve_alias(&alias).await.map_err(error_map::rooms)?;
+    let (room_id, servers) = remote::resolve(&state, &alias).await?;
     Ok(Json(json!({ "room_id": room_id, "servers": servers })))
 }
 

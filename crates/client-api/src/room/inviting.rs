@@ -11,7 +11,7 @@ use store::UserId;
 
 use super::access::parse_user;
 use super::people;
-use crate::{Routes, State, error_map};
+use crate::{Routes, State, error_map, remote};
 
 /// The routes of this file.
 pub fn routes() -> Router<State> {
@@ -63,6 +63,12 @@ pub async fn invite_user(
 ) -> Result<(), Error> {
     // Only a member learns that the target blocks invites.
     state.rooms.joined_room(room_id, &requester.user_id).await.map_err(error_map::rooms)?;
+    if let Some(other) = state.remote.as_ref().filter(|_| !state.rooms.is_local(target)) {
+        content.retain(|_, value| *value != EventJson::Null);
+        let content = remote::with_reason(content, reason);
+        let invited = other.handshakes.invite(room_id, &requester.user_id, target, content).await;
+        return invited.map_err(remote::error);
+    }
     if people::blocks_invites(state, target).await? {
         return Err(error_map::rooms(rooms::Error::InviteBlocked));
     }

@@ -3,12 +3,12 @@
 
 use axum::routing::post;
 use axum::{Json, Router, extract};
-use endpoint::{Error, GuestRequester, OptionalBody, Path, RateClass, Requester};
+use endpoint::{Error, GuestRequester, OptionalBody, Path, Query, RateClass, Requester};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::people;
-use crate::{Routes, State, error_map};
+use crate::{Routes, State, error_map, remote};
 
 /// The routes of this file.
 pub fn routes() -> Router<State> {
@@ -20,14 +20,32 @@ struct Body {
     reason: Option<String>,
 }
 
+/// Servers that may be in the room: `server_name` is what `via` was called before (MSC4156).
+#[derive(Debug, Default, Deserialize)]
+pub struct Via {
+    #[serde(default)]
+    via: Vec<String>,
+    #[serde(default)]
+    server_name: Vec<String>,
+}
+
+impl Via {
+    /// All of them, without empty ones.
+    pub fn servers(self) -> Vec<String> {
+        self.via.into_iter().chain(self.server_name).filter(|server| !server.is_empty()).collect()
+    }
+}
+
 async fn join(
     requester: Requester,
     extract::State(state): extract::State<State>,
     Path(id_or_alias): Path<String>,
+    Query(via): Query<Via>,
     OptionalBody(body): OptionalBody<Body>,
 ) -> Result<Json<Value>, Error> {
-    let (room_id, _) = state.rooms.resolve_alias(&id_or_alias).await.map_err(error_map::rooms)?;
-    join_room(&state, &requester, room_id, body.reason.as_deref()).await
+    let (room_id, mut servers) = remote::resolve(&state, &id_or_alias).await?;
+    servers.splice(0..0, via.servers());
+    join_room(&state, &requester, room_id, &servers, body.reason.as_deref()).await
 }
 
 async fn join_by_id(
@@ -36,13 +54,14 @@ async fn join_by_id(
     Path(room_id): Path<String>,
     OptionalBody(body): OptionalBody<Body>,
 ) -> Result<Json<Value>, Error> {
-    join_room(&state, &requester, room_id, body.reason.as_deref()).await
+    join_room(&state, &requester, room_id, &[], body.reason.as_deref()).await
 }
 
 async fn join_room(
     state: &State,
     requester: &Requester,
     room_id: String,
+    via: &[String],
     reason: Option<&str>,
 ) -> Result<Json<Value>, Error> {
     requester.not_suspended()?;
@@ -51,6 +70,13 @@ async fn join_room(
         takes_guests(state, &room_id).await?;
     }
     let profile = people::member_profile(state, &requester.user_id).await?;
+    if let Some(way) = remote::way_to(state, &room_id, &requester.user_id, via).await? {
+        let content = remote::with_reason(profile, reason);
+        let joined = way.remote.handshakes.join(&room_id, &requester.user_id, &way.via, &content).await;
+        joined.map_err(remote::error)?;
+        people::follow_upgrade(state, &requester.user_id, &room_id).await?;
+        return Ok(Json(json!({ "room_id": room_id })));
+    }
     let before = state.rooms.joined_room(&room_id, &requester.user_id).await.is_ok();
     state.rooms.join(&room_id, &requester.user_id, reason, profile).await.map_err(refusal)?;
     if !before {

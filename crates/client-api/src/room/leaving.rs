@@ -7,7 +7,7 @@ use endpoint::{Error, GuestRequester, OptionalBody, Path, Requester};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{Routes, State, error_map};
+use crate::{Routes, State, error_map, remote};
 
 /// The routes of this file.
 pub fn routes() -> Router<State> {
@@ -25,6 +25,13 @@ async fn leave(
     Path(room_id): Path<String>,
     OptionalBody(body): OptionalBody<Body>,
 ) -> Result<Json<Value>, Error> {
+    let user = &requester.user_id;
+    let elsewhere = state.rooms.is_out_of_band(&room_id, user).await.map_err(error_map::rooms)?;
+    if elsewhere && let Some(way) = remote::way_to(&state, &room_id, user, &[]).await? {
+        let left = way.remote.handshakes.leave(&room_id, user, &way.via, body.reason.as_deref()).await;
+        left.map_err(remote::error)?;
+        return Ok(Json(json!({})));
+    }
     let left = state.rooms.leave(&room_id, &requester.user_id, body.reason.as_deref()).await;
     left.map_err(error_map::rooms)?;
     Ok(Json(json!({})))

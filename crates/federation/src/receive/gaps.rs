@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use event::{EdgeLimits, Verified};
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use parking_lot::Mutex;
 use rooms::{Accepted, Room, flags};
 use ruma_common::OwnedEventId;
@@ -224,7 +224,8 @@ impl Federation {
             let events = self.ask_state(server, &room.id, edge.as_str()).await?;
             return self.verify_of_room(room, events).await;
         }
-        let fetches = wanted.iter().map(|id| self.ask_event(server, id.as_str()));
+        // Collected first: a lazy iterator over borrowed ids would keep this from being a task of its own.
+        let fetches: Vec<_> = wanted.iter().map(|id| self.ask_event(server, id.as_str()).boxed()).collect();
         let fetched: Vec<crate::Result<Option<Bytes>>> =
             stream::iter(fetches).buffered(FETCHES_AT_ONCE).collect().await;
         // One that the other does not have is no reason to do without the others.

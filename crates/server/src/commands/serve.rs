@@ -8,6 +8,7 @@ use axum::Router;
 use parking_lot::RwLock;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tracing_subscriber::EnvFilter;
 use users::Users;
 
@@ -18,7 +19,7 @@ use crate::config::{Config, LogFormat, Resource};
 use crate::first_account::{PATH, Rename};
 use crate::listeners::{Bound, Switch};
 use crate::world::World;
-use crate::{control, readers};
+use crate::{control, federation, readers};
 
 /// Open files and sockets that a busy server may need.
 const OPEN_FILES_WANTED: u64 = 65_536;
@@ -83,6 +84,7 @@ pub async fn run(given: &Given) -> Result<(), Failure> {
             tracing::error!(%error, "a task failed");
         }
     }
+    builder.stop_federating().await;
     store.engine().close().await;
     if lost { Err(Failure::StoreLost) } else { Ok(()) }
 }
@@ -94,12 +96,14 @@ struct Builder {
     world: World,
     switch: Arc<Switch>,
     running: RwLock<Option<Arc<Running>>>,
+    /// The tasks that speak with other servers, and what ends them.
+    federating: tokio::sync::Mutex<Option<(watch::Sender<bool>, JoinHandle<()>)>>,
 }
 
 impl Builder {
     fn new(opened: Opened, config: Config, world: World) -> Self {
         let switch = Arc::new(Switch::new(Router::new()));
-        Self { opened, config, world, switch, running: RwLock::default() }
+        Self { opened, config, world, switch, running: RwLock::default(), federating: tokio::sync::Mutex::default() }
     }
 
     async fn build(self: &Arc<Self>) -> Result<Arc<Running>, boot::Error> {
@@ -108,7 +112,21 @@ impl Builder {
         let running = Arc::new(running);
         self.switch.turn(running.router.clone());
         *self.running.write() = Some(Arc::clone(&running));
+        self.stop_federating().await;
+        if let Some(remote) = running.remote.clone() {
+            let (stop, stopping) = watch::channel(false);
+            *self.federating.lock().await = Some((stop, tokio::spawn(federation::run(remote, stopping))));
+        }
         Ok(running)
+    }
+
+    /// Ends what speaks with other servers, if anything does.
+    async fn stop_federating(&self) {
+        let Some((stop, task)) = self.federating.lock().await.take() else { return };
+        stop.send_replace(true);
+        if let Err(error) = task.await {
+            tracing::error!(%error, "what speaks with other servers failed");
+        }
     }
 
     fn current(&self) -> Option<Arc<Running>> {

@@ -81,12 +81,7 @@ const KEYS: &[Declared] = &[
         "",
         "Enables /_synapse/admin/v1/register for whoever knows this secret.",
     ),
-    (
-        "federation.enabled",
-        Kind::Boolean,
-        "true",
-        "Whether to speak with other servers. This version does not yet: the keys of this section have no effect.",
-    ),
+    ("federation.enabled", Kind::Boolean, "true", "Whether to speak with other servers."),
     ("federation.allow", Kind::Texts, "[]", "The only servers to speak with; empty: all."),
     ("federation.deny", Kind::Texts, "[]", "Servers not to speak with."),
     ("federation.trusted_ca_files", Kind::Texts, "[]", "Further certificate authorities, PEM."),

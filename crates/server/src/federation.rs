@@ -1,0 +1,152 @@
+//! Other servers, put together: the client over TLS, the keys, what is received and what is sent.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use egress::Egress;
+use event::{Object, SigningKey};
+use federation::client::{Client, Reach};
+use federation::handshakes::Handshakes;
+use federation::https::{Https, HttpsOptions};
+use federation::key_ring::{self, KeyRing, OwnKeys};
+use federation::outbound::{self, Outbound};
+use federation::receive::{Edus, WORKERS};
+use federation::transport::Transport;
+use federation::{Federation, Remote};
+use media::Media;
+use rooms::Rooms;
+use store::{Store, UserId};
+use tokio::sync::watch;
+use users::Users;
+
+use crate::boot::Error;
+use crate::config::Config;
+use crate::world::World;
+
+/// What federation is built on.
+pub struct Base<'a> {
+    /// The configuration.
+    pub config: &'a Config,
+    /// Time, randomness, threads.
+    pub world: &'a World,
+    /// The store.
+    pub store: &'a Store,
+    /// Accounts.
+    pub users: &'a Arc<Users>,
+    /// The room engine.
+    pub rooms: &'a Arc<Rooms>,
+    /// The media store.
+    pub media: &'a Media,
+    /// The key that signs.
+    pub key: &'a Arc<SigningKey>,
+    /// The server's name.
+    pub server_name: &'a str,
+}
+
+/// The transport of the program: discovery, and HTTP over TLS.
+///
+/// # Errors
+/// [`Error::Federation`] if certificates cannot be read or the settings are wrong.
+pub fn transport(config: &Config, world: &World) -> Result<Arc<dyn Transport>, Error> {
+    let wrong = |what: String| Error::Federation(what);
+    let ranges = config.federation_private_ranges.iter().map(|range| range.parse());
+    let allowed_private_ranges =
+        ranges.collect::<Result<_, egress::RangeError>>().map_err(|error| wrong(error.to_string()))?;
+    let trust = egress::Trust {
+        extra_ca_files: config.federation_ca_files.clone(),
+        verify_certificates: config.federation_verify_certificates,
+    };
+    let options = egress::Options { allowed_private_ranges, trust, ..egress::Options::default() };
+    let egress = Egress::new(options).map_err(|error| wrong(error.to_string()))?;
+    let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
+    Ok(Arc::new(Https::new(egress, clock, entropy, HttpsOptions::default())))
+}
+
+/// Builds federation on a transport. Nothing is received or sent before [`run`].
+///
+/// # Errors
+/// As the store says.
+pub async fn build(base: Base<'_>, transport: Arc<dyn Transport>) -> Result<Arc<Remote>, Error> {
+    let Base { config, world, store, users, rooms, media, key, server_name } = base;
+    let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
+    let allowed = (!config.federation_allow.is_empty()).then_some(config.federation_allow.as_slice());
+    let reach = Reach::new(allowed, &config.federation_deny);
+    let client = Client::new(server_name, Arc::clone(key), transport, reach);
+    let key_ring = Arc::new(KeyRing::new(key_ring::Parts {
+        store: store.clone(),
+        client: client.clone(),
+        clock: Arc::clone(&clock),
+        own: OwnKeys::load(store, server_name, Arc::clone(key)).await?,
+        notaries: Vec::new(),
+        blocking: world.password_threads(),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+    }));
+    let outbound = Outbound::new(outbound::Parts {
+        client: Arc::new(client.clone()),
+        store: store.clone(),
+        rooms: Arc::clone(rooms),
+        users: Arc::clone(users),
+        clock: Arc::clone(&clock),
+        entropy: Arc::clone(&entropy),
+        options: outbound::Options::default(),
+    });
+    let heard = Arc::clone(&outbound);
+    let federation = Federation::new(federation::Parts {
+        store: store.clone(),
+        rooms: Arc::clone(rooms),
+        users: Arc::clone(users),
+        media: media.clone(),
+        client: client.clone(),
+        key_ring: Arc::clone(&key_ring),
+        clock: Arc::clone(&clock),
+        entropy: Arc::clone(&entropy),
+        edus: Arc::new(DeviceLists(Arc::clone(users))),
+        heard_from: Box::new(move |server| heard.heard_from(server)),
+        options: federation::Options::default(),
+    });
+    let (rooms, key) = (Arc::clone(rooms), Arc::clone(key));
+    let handshakes = Handshakes::new(Arc::new(client.clone()), key_ring, rooms, clock, entropy, key);
+    Ok(Arc::new(Remote { client, handshakes, outbound, federation }))
+}
+
+/// Receives and sends until `stop` becomes true.
+pub async fn run(remote: Arc<Remote>, stop: watch::Receiver<bool>) {
+    if let Err(error) = remote.federation.resume().await {
+        tracing::error!(%error, "what other servers sent before the last stop cannot be read");
+    }
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..WORKERS {
+        let (federation, stop) = (Arc::clone(&remote.federation), stop.clone());
+        workers.spawn(async move { federation.receive(stop).await });
+    }
+    let outbound = Arc::clone(&remote.outbound);
+    workers.spawn(async move {
+        if let Err(error) = outbound.run(stop).await {
+            tracing::error!(%error, "sending to other servers has ended");
+        }
+    });
+    while workers.join_next().await.is_some() {}
+}
+
+/// Tells local users that the devices of others have changed: their clients ask for the new keys.
+struct DeviceLists(Arc<Users>);
+
+impl DeviceLists {
+    async fn changed(&self, user: &UserId) -> Result<(), store::Error> {
+        match self.0.remote_devices_changed(user).await {
+            Err(users::Error::Store(error)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Edus for DeviceLists {
+    async fn device_list_update(&self, _origin: &str, user: &UserId, _content: &Object) -> Result<(), store::Error> {
+        self.changed(user).await
+    }
+
+    async fn signing_key_update(&self, _origin: &str, user: &UserId, _content: &Object) -> Result<(), store::Error> {
+        self.changed(user).await
+    }
+}
