@@ -148,6 +148,11 @@ impl Federation {
             }
             return Ok(());
         }
+        let (events, outside): (Vec<Object>, Vec<Object>) =
+            events.into_iter().partition(|event| room.is_some() || self.concerns_local_user(event));
+        for event in &outside {
+            sorted.refuse(rules, event, "this server is not in the room");
+        }
         let texts = events.iter().map(federation_form).collect();
         let verified = verify::pdus(&self.key_ring, rules, texts, EdgeLimits::Enforced).await?;
         for (event, verified) in events.iter().zip(verified) {
@@ -167,6 +172,16 @@ impl Federation {
             }
         }
         Ok(())
+    }
+}
+
+impl Federation {
+    /// Whether an event is a membership of a user of this server: of a room that this server is not in, nothing else
+    /// counts.
+    fn concerns_local_user(&self, event: &Object) -> bool {
+        let text = |member: &str| event.get(member).and_then(Json::as_str);
+        let target = text("state_key").and_then(event::ids::user_server);
+        text("type") == Some("m.room.member") && target == Some(self.rooms.server_name())
     }
 }
 

@@ -12,6 +12,8 @@ use crate::{Federation, verify};
 const EVENTS_PER_TURN: u32 = 16;
 /// How long an event waits after each vain try, in milliseconds; after the last it is dropped.
 const DELAYS_MS: [i64; 5] = [10_000, 60_000, 10 * 60_000, 60 * 60_000, 6 * 60 * 60_000];
+/// After a gap was given up, how long others of the same room and peer do not try to fill theirs, in milliseconds.
+const PAUSE_MS: i64 = 10_000;
 /// How long an event waits where the fault is ours, in milliseconds.
 const OWN_FAULT_MS: i64 = 5_000;
 
@@ -55,7 +57,7 @@ impl Federation {
         };
         let event = match self.verified(rules, row).await {
             Ok(Ok(event)) => event,
-            Ok(Err(error @ VerifyError::NoUsableKey { .. })) => return self.put_off(row, &error.to_string()),
+            Ok(Err(error @ VerifyError::NoUsableKey { .. })) => return self.put_off(row, &error.to_string(), None),
             Ok(Err(error)) => return Outcome::Dropped(error.to_string()),
             Err(_) => return self.own_fault(row),
         };
@@ -85,17 +87,20 @@ impl Federation {
 
     /// An event that builds on what is not known here.
     async fn take_waiting(&self, row: &InboundPduRow, event: Verified, missing: Vec<OwnedEventId>) -> Outcome {
-        if let Some(due_ms) = self.receiver.gaps.pause(&row.room_id, &row.origin, self.clock.now_ms()) {
-            // The same gap could not be filled just now.
-            return Outcome::Later { due_ms, attempts: row.attempts };
+        let gaps = &self.receiver.gaps;
+        if let Some(until_ms) = gaps.pause(&row.room_id, &row.origin, self.clock.now_ms()) {
+            // The same gap could not be filled just now: the events behind it share its fate.
+            return self.put_off(row, "what came before it could not be had", Some(until_ms));
         }
         match self.fill(&row.room_id, &row.origin, event, missing).await {
             Ok(None) => Outcome::Done,
             Ok(Some(reason)) => {
-                let outcome = self.put_off(row, &reason);
-                if let Outcome::Later { due_ms, .. } = &outcome {
-                    self.receiver.gaps.put_off(&row.room_id, &row.origin, *due_ms);
-                }
+                let outcome = self.put_off(row, &reason, None);
+                let until_ms = match &outcome {
+                    Outcome::Later { due_ms, .. } => *due_ms,
+                    _ => self.clock.now_ms().saturating_add(PAUSE_MS),
+                };
+                gaps.put_off(&row.room_id, &row.origin, until_ms);
                 outcome
             }
             Err(rooms::Error::Busy | rooms::Error::Store(_)) => self.own_fault(row),
@@ -107,13 +112,13 @@ impl Federation {
         Outcome::Later { due_ms: self.clock.now_ms().saturating_add(OWN_FAULT_MS), attempts: row.attempts }
     }
 
-    /// What others could not help with is tried again, less and less often.
-    fn put_off(&self, row: &InboundPduRow, reason: &str) -> Outcome {
+    /// What others could not help with is tried again, less and less often, or at a time that is given.
+    fn put_off(&self, row: &InboundPduRow, reason: &str, due_ms: Option<i64>) -> Outcome {
         let tried = usize::try_from(row.attempts).unwrap_or(0);
         match DELAYS_MS.get(tried) {
             None => Outcome::Dropped(reason.to_owned()),
             Some(delay_ms) => Outcome::Later {
-                due_ms: self.clock.now_ms().saturating_add(*delay_ms),
+                due_ms: due_ms.unwrap_or_else(|| self.clock.now_ms().saturating_add(*delay_ms)),
                 attempts: row.attempts.saturating_add(1),
             },
         }

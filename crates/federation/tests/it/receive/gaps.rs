@@ -223,3 +223,46 @@ async fn fe4_a_missing_auth_event_is_fetched() {
     world.federation.receive_due().await;
     assert_eq!(world.fate(&room, &id(&message)).await, None);
 }
+
+#[tokio::test]
+async fn fe6_what_stands_behind_one_gap_shares_its_fate() {
+    let world = World::new().await;
+    let room = world.room("10").await;
+    let two = Peer::new("two.test");
+    two.join(&world, &room, "bob").await;
+    let events = chain(&world, &room, &two, 12).await;
+    let pdus: Vec<&Verified> = events[1..].iter().collect();
+    two.transact(&world, "t1", &pdus, &[]).await;
+    world.federation.receive_due().await;
+    let path = "/_matrix/federation/v1/get_missing_events/";
+    assert_eq!(world.net.count("two.test", path), 1, "one question for all");
+    for _ in 0..5 {
+        world.clock.advance(7 * 60 * 60_000);
+        world.federation.receive_due().await;
+    }
+    for event in &events[1..] {
+        assert!(world.federation.dropped(&room.id, &id(event)).await.unwrap().is_some());
+    }
+    assert_eq!(world.net.count("two.test", path), 6);
+}
+
+#[tokio::test]
+async fn a_worker_can_be_a_task_and_ends_when_told() {
+    let world = World::new().await;
+    let room = world.room("10").await;
+    let two = Peer::new("two.test");
+    two.join(&world, &room, "bob").await;
+    let message = two.message(&world, &room, "bob", "hello").await;
+    let (stop, stopping) = tokio::sync::watch::channel(false);
+    let federation = std::sync::Arc::clone(&world.federation);
+    let worker = tokio::spawn(async move { federation.receive(stopping).await });
+    two.transact(&world, "t1", &[&message], &[]).await;
+    let mut entries = 0;
+    while world.fate(&room, &id(&message)).await.is_some() {
+        tokio::task::yield_now().await;
+        entries += 1;
+        assert!(entries < 1_000_000, "the worker never came");
+    }
+    stop.send_replace(true);
+    worker.await.unwrap();
+}

@@ -236,6 +236,21 @@ async fn fe13_events_of_rooms_that_are_not_known_here_are_passed_over() {
     assert!(world.rooms.room("!elsewhere:two.test").await.unwrap().is_none());
 }
 
+#[tokio::test]
+async fn fj12_a_room_that_all_have_left_takes_no_events() {
+    let world = World::new().await;
+    let room = world.room("10").await;
+    let two = Peer::new("two.test");
+    two.join(&world, &room, "bob").await;
+    let message = two.message(&world, &room, "bob", "hello").await;
+    world.rooms.leave(&room.id, &crate::harness::user("alice"), None).await.unwrap();
+    let answer = two.transact(&world, "t1", &[&message], &[]).await;
+    assert!(answer[id(&message)]["error"].is_string(), "{answer}");
+    world.federation.receive_due().await;
+    assert_eq!(world.fate(&room, &id(&message)).await.as_deref(), Some("unknown"));
+    assert_eq!(world.federation.dropped(&room.id, &id(&message)).await.unwrap(), None, "nothing is kept of it");
+}
+
 #[test]
 fn the_canonical_form_keeps_what_is_signed() {
     let text = object(json!({ "b": 1, "a": { "d": [1, 2], "c": "é" } }));
