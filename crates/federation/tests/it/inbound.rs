@@ -3,4 +3,5 @@
 mod access;
 mod events;
 mod memberships;
+mod nonsense;
 mod queries;
