@@ -4,6 +4,7 @@
 mod bench;
 mod deliveries;
 mod lazy;
+mod remote;
 mod restored;
 mod simulated;
 mod stepped;

@@ -1,0 +1,195 @@
+//! Rooms of another server in sync: invites without a room, joins through that server, and gaps in the timeline.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use event::{Json, Keys, Object, Rules, SigningKey, Verified, VerifyKey};
+use rooms::remote::{Import, RemoteMembership};
+use rooms::{CreateRoom, MessagesCount, NewEvent, Preset, Rooms};
+use serde_json::{Value, json};
+use store::model::Model;
+use store::{Clock, Entropy, Store, UserId};
+
+use crate::bench::{Bench, user};
+
+const OTHER: &str = "two.test";
+
+struct Ticking(AtomicI64);
+
+impl Clock for Ticking {
+    fn now_ms(&self) -> i64 {
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+struct Counting(AtomicU64);
+
+impl Entropy for Counting {
+    fn fill(&self, bytes: &mut [u8]) {
+        for byte in bytes {
+            *byte = (self.0.fetch_add(0x9E37_79B9, Ordering::Relaxed) >> 13).to_le_bytes()[0];
+        }
+    }
+}
+
+/// The keys of both servers: `one.test` has that of the bench.
+struct Both(BTreeMap<&'static str, SigningKey>);
+
+impl Keys for Both {
+    fn key(&self, server: &str, key_id: &str) -> Option<VerifyKey> {
+        let key = self.0.get(server).filter(|key| key.key_id() == key_id)?;
+        VerifyKey::from_b64(&key.public_b64(), u64::MAX, None)
+    }
+}
+
+/// An event as the other server receives it.
+fn received(event: &event::Pdu) -> Verified {
+    let keys = [("one.test", SigningKey::generate(&[7; 32])), (OTHER, SigningKey::generate(&[9; 32]))];
+    let rules = Rules::of("11").unwrap();
+    event::verify(rules, event.bytes.clone(), &Both(keys.into()), 1_700_000_100_000).unwrap()
+}
+
+/// The other server, with a room of bob's.
+async fn other() -> (Arc<Rooms>, UserId, String) {
+    let store = Store::new(Arc::new(Model::new())).await.unwrap();
+    let clock = Arc::new(Ticking(AtomicI64::new(1_700_000_000_000)));
+    let key = Arc::new(SigningKey::generate(&[9; 32]));
+    let entropy = Arc::new(Counting(AtomicU64::new(77)));
+    let rooms = Rooms::new(store, clock, entropy, key, Arc::new(MessagesCount), rooms::Options::new(OTHER));
+    let bob = UserId::from("@bob:two.test");
+    let request = CreateRoom {
+        creator: bob.clone(),
+        version: Some("11".to_owned()),
+        preset: Preset::PublicChat,
+        published: false,
+        alias_localpart: None,
+        name: Some("elsewhere".to_owned()),
+        topic: None,
+        invite: Vec::new(),
+        creation_content: Object::new(),
+        initial_state: Vec::new(),
+        is_direct: false,
+        power_level_content_override: None,
+        creator_profile: Object::new(),
+        predecessor: None,
+    };
+    let room_id = rooms.create_room(&request).await.unwrap();
+    (rooms, bob, room_id)
+}
+
+async fn join(bench: &Bench, other: &Rooms, room_id: &str, who: &UserId) {
+    let template = other.member_template(room_id, who, "join").await.unwrap();
+    let completed = bench.rooms.complete_template(template.rules, room_id, who, "join", &template.event, Object::new());
+    let join = received(completed.unwrap().pdu());
+    other.accept(join.clone()).await.unwrap();
+    let state = other.state_before(room_id, &join.pdu().event_id).await.unwrap();
+    let state = state.iter().map(|event| received(&event.pdu)).collect();
+    let import = Import { rules: template.rules, join, state, auth_chain: Vec::new(), partial: None };
+    bench.rooms.import_join(import).await.unwrap();
+}
+
+fn types(events: &Value) -> Vec<&str> {
+    let mut types: Vec<&str> = events.as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap()).collect();
+    types.sort_unstable();
+    types
+}
+
+#[tokio::test]
+async fn an_invite_to_a_room_elsewhere_comes_and_goes() {
+    let bench = Bench::new(Arc::new(Model::new()), |follower| follower).await;
+    let (other, bob, room_id) = other().await;
+    let alice = user("alice");
+    let first = bench.sync(&alice, None, Duration::ZERO).await;
+    let invite = other.build_invite(&room_id, &bob, &alice, None, Object::new()).await.unwrap().unwrap();
+    let rules = Rules::of("11").unwrap();
+    let signed = bench.rooms.co_sign_invite(rules, &room_id, &received(invite.pdu())).unwrap();
+    other.accept(signed.clone()).await.unwrap();
+    let name = json!({ "type": "m.room.name", "state_key": "", "sender": bob, "content": { "name": "elsewhere" } });
+    let set = RemoteMembership {
+        room_id: room_id.clone(),
+        rules,
+        user: alice.clone(),
+        membership: "invite".to_owned(),
+        sender: bob,
+        event: Some(signed),
+        stripped: vec![Json::from(name)],
+    };
+    bench.rooms.set_remote_membership(&set).await.unwrap();
+    let since = first["next_batch"].as_str();
+    for since in [since, None] {
+        let answer = bench.sync(&alice, since, Duration::ZERO).await;
+        let events = &answer["rooms"]["invite"][&room_id]["invite_state"]["events"];
+        assert_eq!(types(events), ["m.room.member", "m.room.name"], "{answer}");
+    }
+    let second = bench.sync(&alice, since, Duration::ZERO).await;
+    bench.rooms.leave(&room_id, &alice, None).await.unwrap();
+    let third = bench.sync(&alice, second["next_batch"].as_str(), Duration::ZERO).await;
+    assert!(third["rooms"]["leave"].get(&room_id).is_some(), "{third}");
+    let whole = bench.sync(&alice, None, Duration::ZERO).await;
+    assert!(!whole.to_string().contains(&room_id), "{whole}");
+    join(&bench, &other, &room_id, &alice).await;
+    let fourth = bench.sync(&alice, third["next_batch"].as_str(), Duration::ZERO).await;
+    assert!(fourth["rooms"]["join"].get(&room_id).is_some(), "{fourth}");
+}
+
+#[tokio::test]
+async fn a_room_joined_elsewhere_comes_with_its_state() {
+    let bench = Bench::new(Arc::new(Model::new()), |follower| follower).await;
+    let (other, _, room_id) = other().await;
+    let alice = user("alice");
+    let first = bench.sync(&alice, None, Duration::ZERO).await;
+    join(&bench, &other, &room_id, &alice).await;
+    for since in [first["next_batch"].as_str(), None] {
+        let answer = bench.sync(&alice, since, Duration::ZERO).await;
+        let room = &answer["rooms"]["join"][&room_id];
+        let expected = [
+            "m.room.create",
+            "m.room.guest_access",
+            "m.room.history_visibility",
+            "m.room.join_rules",
+            "m.room.member",
+            "m.room.name",
+            "m.room.power_levels",
+        ];
+        assert_eq!(types(&room["state"]["events"]), expected, "the state before the join: {answer}");
+        let timeline = room["timeline"]["events"].as_array().unwrap();
+        assert_eq!(timeline.len(), 1);
+        assert_eq!(timeline[0]["state_key"], alice.as_str());
+        assert_eq!(room["summary"]["m.joined_member_count"], 2);
+    }
+}
+
+/// Between two stays something was said that this server has not seen: the timeline is limited, and does not run on into
+/// what was before.
+#[tokio::test]
+async fn a_timeline_does_not_run_across_a_gap() {
+    let bench = Bench::new(Arc::new(Model::new()), |follower| follower).await;
+    let (other, bob, room_id) = other().await;
+    let alice = user("alice");
+    join(&bench, &other, &room_id, &alice).await;
+    bench.say(&room_id, &alice, "before").await;
+    let first = bench.sync(&alice, None, Duration::ZERO).await;
+    bench.rooms.leave(&room_id, &alice, None).await.unwrap();
+    let room = bench.rooms.room(&room_id).await.unwrap().unwrap();
+    let mut sent = Vec::new();
+    let mut next = vec![room.head().extremities[0].id.clone()];
+    while sent.len() < 2 {
+        let event = bench.rooms.event_by_id(&room, next[0].as_str()).await.unwrap().unwrap();
+        next = event.pdu.prev_events.clone();
+        sent.push(event);
+    }
+    for event in sent.iter().rev() {
+        other.accept(received(&event.pdu)).await.unwrap();
+    }
+    let Json::Object(content) = Json::from(json!({ "msgtype": "m.text", "body": "unseen" })) else { panic!() };
+    other.send(&room_id, NewEvent::message(&bob, "m.room.message", content)).await.unwrap();
+    join(&bench, &other, &room_id, &alice).await;
+    for since in [first["next_batch"].as_str(), None] {
+        let answer = bench.sync(&alice, since, Duration::ZERO).await;
+        let timeline = &answer["rooms"]["join"][&room_id]["timeline"];
+        assert_eq!(types(&timeline["events"]), ["m.room.member"], "{answer}");
+        assert_eq!(timeline["limited"], true);
+    }
+}
