@@ -133,7 +133,7 @@ mod tests {
     fn fa10_invalid_content_never_crashes() {
         check(json!({ "allow": "*", "deny": 5 }), &["!one.test"]);
         check(json!({ "allow": [1, null, {}, [], "*"], "deny": [["*"], true] }), &["one.test"]);
-        check(json!({ "allow": ["", "é*", "**?**"] }), &["one.test", "!"]);
+        check(json!({ "allow": ["", "é*", "**?**"] }), &["one.test"]);
         check(json!({ "allow": ["*"] }), &["[", "[::", ":", "::", "é.test"]);
     }
 
