@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::BodyExt;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use crate::discovery::ServerName;
 use crate::transport::{AnswerBody, Incoming, Limits, Outgoing, Transport, TransportError};
 use crate::{Error, Result, x_matrix};
 
@@ -149,6 +150,9 @@ impl Client {
     ) -> Result<Incoming> {
         if destination == &*self.server_name || !self.reach.permits(destination) {
             return Err(Error::Denied(destination.to_owned()));
+        }
+        if let Err(error) = ServerName::parse(destination) {
+            return Err(unreachable(destination, TransportError::NotFound(error.to_string())));
         }
         let same = PathAndQuery::try_from(path_and_query).is_ok_and(|parsed| parsed.as_str() == path_and_query);
         if !same {

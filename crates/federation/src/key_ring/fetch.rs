@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use event::{Json, Object, ids};
+use event::{Json, Object};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::Method;
 use store::Error;
 
 use super::book::Source;
 use super::{KeyResponse, KeyRing, KeySet, Wanted};
+use crate::discovery::ServerName;
 use crate::transport::Limits;
 
 /// Where a server publishes its keys.
@@ -84,7 +85,7 @@ impl KeyRing {
 
     /// The request itself; who calls holds the server's lock.
     async fn ask(&self, server: &str, stranger: bool) -> Result<(), Error> {
-        if !ids::is_server_name(server) {
+        if ServerName::parse(server).is_err() {
             return Ok(());
         }
         let places = if stranger { &self.stranger_places } else { &self.known_places };

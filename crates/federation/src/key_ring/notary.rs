@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use event::{Json, Object, ids};
+use event::{Json, Object};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use store::Error;
 use store::tables::federation::ServerKeyResponseRow;
 
 use super::{KeyResponse, KeyRing};
+use crate::discovery::ServerName;
 
 /// Servers of one query that are answered for.
 pub const SERVERS_PER_QUERY_MAX: usize = 100;
@@ -52,7 +53,7 @@ impl KeyRing {
         if server == self.own.server_name() {
             return Ok(vec![self.own.response(now_ms)]);
         }
-        if !ids::is_server_name(server) || !self.client.reach().permits(server) {
+        if ServerName::parse(server).is_err() || !self.client.reach().permits(server) {
             return Ok(Vec::new());
         }
         let of_keys = keys.values().map(|minimum| minimum.unwrap_or(now_ms)).max();

@@ -1,10 +1,11 @@
 //! Who sent a request: the check of its `X-Matrix` headers.
 
-use event::{Json, JsonSignatureError, Object, ids};
+use event::{Json, JsonSignatureError, Object};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method};
 
 use super::{KeyRing, Wanted};
+use crate::discovery::ServerName;
 use crate::x_matrix::{HeaderError, XMatrix, signed_object};
 
 /// Most `X-Matrix` headers of one request: a server may sign with several keys.
@@ -89,7 +90,7 @@ impl KeyRing {
         if signed.iter().filter_map(|by| by.destination.as_deref()).any(|destination| destination != ours) {
             return Err(RequestError::Destination);
         }
-        if !ids::is_server_name(&first.origin) || first.origin == ours {
+        if ServerName::parse(&first.origin).is_err() || first.origin == ours {
             return Err(RequestError::Origin);
         }
         if !self.client().reach().permits(&first.origin) {

@@ -3,6 +3,19 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod discovery;
 mod harness;
 mod inbound;
+mod key_routes;
+mod keys;
+mod network;
 mod receive;
+mod trust;
+mod verify;
+mod x_matrix;
+
+#[path = "../../../egress/tests/it/dns_server.rs"]
+mod dns_server;
+#[path = "../../../egress/tests/it/tls_server.rs"]
+#[expect(dead_code, reason = "the tests of `egress` use more of it")]
+mod tls_server;
