@@ -6,7 +6,9 @@ use endpoint::Error;
 use event::{Json, Object};
 use federation::Remote;
 use http::StatusCode;
+use rooms::Room;
 use rooms::aliases::is_alias;
+use rooms::timeline::{Direction, Page, PageQuery};
 use store::UserId;
 
 use crate::{State, error_map};
@@ -91,4 +93,19 @@ pub fn with_reason(mut content: Object, reason: Option<&str>) -> Object {
         content.insert("reason".to_owned(), Json::from(reason));
     }
     content
+}
+
+/// Where a page back in time came to a place where history is missing, asks the servers in the room for it. True if
+/// something came, so that the page is to be read again.
+///
+/// # Errors
+/// `M_UNKNOWN` when the store fails.
+pub async fn fill_history(state: &State, room: &Room, query: PageQuery, page: &Page) -> Result<bool, Error> {
+    let Some(remote) = &state.remote else { return Ok(false) };
+    let crossed = page.events.iter().any(|event| event.row.fragment != Some(query.from.fragment));
+    let short = page.events.len() < query.limit;
+    if query.direction != Direction::Backward || !(short || crossed) {
+        return Ok(false);
+    }
+    remote.federation.fill_history(room, query.from, query.limit).await.map_err(error)
 }

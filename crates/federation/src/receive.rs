@@ -12,6 +12,7 @@
 mod ask;
 mod edus;
 mod gaps;
+mod history;
 mod out_of_band;
 mod queue;
 mod schedule;

@@ -13,12 +13,15 @@ use sync::filter::EventFilter;
 
 use super::access::{Reader, readable};
 use crate::json_text::JsonText;
-use crate::{Routes, State, error_map};
+use crate::{Routes, State, error_map, remote};
 
 /// Events of a page where the client does not say.
 const LIMIT_DEFAULT: u64 = 10;
 /// Most events of a page.
 pub const LIMIT_MAX: u64 = 1_000;
+
+/// How often one request asks other servers for more of the history.
+const FILLS_MAX: usize = 5;
 
 /// The routes of this file.
 pub fn routes() -> Router<State> {
@@ -79,7 +82,13 @@ async fn messages(
     let query = PageQuery { from, direction, until, limit: limit(parameters.limit.or(filter.limit)) };
     let ignored = reader.ignored().clone();
     let keep = |event: &Event| filter.accepts_event(event) && heeds(&ignored, event);
-    let page = state.rooms.page(room, query, &mut reader.viewer, keep).await.map_err(error_map::rooms)?;
+    let mut page = state.rooms.page(room, query, &mut reader.viewer, &keep).await.map_err(error_map::rooms)?;
+    for _ in 0..FILLS_MAX {
+        if !remote::fill_history(&state, room, query, &page).await? {
+            break;
+        }
+        page = state.rooms.page(room, query, &mut reader.viewer, &keep).await.map_err(error_map::rooms)?;
+    }
     let answer = JsonText::object()
         .list("chunk", &reader.render(&page.events).await?)
         .value("start", from.to_string())

@@ -105,6 +105,14 @@ fn malformed(server: &str, error: &serde_json::Error) -> Error {
     Error::Malformed { server: server.to_owned(), reason: error.to_string() }
 }
 
+/// The events of an answer as texts, at most `max`.
+///
+/// # Errors
+/// [`Error::Malformed`].
+pub(super) fn texts_of(server: &str, bytes: &[u8], max: usize) -> Result<Vec<Bytes>> {
+    Ok(texts(read(server, bytes)?.pdus, max))
+}
+
 fn texts(events: Vec<Box<RawValue>>, max: usize) -> Vec<Bytes> {
     events.into_iter().take(max).map(|event| Bytes::from(event.get().to_owned())).collect()
 }

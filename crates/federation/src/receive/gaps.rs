@@ -213,7 +213,7 @@ impl Federation {
         }
     }
 
-    async fn fetch_events(
+    pub(super) async fn fetch_events(
         &self,
         room: &Room,
         edge: &OwnedEventId,
@@ -251,7 +251,7 @@ impl Federation {
     }
 
     /// Those of the events that a state cannot be made of yet: not known, or waiting.
-    async fn unknown(&self, room: &Room, ids: &[OwnedEventId]) -> crate::Result<Vec<OwnedEventId>> {
+    pub(super) async fn unknown(&self, room: &Room, ids: &[OwnedEventId]) -> crate::Result<Vec<OwnedEventId>> {
         let mut seen = HashSet::new();
         let ids: Vec<&OwnedEventId> = ids.iter().filter(|id| seen.insert(*id)).collect();
         let mut unknown = Vec::new();

@@ -72,7 +72,9 @@ impl Rooms {
             match self.try_history(&room, &incoming, &states).await {
                 Err(Error::Busy) => {}
                 Ok(placed) => {
-                    self.wake(room_id, placed.iter().map(|event| event.id().clone())).await?;
+                    // Collected first: a lazy iterator of borrowed events would tie this future to one thread.
+                    let ids: Vec<OwnedEventId> = placed.iter().map(|event| event.id().clone()).collect();
+                    self.wake(room_id, ids).await?;
                     return Ok(placed);
                 }
                 Err(error) => return Err(error),

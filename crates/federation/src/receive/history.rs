@@ -1,0 +1,114 @@
+//! History from before this server was in a room, asked of the servers that are in it (server-server API, "Backfilling
+//! and retrieving missing events").
+
+use std::collections::{BTreeMap, HashSet};
+
+use bytes::Bytes;
+use event::{EdgeLimits, Json, Verified};
+use http::Method;
+use rooms::Room;
+use rooms::remote::HISTORY_MAX;
+use rooms::timeline::Place;
+use ruma_common::OwnedEventId;
+
+use super::ask::{is_askable, texts_of};
+use crate::client::path;
+use crate::transport::Limits;
+use crate::{Federation, Result, verify};
+
+/// Events that are asked for at once, at most.
+const EVENTS_MAX: usize = 100;
+/// Servers that are asked about one gap.
+const SERVERS_MAX: usize = 4;
+/// Events of which one request names that history before them is wanted.
+const NAMED_MAX: usize = 20;
+/// For how long a gap that nobody could fill is left alone, in milliseconds.
+const PAUSE_MS: i64 = 30_000;
+/// Under which name pauses of history stand beside those of servers.
+const HISTORY: &str = "/history";
+
+impl Federation {
+    /// Fills the nearest gap of a room's history that lies before a place, as far as the servers in the room help. True
+    /// if any event came.
+    ///
+    /// # Errors
+    /// As the store says; that no server helps is no error.
+    pub async fn fill_history(&self, room: &Room, before: Place, limit: usize) -> Result<bool> {
+        let gaps = self.rooms.backward_gaps(room, before).await?;
+        let now_ms = self.clock.now_ms();
+        if gaps.is_empty() || self.receiver.gaps.pause(&room.id, HISTORY, now_ms).is_some() {
+            return Ok(false);
+        }
+        let own = self.rooms.server_name();
+        let servers: Vec<String> = room.servers().into_iter().filter(|server| is_askable(server, own)).collect();
+        for server in servers.into_iter().take(SERVERS_MAX) {
+            match self.backfill(room, &server, &gaps, limit).await {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(error @ (crate::Error::Store(_) | crate::Error::Rooms(rooms::Error::Store(_)))) => {
+                    return Err(error);
+                }
+                Err(error) => tracing::info!(server, room_id = room.id, %error, "a server did not help with history"),
+            }
+        }
+        self.receiver.gaps.put_off(&room.id, HISTORY, now_ms.saturating_add(PAUSE_MS));
+        Ok(false)
+    }
+
+    async fn backfill(&self, room: &Room, server: &str, gaps: &[OwnedEventId], limit: usize) -> Result<bool> {
+        let limit = limit.clamp(1, EVENTS_MAX).to_string();
+        let mut query: Vec<(&str, &str)> = gaps.iter().take(NAMED_MAX).map(|id| ("v", id.as_str())).collect();
+        query.push(("limit", &limit));
+        let path = path("/_matrix/federation/v1/backfill", &[&room.id], &query);
+        let answer = self.client.request(server, Method::GET, &path, None, Limits::default()).await?;
+        let events = self.verify_history(room, texts_of(server, &answer, HISTORY_MAX)?).await?;
+        let states = self.states_of_oldest(room, server, &events).await?;
+        let placed = self.rooms.accept_history(&room.id, events, states).await?;
+        tracing::debug!(server, room_id = room.id, events = placed.len(), "history came");
+        Ok(!placed.is_empty())
+    }
+
+    /// Those of the events that verify and are of the room. How many edges they have was for others to judge.
+    async fn verify_history(&self, room: &Room, events: Vec<Bytes>) -> Result<Vec<Verified>> {
+        let objects = events.iter().filter_map(|event| Json::object_from_slice(event).ok());
+        let texts = objects.map(|event| super::transaction::federation_form(&event)).collect();
+        let verified = verify::pdus(&self.key_ring, room.rules, texts, EdgeLimits::Lifted).await?;
+        let good = verified.into_iter().filter_map(|event| {
+            event.inspect_err(|error| tracing::debug!(%error, "an event of history was dropped")).ok()
+        });
+        Ok(good.filter(|event| event.pdu().room_id == room.id.as_str()).collect())
+    }
+
+    /// The state before each event whose previous events are neither among them nor known; events of it that are not
+    /// known are fetched.
+    async fn states_of_oldest(
+        &self,
+        room: &Room,
+        server: &str,
+        events: &[Verified],
+    ) -> Result<BTreeMap<OwnedEventId, Vec<OwnedEventId>>> {
+        let here: HashSet<&OwnedEventId> = events.iter().map(|event| &event.pdu().event_id).collect();
+        let mut states = BTreeMap::new();
+        for event in events {
+            let pdu = event.pdu();
+            let outside: Vec<OwnedEventId> = pdu.prev_events.iter().filter(|id| !here.contains(id)).cloned().collect();
+            if outside.is_empty()
+                || self.rooms.event_by_id(room, pdu.event_id.as_str()).await?.is_some_and(|e| e.shown())
+            {
+                continue;
+            }
+            let ids = self.ask_state_ids(server, &room.id, pdu.event_id.as_str()).await?;
+            let wanted: Vec<OwnedEventId> =
+                ids.state.iter().chain(&ids.auth_chain).chain(&pdu.auth_events).cloned().collect();
+            let unknown = self.unknown(room, &wanted).await?;
+            if !unknown.is_empty() {
+                let fetched = self.fetch_events(room, &pdu.event_id, &unknown, server).await?;
+                self.rooms.accept_outliers(&room.id, fetched).await?;
+            }
+            let unknown: HashSet<OwnedEventId> = self.unknown(room, &ids.state).await?.into_iter().collect();
+            let state = ids.state.into_iter().filter(|id| !unknown.contains(id)).collect();
+            states.insert(pdu.event_id.clone(), state);
+        }
+        Ok(states)
+    }
+}
