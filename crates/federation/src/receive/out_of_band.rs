@@ -7,7 +7,7 @@ use rooms::remote::RemoteMembership;
 use serde_json::Value;
 use store::UserId;
 use store::tables::federation::InboundPduRow;
-use store::tables::rooms::MembershipRow;
+use store::tables::rooms::{EventRow, MembershipRow};
 
 use super::queue::Outcome;
 use crate::Federation;
@@ -34,6 +34,14 @@ impl Federation {
         let Some(open) = open else { return dropped("the user is neither invited nor knocks") };
         if !may_end(&open, &pdu.sender) {
             return dropped("it is not known that the sender may end the user's membership");
+        }
+        // An end that does not build on it is older: the end of a ban, say, that an invite has overtaken.
+        match self.store.get::<EventRow>(vec![open.event.into()]).await {
+            Ok(Some(begun)) if !pdu.auth_events.iter().any(|id| id.as_str() == begun.event_id) => {
+                return dropped("it is from before the user's invite or knock");
+            }
+            Ok(_) => {}
+            Err(_) => return self.own_fault(row),
         }
         let ended = RemoteMembership {
             room_id: row.room_id.clone(),
