@@ -189,23 +189,17 @@ pub async fn build_on(
         rooms::Options { default_version: config.default_room_version.clone(), ..rooms::Options::new(&server_name) },
     );
     let media = media_of(&store, config, world, &server_name).await?;
-    let remote = match config.federation_enabled {
-        false => None,
-        true => {
-            let transport = federation::transport(config, world)?;
-            let base = federation::Base {
-                config,
-                world,
-                store: &store,
-                users: &users,
-                rooms: &rooms,
-                media: &media,
-                key: &signing_key,
-                server_name: &server_name,
-            };
-            Some(federation::build(base, transport).await?)
-        }
+    let base = federation::Base {
+        config,
+        world,
+        store: &store,
+        users: &users,
+        rooms: &rooms,
+        media: &media,
+        key: &signing_key,
+        server_name: &server_name,
     };
+    let remote = federation::build_if_enabled(base).await?;
     let sync = Sync::new(store.clone(), Arc::clone(&rooms), Arc::clone(&users));
     neighbors::begin(&users, &store, &clock);
 

@@ -62,6 +62,18 @@ pub fn transport(config: &Config, world: &World) -> Result<Arc<dyn Transport>, E
     Ok(Arc::new(Https::new(egress, clock, entropy, HttpsOptions::default())))
 }
 
+/// Builds federation on the program's transport, or none where it is switched off.
+///
+/// # Errors
+/// As [`transport`] and [`build`] say.
+pub async fn build_if_enabled(base: Base<'_>) -> Result<Option<Arc<Remote>>, Error> {
+    if !base.config.federation_enabled {
+        return Ok(None);
+    }
+    let transport = transport(base.config, base.world)?;
+    Ok(Some(build(base, transport).await?))
+}
+
 /// Builds federation on a transport. Nothing is received or sent before [`run`].
 ///
 /// # Errors

@@ -37,8 +37,8 @@ async fn topic(bench: &Bench, room: &str, by: &UserId, topic: &str) {
 /// What a client knows of a room that it is joined to, once it has applied an answer's state and timeline.
 fn topic_of(section: &Value) -> Option<&str> {
     let events = ["state", "timeline"].map(|part| section[part]["events"].as_array());
-    let topics = events.into_iter().flatten().flatten().filter(|event| event["type"] == "m.room.topic");
-    topics.last().and_then(|event| event["content"]["topic"].as_str())
+    let mut topics = events.into_iter().flatten().flatten().filter(|event| event["type"] == "m.room.topic");
+    topics.next_back().and_then(|event| event["content"]["topic"].as_str())
 }
 
 fn bodies(section: &Value) -> Vec<&str> {
