@@ -204,6 +204,19 @@ fn end_to_end(root: &Path, tools: &Tools, tally: &mut Tally) {
             Err(error) => tally.fail(format!("{}: {error}", story.script)),
         }
     }
+    match &tools.synapse {
+        Some(synapse) => federate(root, tools, &hearth, synapse, tally),
+        None => println!("without Synapse, nothing is shown of rooms shared with other servers"),
+    }
+}
+
+/// Two servers of ours and a Synapse share rooms.
+fn federate(root: &Path, tools: &Tools, hearth: &Path, synapse: &Path, tally: &mut Tally) {
+    println!("story: federation.mjs");
+    let mut command = Command::new(&tools.node);
+    command.arg("federation.mjs").current_dir(root.join("tests/e2e"));
+    command.arg("--hearth").arg(hearth).arg("--synapse").arg(synapse);
+    tally.counted("federation.mjs", &mut command, &mut |_| {});
 }
 
 /// Runs one script against `hearth` on `database`, and gives `each` its lines.
