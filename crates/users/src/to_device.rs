@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use event::{Json, Object};
+use store::tables::federation::OutboundEduRow;
 use store::tables::users::{DeviceRow, ToDeviceRow, ToDeviceTransactionRow};
 use store::{CommitBatch, DeviceId, Read, StreamKind, StreamPosition, UserId, Value};
 
@@ -12,6 +14,14 @@ use crate::{Error, Users};
 pub const MESSAGES_PER_SYNC: u32 = 100;
 /// Bytes that one message's content may have.
 pub const MESSAGE_BYTES_MAX: usize = 64 * 1_024;
+/// Messages of one EDU to another server.
+const EDU_MESSAGES_MAX: usize = 500;
+/// Bytes of the contents of one EDU, but for a last message that goes beyond.
+const EDU_BYTES_MAX: usize = 64 * 1_024;
+/// Characters of the id of an EDU; the specification allows 32.
+const EDU_ID_LENGTH: usize = 20;
+/// Largest number of canonical JSON, up or down.
+const INT_MAX: u64 = (1 << 53) - 1;
 /// The device id that stands for all devices.
 const ALL_DEVICES: &str = "*";
 
@@ -19,11 +29,13 @@ const ALL_DEVICES: &str = "*";
 pub type Messages = BTreeMap<UserId, BTreeMap<String, String>>;
 
 impl Users {
-    /// Sends messages to local users' devices: `*` is all devices of this moment, unknown devices are passed over. With
-    /// a transaction id (the sender's device and the id) a repeated call sends nothing; the answer says whether it sent.
+    /// Sends messages to users' devices: `*` is all devices of this moment, unknown devices are passed over. With a
+    /// transaction id (the sender's device and the id) a repeated call sends nothing; the answer says whether it sent.
+    ///
+    /// What is for other servers is stored for them; whoever calls leaves out those that cannot be sent to.
     ///
     /// # Errors
-    /// [`Error::TooLarge`].
+    /// [`Error::TooLarge`]; [`Error::InvalidParam`] for a message to another server that is not canonical JSON.
     pub async fn send_to_device(
         &self,
         sender: &UserId,
@@ -45,6 +57,9 @@ impl Users {
         }
         for (user, contents) in messages.iter().filter(|(user, _)| self.is_local(user)) {
             self.add_messages(&mut batch, sender, kind, user, contents).await?;
+        }
+        if self.is_local(sender) {
+            self.add_edus(&mut batch, sender, kind, messages)?;
         }
         match self.commit(batch).await {
             Ok(_) => Ok(true),
@@ -82,6 +97,35 @@ impl Users {
         Ok(())
     }
 
+    /// Adds the EDUs for other servers, of which the first of its users is announced.
+    fn add_edus(&self, batch: &mut CommitBatch, sender: &UserId, kind: &str, messages: &Messages) -> Result<(), Error> {
+        let mut servers: BTreeMap<&str, Vec<(&UserId, &BTreeMap<String, String>)>> = BTreeMap::new();
+        let is_remote = |user: &UserId| !self.is_local(user) && event::ids::is_user_id(user.as_str());
+        for (user, contents) in messages.iter().filter(|(user, contents)| is_remote(user) && !contents.is_empty()) {
+            servers.entry(user.server_name()).or_default().push((user, contents));
+        }
+        for (server, users) in servers {
+            let Some((first, _)) = users.first() else { continue };
+            let pos = batch.announce(StreamKind::ToDevice, None, Some((*first).clone()), None);
+            for (number, messages) in (0_i64..).zip(portions(&users)?) {
+                let id = store::clock::random_text(self.entropy.as_ref(), EDU_ID_LENGTH);
+                let content = Object::from([
+                    ("message_id".to_owned(), Json::from(id)),
+                    ("messages".to_owned(), Json::Object(messages)),
+                    ("sender".to_owned(), Json::from(sender.as_str())),
+                    ("type".to_owned(), Json::from(kind)),
+                ]);
+                let edu = Object::from([
+                    ("content".to_owned(), Json::Object(content)),
+                    ("edu_type".to_owned(), Json::from("m.direct_to_device")),
+                ]);
+                let edu = Json::Object(edu).to_canonical_string();
+                batch.put(OutboundEduRow { server: server.to_owned(), pos, number, edu });
+            }
+        }
+        Ok(())
+    }
+
     /// The messages that wait for a device after `since`, up to and including `up_to`, in order of arrival: at most
     /// `limit`.
     ///
@@ -111,5 +155,46 @@ impl Users {
         let upper = std::collections::Bound::Included(up_to.into());
         batch.delete_range::<ToDeviceRow>(vec![user.into(), device.into()], std::collections::Bound::Unbounded, upper);
         self.commit(batch).await.map(drop)
+    }
+}
+
+/// The messages to one server's users, as `{user: {device: content}}` in portions for one EDU each.
+fn portions(users: &[(&UserId, &BTreeMap<String, String>)]) -> Result<Vec<Object>, Error> {
+    let mut portions = Vec::new();
+    let (mut portion, mut count, mut bytes) = (Object::new(), 0, 0);
+    let all = users.iter().flat_map(|(user, contents)| contents.iter().map(move |(device, text)| (user, device, text)));
+    for (user, device, text) in all {
+        if text.len() > MESSAGE_BYTES_MAX {
+            return Err(Error::TooLarge("a to-device message"));
+        }
+        // One that peers cannot check the signature of would hold up all that waits for them.
+        let content = Json::object_from_slice(text.as_bytes()).ok().map(Json::Object).filter(is_canonical);
+        let content = content
+            .ok_or_else(|| Error::InvalidParam("What is sent to another server must be canonical JSON.".to_owned()))?;
+        let of_user = portion.entry(user.to_string()).or_insert_with(|| Json::Object(Object::new()));
+        if let Some(of_user) = of_user.as_object_mut() {
+            of_user.insert(device.clone(), content);
+        }
+        count += 1;
+        bytes += text.len();
+        if count >= EDU_MESSAGES_MAX || bytes >= EDU_BYTES_MAX {
+            portions.push(std::mem::take(&mut portion));
+            (count, bytes) = (0, 0);
+        }
+    }
+    if count > 0 {
+        portions.push(portion);
+    }
+    Ok(portions)
+}
+
+/// Whether all numbers are of those that canonical JSON has.
+fn is_canonical(value: &Json) -> bool {
+    match value {
+        Json::Int(int) => int.unsigned_abs() <= INT_MAX,
+        Json::Number(_) => false,
+        Json::Array(items) => items.iter().all(is_canonical),
+        Json::Object(members) => members.values().all(is_canonical),
+        Json::Null | Json::Bool(_) | Json::String(_) => true,
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value as Json, json};
-use store::{DeviceId, EventNum, RoomNum, StreamPosition, UserId};
+use store::tables::core::StreamRow;
+use store::tables::federation::OutboundEduRow;
+use store::{DeviceId, EventNum, Read, RoomNum, StreamKind, StreamPosition, UserId};
 
 use super::{Bench, user};
 use crate::Error;
@@ -176,6 +178,48 @@ async fn ce10_a_transaction_is_sent_once_and_a_star_reaches_all_devices() {
         let waiting = bench.users.to_device(&alice, device, StreamPosition::ZERO, bench.store.watermark(), 9).await;
         assert_eq!(waiting.unwrap().len(), 1);
     }
+}
+
+#[tokio::test]
+async fn ce10_messages_to_other_servers_are_stored_for_them_once_and_in_portions() {
+    let bench = Bench::new().await;
+    let login = bench.join("alice").await;
+    let alice = user("alice");
+    let large = json!({ "text": "x".repeat(40_000) }).to_string();
+    let devices: BTreeMap<String, String> = ["A", "B", "C"].map(|device| (device.to_owned(), large.clone())).into();
+    let mut messages: Messages = BTreeMap::from([("@bob:two.test".into(), devices)]);
+    messages.extend(to(&"@carol:three.test".into(), "*", 1));
+    messages.extend(to(&"@dan:no server".into(), "*", 1));
+    let before = bench.store.watermark();
+    for sent in [true, false] {
+        let transaction = Some((&login.device, "t1"));
+        assert_eq!(bench.users.send_to_device(&alice, "m.test", transaction, &messages).await.unwrap(), sent);
+    }
+    let rows: Vec<OutboundEduRow> = bench.store.all(Read::prefix::<OutboundEduRow>(vec![])).await.unwrap();
+    let places: Vec<_> = rows.iter().map(|row| (row.server.as_str(), row.number)).collect();
+    assert_eq!(places, [("three.test", 0), ("two.test", 0), ("two.test", 1)]);
+    let edus: Vec<Json> = rows.iter().map(|row| serde_json::from_str(&row.edu).unwrap()).collect();
+    assert_eq!(edus[0]["edu_type"], "m.direct_to_device");
+    let content = &edus[0]["content"];
+    assert_eq!((&content["sender"], &content["type"]), (&json!(alice.as_str()), &json!("m.test")));
+    assert_eq!(content["messages"], json!({ "@carol:three.test": { "*": { "n": 1 } } }));
+    let devices = |edu: &Json| edu["content"]["messages"]["@bob:two.test"].as_object().unwrap().len();
+    assert_eq!((devices(&edus[1]), devices(&edus[2])), (2, 1));
+    let ids: Vec<&str> = edus.iter().map(|edu| edu["content"]["message_id"].as_str().unwrap()).collect();
+    assert!(ids.iter().all(|id| (1..=32).contains(&id.len())) && ids[1] != ids[2], "{ids:?}");
+    let entries: Vec<StreamRow> = bench.store.all(Read::prefix::<StreamRow>(vec![]).after(before)).await.unwrap();
+    let told = entries.iter().filter(|row| row.kind == StreamKind::ToDevice as i64);
+    let told: Vec<_> = told.map(|row| (row.pos, row.user_id.as_ref().unwrap().server_name())).collect();
+    assert_eq!(told, [(rows[0].pos, "three.test"), (rows[1].pos, "two.test")], "which wakes the queues");
+}
+
+#[tokio::test]
+async fn ce10_a_message_that_cannot_be_signed_is_refused() {
+    let bench = Bench::new().await;
+    let content = BTreeMap::from([("*".to_owned(), json!({ "n": 1.5 }).to_string())]);
+    let messages = BTreeMap::from([(UserId::from("@bob:two.test"), content)]);
+    let refused = bench.users.send_to_device(&user("alice"), "m.test", None, &messages).await;
+    assert!(matches!(refused, Err(Error::InvalidParam(_))), "{refused:?}");
 }
 
 #[tokio::test]
