@@ -24,6 +24,7 @@ mod receipts;
 mod refresh;
 mod registration;
 mod registration_tokens;
+mod remote_keys;
 mod report_content;
 mod shared_secret;
 mod tags;

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use store::{StreamPosition, UserId};
 use users::keys::{ByUser, Text};
 
+use super::remote_keys;
 use crate::{Routes, State, error_map};
 
 /// Users and devices that one request names.
@@ -54,6 +55,8 @@ async fn upload(
 #[derive(Debug, Deserialize)]
 struct Asked {
     device_keys: BTreeMap<String, Vec<String>>,
+    /// In milliseconds.
+    timeout: Option<u64>,
 }
 
 async fn query(
@@ -66,14 +69,16 @@ async fn query(
     }
     let wanted: BTreeMap<UserId, Vec<String>> =
         body.device_keys.into_iter().map(|(user, devices)| (UserId::from(user), devices)).collect();
-    let failures = unreachable(&state, wanted.keys());
-    let found = state.users.query_key_texts(&requester.user_id, &wanted).await.map_err(error_map::users)?;
+    let until = remote_keys::deadline(body.timeout);
+    let mut found = state.users.query_key_texts(&requester.user_id, &wanted).await.map_err(error_map::users)?;
+    let client = state.remote.as_ref().map(|remote| &remote.client);
+    let failures = remote_keys::query(client, state.rooms.server_name(), wanted, until, &mut found).await;
     Ok(Json(Found {
         device_keys: found.device_keys,
         master_keys: found.master_keys,
         self_signing_keys: found.self_signing_keys,
         user_signing_keys: found.user_signing_keys,
-        failures,
+        failures: named(failures),
     }))
 }
 
@@ -97,6 +102,8 @@ struct Claimed {
 #[derive(Debug, Deserialize)]
 struct Claim {
     one_time_keys: BTreeMap<String, BTreeMap<String, String>>,
+    /// In milliseconds.
+    timeout: Option<u64>,
 }
 
 async fn claim(
@@ -109,18 +116,16 @@ async fn claim(
     }
     let wanted: ByUser<String> =
         body.one_time_keys.into_iter().map(|(user, devices)| (UserId::from(user), devices)).collect();
-    let failures = unreachable(&state, wanted.keys());
-    let one_time_keys = state.users.claim_key_texts(&wanted).await.map_err(error_map::users)?;
-    Ok(Json(Claimed { one_time_keys, failures }))
+    let until = remote_keys::deadline(body.timeout);
+    let mut one_time_keys = state.users.claim_key_texts(&wanted).await.map_err(error_map::users)?;
+    let client = state.remote.as_ref().map(|remote| &remote.client);
+    let failures = remote_keys::claim(client, state.rooms.server_name(), wanted, until, &mut one_time_keys).await;
+    Ok(Json(Claimed { one_time_keys, failures: named(failures) }))
 }
 
-/// The servers of those who are not ours: without federation none can be asked.
-fn unreachable<'a>(state: &State, users: impl Iterator<Item = &'a UserId>) -> Value {
-    // What is no user id at all has no server that could fail.
-    let remote = users.filter(|user| !state.users.is_local(user) && !user.server_name().is_empty());
-    let servers = remote.map(|user| user.server_name().to_owned());
-    let failures: BTreeMap<String, Value> = servers.map(|server| (server, json!({}))).collect();
-    json!(failures)
+/// Servers that failed, as the answers name them. Why is not for clients.
+fn named(failures: BTreeSet<String>) -> Value {
+    failures.into_iter().map(|server| (server, json!({}))).collect::<Map<String, Value>>().into()
 }
 
 #[derive(Debug, Deserialize)]

@@ -9,7 +9,7 @@ use store::UserId;
 use users::profile::{AVATAR_URL, DISPLAY_NAME};
 
 use super::jobs;
-use crate::{Routes, State, error_map};
+use crate::{Routes, State, error_map, remote};
 
 /// The routes of this file.
 pub fn routes() -> Router<State> {
@@ -21,15 +21,18 @@ pub fn routes() -> Router<State> {
         .unstable("/uk.tcpip.msc4133/profile/{user_id}/{field}", field())
 }
 
-/// A profile of this server. Those of other servers cannot be asked for without federation.
-async fn find(state: &State, user_id: &str) -> Result<Map<String, Value>, Error> {
+/// A user's profile, or at least this field of it. That of another server's user is asked for there.
+async fn find(state: &State, user_id: &str, field: Option<&str>) -> Result<Map<String, Value>, Error> {
     let not_found = || Error::not_found("Profile not found");
     if !user_id.starts_with('@') || !user_id.contains(':') {
         return Err(Error::invalid_param(format!("`{user_id}` is no user id.")));
     }
     let user = UserId::from(user_id);
     if !state.users.is_local(&user) {
-        return Err(not_found());
+        let server = event::ids::user_server(user_id).ok_or_else(not_found)?;
+        let remote = state.remote.as_ref().ok_or_else(not_found)?;
+        let profile = remote.client.query_profile(server, user_id, field).await.map_err(remote::error)?;
+        return Ok(profile.into_iter().map(|(name, value)| (name, value.into())).collect());
     }
     state.users.profile(&user).await.map_err(error_map::users)?.ok_or_else(not_found)
 }
@@ -39,7 +42,7 @@ async fn whole(
     OptionalRequester(_): OptionalRequester,
     Path(user_id): Path<String>,
 ) -> Result<Json<Value>, Error> {
-    find(&state, &user_id).await.map(|profile| Json(profile.into()))
+    find(&state, &user_id, None).await.map(|profile| Json(profile.into()))
 }
 
 async fn get_field(
@@ -47,7 +50,7 @@ async fn get_field(
     OptionalRequester(_): OptionalRequester,
     Path((user_id, field)): Path<(String, String)>,
 ) -> Result<Json<Value>, Error> {
-    let mut profile = find(&state, &user_id).await?;
+    let mut profile = find(&state, &user_id, Some(&field)).await?;
     let value = profile.remove(&field).ok_or_else(|| Error::not_found("The profile has no such field."))?;
     Ok(Json(json!({ field: value })))
 }

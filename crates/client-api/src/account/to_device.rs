@@ -38,8 +38,12 @@ async fn send(
     let text = |contents: BTreeMap<String, Map<String, Value>>| {
         contents.into_iter().map(|(device, content)| (device, Value::Object(content).to_string())).collect()
     };
-    let messages: Messages =
-        body.messages.into_iter().map(|(user, contents)| (UserId::from(user), text(contents))).collect();
+    let messages: Messages = body
+        .messages
+        .into_iter()
+        .map(|(user, contents)| (UserId::from(user), text(contents)))
+        .filter(|(user, _)| is_reached(&state, user))
+        .collect();
     let device = requester.device_id.clone().unwrap_or_else(|| DeviceId::from(""));
     let users = &state.users;
     users
@@ -47,4 +51,10 @@ async fn send(
         .await
         .map_err(error_map::users)?;
     Ok(error::empty())
+}
+
+/// Whether messages to a user have a way: they are not stored for servers that they can never be sent to.
+fn is_reached(state: &State, user: &UserId) -> bool {
+    let permits = |server: &str| state.remote.as_ref().is_some_and(|remote| remote.client.reach().permits(server));
+    state.users.is_local(user) || permits(user.server_name())
 }

@@ -1,0 +1,182 @@
+//! Keys of other servers' users: asked for where the users are, all servers at a time (client-server API, "Key
+//! management API"). An answer counts only for the users and devices of the server that gives it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use event::{Json, Object};
+use federation::client::Client;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
+use serde_json::value::RawValue;
+use store::UserId;
+use tokio::time::{Instant, timeout_at};
+use users::keys::device_keys::Queried;
+use users::keys::{ByUser, KEY_BYTES_MAX, Text};
+
+/// How long other servers are waited for where the client does not say.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest that a client can ask to wait.
+const TIMEOUT_MAX: Duration = Duration::from_secs(30);
+/// Servers that are asked at a time on behalf of one request.
+const SERVERS_AT_ONCE: usize = 100;
+/// Users of whom one request to a server asks.
+const USERS_PER_REQUEST: usize = 500;
+/// Keys of one device that an answer to a claim may hold.
+const CLAIMED_PER_DEVICE_MAX: usize = 10;
+
+/// The wanted ones of other servers, by server.
+type ByServer<T> = BTreeMap<String, BTreeMap<UserId, T>>;
+/// One-time keys by user and device: `{algorithm:id: key}`.
+type Claimed = ByUser<BTreeMap<String, Text>>;
+
+/// Until when other servers are waited for, by the `timeout` of a request in milliseconds.
+pub fn deadline(timeout_ms: Option<u64>) -> Instant {
+    Instant::now() + timeout_ms.map_or(TIMEOUT, Duration::from_millis).min(TIMEOUT_MAX)
+}
+
+/// Adds to `found` the keys of other servers' users. The answer names the servers that failed.
+///
+/// Without a client, which is without federation, all of them fail.
+pub async fn query(
+    client: Option<&Client>,
+    own: &str,
+    wanted: BTreeMap<UserId, Vec<String>>,
+    deadline: Instant,
+    found: &mut Queried<Text>,
+) -> BTreeSet<String> {
+    let ask = |server: String, wanted: BTreeMap<UserId, Vec<String>>| {
+        let client = client.cloned();
+        async move {
+            let names = wanted.iter().map(|(user, devices)| (user.to_string(), devices.clone())).collect();
+            let answer = match client {
+                Some(client) => {
+                    timeout_at(deadline, client.query_keys(&server, &names)).await.ok().and_then(Result::ok)
+                }
+                None => None,
+            };
+            (server, wanted, answer)
+        }
+        .boxed()
+    };
+    let asked: Vec<_> = requests(by_server(own, wanted)).map(|(server, wanted)| ask(server, wanted)).collect();
+    let mut answers = stream::iter(asked).buffer_unordered(SERVERS_AT_ONCE);
+    let mut failures = BTreeSet::new();
+    while let Some((server, wanted, answer)) = answers.next().await {
+        match answer {
+            Some(answer) => take_queried(&wanted, &answer, found),
+            None => drop(failures.insert(server)),
+        }
+    }
+    failures
+}
+
+/// Adds to `claimed` one-time keys of other servers' users. The answer names the servers that failed, as in [`query`].
+pub async fn claim(
+    client: Option<&Client>,
+    own: &str,
+    wanted: ByUser<String>,
+    deadline: Instant,
+    claimed: &mut Claimed,
+) -> BTreeSet<String> {
+    let ask = |server: String, wanted: ByUser<String>| {
+        let client = client.cloned();
+        async move {
+            let of_user = |devices: &BTreeMap<String, String>| {
+                let devices = devices.iter().map(|(id, algorithm)| (id.clone(), Json::from(algorithm.as_str())));
+                Json::Object(devices.collect())
+            };
+            let body: Object = wanted.iter().map(|(user, devices)| (user.to_string(), of_user(devices))).collect();
+            let answer = match client {
+                Some(client) => timeout_at(deadline, client.claim_keys(&server, body)).await.ok().and_then(Result::ok),
+                None => None,
+            };
+            (server, wanted, answer)
+        }
+        .boxed()
+    };
+    let asked: Vec<_> = requests(by_server(own, wanted)).map(|(server, wanted)| ask(server, wanted)).collect();
+    let mut answers = stream::iter(asked).buffer_unordered(SERVERS_AT_ONCE);
+    let mut failures = BTreeSet::new();
+    while let Some((server, wanted, answer)) = answers.next().await {
+        match answer {
+            Some(answer) => take_claimed(&wanted, &answer, claimed),
+            None => drop(failures.insert(server)),
+        }
+    }
+    failures
+}
+
+/// The wanted users that are not ours, by server. What is no user id at all has no server that could fail.
+fn by_server<T>(own: &str, wanted: BTreeMap<UserId, T>) -> ByServer<T> {
+    let mut servers = ByServer::new();
+    for (user, of) in wanted {
+        let server = user.server_name().to_owned();
+        if server != own && event::ids::is_server_name(&server) {
+            servers.entry(server).or_default().insert(user, of);
+        }
+    }
+    servers
+}
+
+/// As many requests as it takes to ask for all.
+fn requests<T>(servers: ByServer<T>) -> impl Iterator<Item = (String, BTreeMap<UserId, T>)> {
+    servers.into_iter().flat_map(|(server, mut wanted)| {
+        let mut parts = Vec::new();
+        while let Some((at, _)) = wanted.iter().nth(USERS_PER_REQUEST) {
+            let rest = wanted.split_off(&at.clone());
+            parts.push((server.clone(), std::mem::replace(&mut wanted, rest)));
+        }
+        parts.push((server, wanted));
+        parts
+    })
+}
+
+/// Takes what was asked for from the answer to a query; a key that names another user or device is passed over.
+fn take_queried(wanted: &BTreeMap<UserId, Vec<String>>, answer: &Object, found: &mut Queried<Text>) {
+    let of_user = |member: &str, user: &UserId| answer.get(member).and_then(|users| users.get(user.as_str()));
+    let names = |key: &Json, member: &str, name: &str| key.get(member).and_then(Json::as_str) == Some(name);
+    for (user, devices) in wanted {
+        let keys = of_user("device_keys", user).and_then(Json::as_object);
+        for (id, key) in keys.into_iter().flatten() {
+            let asked = devices.is_empty() || devices.contains(id);
+            if !asked || !names(key, "user_id", user.as_str()) || !names(key, "device_id", id) {
+                continue;
+            }
+            if let Some(key) = text(key) {
+                found.device_keys.entry(user.clone()).or_default().insert(id.clone(), key);
+            }
+        }
+        let cross = |member: &str| of_user(member, user).filter(|key| names(key, "user_id", user.as_str()));
+        if let Some(key) = cross("master_keys").and_then(text) {
+            found.master_keys.insert(user.clone(), key);
+        }
+        if let Some(key) = cross("self_signing_keys").and_then(text) {
+            found.self_signing_keys.insert(user.clone(), key);
+        }
+    }
+}
+
+/// Takes from the answer to a claim the keys of the devices and algorithms that were asked for.
+fn take_claimed(wanted: &ByUser<String>, answer: &Object, claimed: &mut Claimed) {
+    for (user, devices) in wanted {
+        let given = answer.get("one_time_keys").and_then(|users| users.get(user.as_str()));
+        for (device, algorithm) in devices {
+            let keys = given.and_then(|devices| devices.get(device)).and_then(Json::as_object);
+            let fits = |id: &str| id.strip_prefix(algorithm.as_str()).is_some_and(|rest| rest.starts_with(':'));
+            let keys = keys.into_iter().flatten().filter(|(id, _)| fits(id)).take(CLAIMED_PER_DEVICE_MAX);
+            let keys: BTreeMap<String, Text> = keys.filter_map(|(id, key)| Some((id.clone(), text(key)?))).collect();
+            if !keys.is_empty() {
+                claimed.entry(user.clone()).or_default().insert(device.clone(), keys);
+            }
+        }
+    }
+}
+
+/// A key as text to hand out, unless it is larger than any of ours.
+fn text(key: &Json) -> Option<Text> {
+    let text = key.to_canonical_string();
+    if text.len() > KEY_BYTES_MAX { None } else { RawValue::from_string(text).ok() }
+}
+
+#[cfg(test)]
+mod tests;
