@@ -1,17 +1,17 @@
 // Three servers share rooms over TLS: two hearths and a real Synapse.
 //
 //   node federation.mjs --hearth PROGRAM --synapse ENVIRONMENT [--versions 6,9,10,11,12]
-//                       [--rules public,invite,restricted,knock] [--creators A,B,S]
+//                       [--rules public,invite,restricted,knock] [--creators A,B,S] [--no-outages]
 //   node federation.mjs --synapse ENVIRONMENT --control     three Synapses: what they do not pass is wrong here
 //   node federation.mjs --hearth PROGRAM --alone            three hearths
 
 import { parseArguments } from "./lib/arguments.mjs";
 import { Checks } from "./lib/checks.mjs";
 import { Authority, FederatingHearth, FederatingSynapse } from "./lib/federation_world.mjs";
-import { Person, playRoom } from "./lib/federation_story.mjs";
+import { Person, playOutage, playRoom } from "./lib/federation_story.mjs";
 
 const options = parseArguments(process.argv.slice(2), {
-    known: ["hearth", "synapse", "versions", "rules", "creators"], flags: ["control", "alone"],
+    known: ["hearth", "synapse", "versions", "rules", "creators"], flags: ["control", "alone", "no-outages"],
 });
 const list = (text, usual) => (text ? text.split(",") : usual);
 const versions = list(options.versions, ["6", "9", "10", "11", "12"]);
@@ -38,6 +38,11 @@ try {
     const people = [];
     for (const server of servers) people.push(await new Person(server, `${server.letter.toLowerCase()}-${suffix}`).register());
     await rooms(people);
+    for (const absent of options["no-outages"] ? [] : people) {
+        const [creator, ...others] = people.filter((person) => person !== absent);
+        const title = `${absent.server.letter} away`;
+        await playOutage(checks, { title, version: "11", creator, others: [...others, absent], absent });
+    }
     for (const server of servers.filter((each) => each instanceof FederatingSynapse)) {
         await checks.check(`${server.letter} has rejected and soft-failed nothing`, async () => {
             const rejected = await server.query("SELECT event_id, reason FROM rejections");

@@ -197,6 +197,39 @@ export async function playRoom(checks, { title, version, rule, creator, others, 
     return roomId;
 }
 
+/** A server is away while the others talk and change the room; when it is back it has all of it. */
+export async function playOutage(checks, { title, version, creator, others, absent }) {
+    const people = [creator, ...others];
+    const present = people.filter((person) => person !== absent);
+    const all = (what) => Promise.all(people.map(what));
+    const roomId = await checks.check(`${title}: all are in a room`, async () => {
+        const room = await createRoom(creator, version, "public");
+        for (const person of others) await person.join(room, [creator.server.name]);
+        const eventId = await creator.say(room, "before");
+        await all((viewer) => viewer.sees(room, eventId));
+        return room;
+    });
+    if (roomId === undefined) return;
+    let last;
+    await checks.check(`${title}: ${absent.name}'s server is away, the others go on`, async () => {
+        await absent.server.stop();
+        for (let n = 0; n < 20; n += 1) {
+            for (const person of present) last = await person.say(roomId, `${n} of ${person.name}`);
+        }
+        await creator.set(roomId, "m.room.topic", { topic: "changed meanwhile" });
+        last = await creator.say(roomId, "the last of it");
+        await Promise.all(present.map((viewer) => viewer.sees(roomId, last)));
+    });
+    await checks.check(`${title}: it is back, and gets all of it`, async () => {
+        await absent.server.start();
+        await absent.sees(roomId, last);
+        const eventId = await absent.say(roomId, "back again");
+        await all((viewer) => viewer.sees(roomId, eventId));
+    });
+    await sameState(checks, title, people, roomId);
+    await sameTimeline(checks, title, people, roomId);
+}
+
 function createRoom(creator, version, rule, lobby) {
     const content = rule === "restricted"
         ? { join_rule: rule, allow: [{ type: "m.room_membership", room_id: lobby }] }
