@@ -65,6 +65,14 @@ impl Running {
         if let Err(cause) = self.rooms.retry_waiting().await {
             tracing::warn!(%cause, "events whose predecessors have come could not be judged");
         }
+        if let Err(cause) = self.rooms.collect_unjoined().await {
+            tracing::warn!(%cause, "what joins left behind could not be removed");
+        }
+        if let Some(remote) = &self.remote
+            && let Err(cause) = remote.federation.prune().await
+        {
+            tracing::warn!(%cause, "old answers to other servers could not be removed");
+        }
         if let Err(cause) = self.rooms.resume_purges().await {
             tracing::warn!(%cause, "purged rooms could not be removed to the end");
         }
