@@ -3,11 +3,12 @@
 //! A message costs no row per destination. [`dispatch`] follows the stream behind one stored position and puts each
 //! event into the in-memory queues of the servers that are in the room. A destination that fails gets a row with the
 //! position from which on it is behind, its queue is dropped, and once it answers again [`catch_up`] reads what it
-//! misses from the rooms themselves. To-device messages have rows: they are never dropped.
+//! misses from the rooms themselves. To-device messages and changes of device lists have rows: they are never dropped.
 
 mod back_off;
 mod catch_up;
 mod destination;
+mod device_lists;
 mod dispatch;
 mod edus;
 mod residents;
@@ -44,6 +45,8 @@ pub struct Options {
     pub transactions_max: usize,
     /// Whether presence is told to other servers.
     pub presence: bool,
+    /// Whether other servers learn the names of devices.
+    pub device_names: bool,
 }
 
 impl Default for Options {
@@ -53,6 +56,7 @@ impl Default for Options {
             retry_max: Duration::from_secs(4 * 3_600),
             transactions_max: 256,
             presence: true,
+            device_names: false,
         }
     }
 }
@@ -140,12 +144,13 @@ impl Outbound {
         let mut after = String::new();
         loop {
             let read = Read::prefix::<OutboundEduRow>(vec![]).after(after.as_str());
-            let Some(row) = self.store.one::<OutboundEduRow>(read).await? else { return Ok(()) };
+            let Some(row) = self.store.one::<OutboundEduRow>(read).await? else { break };
             let destination = self.destination(&row.server);
             destination.queue.lock().stored_edus = true;
             self.wake(&destination);
             after = row.server;
         }
+        self.resume_device_lists().await
     }
 
     /// Another server has spoken to us: it is there, whatever was learnt before.

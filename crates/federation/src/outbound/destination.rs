@@ -11,6 +11,7 @@ use store::tables::federation::{DestinationRow, OutboundEduRow};
 use store::{CommitBatch, CommitError, Read, RoomNum, StreamPosition, UserId, Value};
 use tokio::sync::Notify;
 
+use super::device_lists::Told;
 use super::transaction::{self, EDUS_MAX, PDUS_MAX};
 use super::{Outbound, back_off};
 use crate::{Error, Result};
@@ -45,6 +46,8 @@ pub(super) struct Under {
     pub first: Option<StreamPosition>,
     /// The stored EDUs in it.
     pub stored: Vec<(StreamPosition, i64)>,
+    /// The device lists that are told in it.
+    pub device_lists: Vec<Told>,
     /// How often the peer refused it.
     pub refusals: u32,
 }
@@ -62,8 +65,8 @@ pub(super) struct Queue {
     pub stored_edus: bool,
     /// Volatile EDUs.
     pub edus: BTreeMap<EduKey, Object>,
-    /// Local users whose device lists changed.
-    pub device_lists: BTreeMap<UserId, StreamPosition>,
+    /// Whether device lists may be due.
+    pub device_lists: bool,
     /// The transaction under way.
     pub under: Option<Under>,
     /// How often it has failed in a row.
@@ -126,7 +129,7 @@ impl Queue {
             && self.behind_from.is_none()
             && !self.stored_edus
             && self.edus.is_empty()
-            && self.device_lists.is_empty()
+            && !self.device_lists
             && self.under.is_none()
     }
 }
@@ -231,7 +234,8 @@ impl Outbound {
         let stored = self.stored_edus(destination).await?;
         let mut edus: Vec<Object> = Vec::new();
         edus.extend(stored.iter().filter_map(|row| Json::object_from_slice(row.edu.as_bytes()).ok()));
-        edus.extend(self.device_list_edus(destination, EDUS_MAX - edus.len()).await?);
+        let (lists, told) = self.device_list_edus(destination, EDUS_MAX.saturating_sub(edus.len())).await?;
+        edus.extend(lists);
         let mut queue = destination.queue.lock();
         let count = queue.events.len().min(PDUS_MAX);
         let events: Vec<_> = queue.events.drain(..count).collect();
@@ -249,6 +253,7 @@ impl Outbound {
             body: Arc::new(body),
             first: events.first().map(|(pos, _)| *pos),
             stored: stored.iter().map(|row| (row.pos, row.number)).collect(),
+            device_lists: told,
             refusals: 0,
         });
         Ok(true)
@@ -288,6 +293,9 @@ impl Outbound {
         for (pos, number) in under.iter().flat_map(|under| &under.stored) {
             let server = Value::from(destination.server.as_str());
             batch.delete::<OutboundEduRow>(vec![server, (*pos).into(), Value::Int(*number)]);
+        }
+        for told in under.into_iter().flat_map(|under| under.device_lists) {
+            told.add_to(&mut batch);
         }
         if caught_up {
             batch.delete::<DestinationRow>(vec![Value::from(destination.server.as_str())]);
@@ -336,7 +344,7 @@ impl Outbound {
         Ok(())
     }
 
-    async fn store_soon(&self, batch: CommitBatch) -> Result<()> {
+    pub(super) async fn store_soon(&self, batch: CommitBatch) -> Result<()> {
         if batch.is_empty() {
             return Ok(());
         }

@@ -1,5 +1,5 @@
-//! EDUs for other servers: typing, receipts, presence, device lists (server-server API, "EDUs"). All but the last are
-//! volatile: what a destination misses while it is away is out of date when it comes back.
+//! EDUs for other servers: typing, receipts, presence (server-server API, "EDUs"). They are volatile: what a
+//! destination misses while it is away is out of date when it comes back.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use store::{RoomNum, StreamPosition, UserId};
 use users::presence::PresenceState;
 
 use super::Outbound;
-use super::destination::{Destination, EduKey};
+use super::destination::EduKey;
 use crate::Result;
 
 /// Servers that are told of one user's presence at once.
@@ -45,7 +45,12 @@ impl Outbound {
     }
 
     /// A public receipt moved at `pos`.
-    pub(super) async fn tell_receipt(self: &Arc<Self>, room: RoomNum, user: &UserId, pos: StreamPosition) -> Result<()> {
+    pub(super) async fn tell_receipt(
+        self: &Arc<Self>,
+        room: RoomNum,
+        user: &UserId,
+        pos: StreamPosition,
+    ) -> Result<()> {
         let Some(room) = self.rooms.room_by_num(room).await? else { return Ok(()) };
         let servers = self.others_in(&room);
         if servers.is_empty() {
@@ -90,16 +95,6 @@ impl Outbound {
         Ok(())
     }
 
-    /// A local user's devices or keys changed.
-    pub(super) async fn tell_device_list(self: &Arc<Self>, user: &UserId, pos: StreamPosition) -> Result<()> {
-        for server in self.servers_sharing_with(user).await? {
-            let destination = self.destination(&server);
-            destination.queue.lock().device_lists.insert(user.clone(), pos);
-            self.wake(&destination);
-        }
-        Ok(())
-    }
-
     /// The other servers with a user in a room that this user is in.
     pub async fn servers_sharing_with(&self, user: &UserId) -> Result<BTreeSet<String>> {
         let mut servers = BTreeSet::new();
@@ -110,15 +105,10 @@ impl Outbound {
         }
         Ok(servers)
     }
-
-    /// At most `max` EDUs about device lists that changed.
-    pub(super) async fn device_list_edus(&self, _destination: &Destination, _max: usize) -> Result<Vec<Object>> {
-        Ok(Vec::new())
-    }
 }
 
 /// An EDU of this type.
-fn edu(kind: &str, content: serde_json::Value) -> Object {
+pub(super) fn edu(kind: &str, content: serde_json::Value) -> Object {
     let edu = json!({ "edu_type": kind, "content": content });
     match Json::from(edu) {
         Json::Object(edu) => edu,

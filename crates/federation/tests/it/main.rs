@@ -9,6 +9,7 @@ mod inbound;
 mod key_routes;
 mod keys;
 mod network;
+mod outbound;
 mod receive;
 mod trust;
 mod verify;

@@ -1,11 +1,13 @@
 //! Tables of federation.
 
-use crate::{Row, StreamPosition, Table, table};
+use crate::{Row, StreamPosition, Table, UserId, table};
 
 /// The tables of this file.
 pub const TABLES: &[&Table] = &[
     DestinationRow::TABLE,
     OutboundEduRow::TABLE,
+    DeviceListDueRow::TABLE,
+    DeviceListSentRow::TABLE,
     InboundPduRow::TABLE,
     InboundTransactionRow::TABLE,
     InboundDropRow::TABLE,
@@ -42,6 +44,37 @@ table! {
         number: i64,
         /// The EDU, a JSON object.
         edu: String,
+    }
+}
+
+table! {
+    /// A local user's devices or keys changed, and a server that shares a room with the user has not been told: at most
+    /// one row of each pair.
+    "device_lists_due" => DeviceListDueRow key(server, user_id, pos) {
+        /// The destination.
+        server: String,
+        /// The local user.
+        user_id: UserId,
+        /// Position of the last change.
+        pos: StreamPosition,
+        /// When it became due, in milliseconds since the epoch.
+        at_ms: i64,
+    }
+}
+
+table! {
+    /// What a server was last told of a local user's devices.
+    "device_lists_sent" => DeviceListSentRow key(server, user_id) {
+        /// The destination.
+        server: String,
+        /// The local user.
+        user_id: UserId,
+        /// The `stream_id` that it was told.
+        stream_id: i64,
+        /// Hashes of what it was told of each device: a JSON object by device id.
+        devices: String,
+        /// Hash of the cross-signing keys that it was told; empty for none.
+        signing: String,
     }
 }
 

@@ -1,0 +1,188 @@
+//! What is sent to other servers, about devices and to them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use event::SigningKey;
+use federation::client::{Client, Reach};
+use federation::outbound::{Options, Outbound, Parts};
+use federation::transport::{Incoming, Outgoing, Transport, TransportError};
+use http::{HeaderMap, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use serde_json::{Value, json};
+use store::{Clock, DeviceId, Entropy, UserId};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use users::keys::cross_signing::CrossSigningKeys;
+
+use crate::harness::{Peer, US, World, key, object};
+
+/// Takes every transaction and shows its EDUs.
+struct Wire(mpsc::UnboundedSender<(String, Value)>);
+
+#[async_trait]
+impl Transport for Wire {
+    async fn send(&self, request: Outgoing) -> Result<Incoming, TransportError> {
+        let body: Value = serde_json::from_slice(&request.body.unwrap_or_default()).unwrap_or_default();
+        for edu in body["edus"].as_array().unwrap() {
+            self.0.send((request.destination.clone(), edu.clone())).unwrap();
+        }
+        let body = Full::new(Bytes::from("{}")).map_err(|never| match never {}).boxed_unsync();
+        Ok(Incoming { status: StatusCode::OK, headers: HeaderMap::new(), body })
+    }
+}
+
+/// Counts.
+struct Bytewise(std::sync::atomic::AtomicU8);
+
+impl Entropy for Bytewise {
+    fn fill(&self, bytes: &mut [u8]) {
+        bytes.fill_with(|| self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst));
+    }
+}
+
+/// The queues of a server, under way.
+struct Sending {
+    edus: mpsc::UnboundedReceiver<(String, Value)>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Sending {
+    fn start(world: &World) -> Self {
+        let (sender, edus) = mpsc::unbounded_channel();
+        let client = Client::new(US, Arc::new(key(US)), Arc::new(Wire(sender)), Reach::default());
+        let outbound = Outbound::new(Parts {
+            client: Arc::new(client),
+            store: world.store.clone(),
+            rooms: Arc::clone(&world.rooms),
+            users: Arc::clone(&world.users),
+            clock: Arc::clone(&world.clock) as Arc<dyn Clock>,
+            entropy: Arc::new(Bytewise(0.into())),
+            options: Options::default(),
+        });
+        let (stop, stopping) = watch::channel(false);
+        let task = tokio::spawn(async move { outbound.run(stopping).await.unwrap() });
+        Self { edus, stop, task }
+    }
+
+    /// The content of the next EDU, which is of this kind and for `two.test`.
+    async fn next(&mut self, kind: &str) -> Value {
+        let (server, mut edu) = self.edus.recv().await.unwrap();
+        assert_eq!((server.as_str(), edu["edu_type"].as_str().unwrap()), ("two.test", kind), "{edu}");
+        edu["content"].take()
+    }
+
+    async fn stop(self) {
+        self.stop.send_replace(true);
+        self.task.await.unwrap();
+    }
+}
+
+fn signed(content: Value, user: &UserId, signer: &SigningKey, name: &str) -> Value {
+    let mut parsed = object(content.clone());
+    signer.sign_json(&mut parsed, user.as_str());
+    let mut made: Value = event::Json::Object(parsed).into();
+    let signature = made["signatures"][user.as_str()][signer.key_id()].take();
+    made["signatures"] = json!({ user.as_str(): { format!("ed25519:{name}"): signature } });
+    made
+}
+
+/// The user has a device with keys.
+async fn add_device(world: &World, user: &UserId, id: &str) -> Value {
+    let device = DeviceId::from(id);
+    world.users.put_device(user, &device, None, true).await.unwrap();
+    let keys = json!({
+        "user_id": user.as_str(),
+        "device_id": id,
+        "algorithms": [],
+        "keys": { format!("ed25519:{id}"): key(id).public_b64() },
+    });
+    let keys = signed(keys, user, &key(id), id);
+    world.users.put_device_keys(user, &device, &keys).await.unwrap();
+    keys
+}
+
+async fn stream_id(world: &World, peer: &Peer, user: &UserId) -> Value {
+    let path = format!("/_matrix/federation/v1/user/devices/{}", crate::harness::encoded(user.as_str()));
+    peer.get(world, &path).await.1["stream_id"].clone()
+}
+
+#[tokio::test]
+async fn fe16_a_peer_learns_of_new_changed_and_deleted_devices_and_of_cross_signing_keys() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let room = world.room("10").await;
+    let two = Peer::new("two.test");
+    two.join(&world, &room, "bob").await;
+    let keys = add_device(&world, &alice, "PHONE").await;
+    let mut sending = Sending::start(&world);
+    let first = sending.next("m.device_list_update").await;
+    assert_eq!((&first["user_id"], &first["device_id"]), (&json!(alice.as_str()), &json!("PHONE")));
+    assert_eq!((&first["keys"], &first["prev_id"]), (&keys, &json!([])), "it knows none that came before");
+    assert_eq!(first["stream_id"], stream_id(&world, &two, &alice).await, "as the whole list says");
+    assert_eq!(first.get("device_display_name"), None);
+
+    add_device(&world, &alice, "TABLET").await;
+    let second = sending.next("m.device_list_update").await;
+    assert_eq!((&second["device_id"], &second["prev_id"]), (&json!("TABLET"), &json!([first["stream_id"]])));
+
+    world.users.delete_devices(&alice, &["PHONE".into()]).await.unwrap();
+    let third = sending.next("m.device_list_update").await;
+    assert_eq!((&third["device_id"], &third["deleted"]), (&json!("PHONE"), &json!(true)));
+    assert_eq!(third["prev_id"], json!([second["stream_id"]]));
+
+    let public = key("master").public_b64();
+    let master = json!({
+        "user_id": alice.as_str(), "usage": ["master"], "keys": { format!("ed25519:{public}"): public },
+    });
+    let cross = CrossSigningKeys { master: Some(master.clone()), ..CrossSigningKeys::default() };
+    world.users.put_cross_signing_keys(&alice, &cross).await.unwrap();
+    let update = sending.next("m.signing_key_update").await;
+    assert_eq!(update, json!({ "user_id": alice.as_str(), "master_key": master }));
+    sending.stop().await;
+}
+
+#[tokio::test]
+async fn fe16_what_changed_while_nothing_was_sent_is_told_later() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let room = world.room("10").await;
+    Peer::new("two.test").join(&world, &room, "bob").await;
+    let mut sending = Sending::start(&world);
+    add_device(&world, &alice, "PHONE").await;
+    let first = sending.next("m.device_list_update").await;
+    sending.stop().await;
+    add_device(&world, &alice, "TABLET").await;
+    let mut sending = Sending::start(&world);
+    loop {
+        let update = sending.next("m.device_list_update").await;
+        // The first is told again if the process ended before it was written down that it had arrived.
+        if update["device_id"] == "TABLET" {
+            assert!(update["stream_id"].as_i64() > first["stream_id"].as_i64());
+            break;
+        }
+    }
+    sending.stop().await;
+}
+
+#[tokio::test]
+async fn ce10_messages_to_devices_of_other_servers_are_sent_once() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let mut sending = Sending::start(&world);
+    let device = DeviceId::from("PHONE");
+    for (txn_id, n) in [("t1", 1), ("t1", 1), ("t2", 2)] {
+        let content = BTreeMap::from([("*".to_owned(), json!({ "n": n }).to_string())]);
+        let messages = BTreeMap::from([(UserId::from("@bob:two.test"), content)]);
+        world.users.send_to_device(&alice, "m.test", Some((&device, txn_id)), &messages).await.unwrap();
+    }
+    for n in [1, 2] {
+        let content = sending.next("m.direct_to_device").await;
+        assert_eq!((&content["sender"], &content["type"]), (&json!(alice.as_str()), &json!("m.test")));
+        assert_eq!(content["messages"], json!({ "@bob:two.test": { "*": { "n": n } } }));
+    }
+    sending.stop().await;
+}
