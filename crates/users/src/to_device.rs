@@ -27,6 +27,8 @@ const ALL_DEVICES: &str = "*";
 
 /// Contents as JSON text, by user and device id or `*`.
 pub type Messages = BTreeMap<UserId, BTreeMap<String, String>>;
+/// A user and the contents by device id or `*`.
+type ForUser<'a> = (&'a UserId, &'a BTreeMap<String, String>);
 
 impl Users {
     /// Sends messages to users' devices: `*` is all devices of this moment, unknown devices are passed over. With a
@@ -99,7 +101,7 @@ impl Users {
 
     /// Adds the EDUs for other servers, of which the first of its users is announced.
     fn add_edus(&self, batch: &mut CommitBatch, sender: &UserId, kind: &str, messages: &Messages) -> Result<(), Error> {
-        let mut servers: BTreeMap<&str, Vec<(&UserId, &BTreeMap<String, String>)>> = BTreeMap::new();
+        let mut servers: BTreeMap<&str, Vec<ForUser<'_>>> = BTreeMap::new();
         let is_remote = |user: &UserId| !self.is_local(user) && event::ids::is_user_id(user.as_str());
         for (user, contents) in messages.iter().filter(|(user, contents)| is_remote(user) && !contents.is_empty()) {
             servers.entry(user.server_name()).or_default().push((user, contents));
@@ -159,7 +161,7 @@ impl Users {
 }
 
 /// The messages to one server's users, as `{user: {device: content}}` in portions for one EDU each.
-fn portions(users: &[(&UserId, &BTreeMap<String, String>)]) -> Result<Vec<Object>, Error> {
+fn portions(users: &[ForUser<'_>]) -> Result<Vec<Object>, Error> {
     let mut portions = Vec::new();
     let (mut portion, mut count, mut bytes) = (Object::new(), 0, 0);
     let all = users.iter().flat_map(|(user, contents)| contents.iter().map(move |(device, text)| (user, device, text)));
