@@ -1,6 +1,7 @@
-//! The schema: created on first use, under a lock so that nodes may start at once, and compared on every later one.
+//! The schema: created on first use, under a lock so that nodes may start at once, and compared on every later one, when
+//! tables and indexes that are declared and missing are made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use store::{Error, Table, tables};
@@ -45,7 +46,11 @@ async fn prepare_locked(connection: &mut Connection) -> Result<i64, Error> {
     let found = columns(connection).await?;
     if found.contains_key(MARKER) {
         check_version(connection).await?;
-        check_columns(&found)?;
+        if create_missing(connection).await? {
+            check_columns(&columns(connection).await?)?;
+        } else {
+            check_columns(&found)?;
+        }
         let old = format!("DELETE FROM writers WHERE age(xmin) > {WRITER_AGE_MAX}");
         connection.execute(&old).await.map_err(Fault::into_error)?;
     } else if found.is_empty() {
@@ -146,13 +151,40 @@ fn check_columns(found: &Found) -> Result<(), Error> {
     Ok(())
 }
 
+/// The table that holds the last position given. Where it is gone no other may take its place: positions would begin anew.
+const COUNTER: &str = "counter";
+
+/// Makes the declared tables and indexes that a database of this schema lacks, as one does that an earlier build of the
+/// same schema made. Returns whether there were any.
+async fn create_missing(connection: &mut Connection) -> Result<bool, Error> {
+    let sql = "SELECT relname::text FROM pg_class \
+               WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f', 'i', 'I')";
+    let call = connection.call(sql, Vec::new()).await.map_err(Fault::into_error)?;
+    let rows = connection.run(&[call], SCHEMA_WAIT).await.map_err(Fault::into_error)?;
+    let there: BTreeSet<String> = rows.into_iter().flatten().filter_map(|row| row.try_get(0).ok()).collect();
+    let declared = tables::all().into_iter().filter(|table| table.name != COUNTER).flat_map(sql::create);
+    let missing: Vec<(String, String)> = declared.filter(|(name, _)| !there.contains(name)).collect();
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    let (names, script): (Vec<String>, Vec<String>) = missing.into_iter().unzip();
+    tracing::info!(names = names.join(", "), "tables or indexes are made that this version adds");
+    run_script(connection, &script).await?;
+    Ok(true)
+}
+
 async fn create(connection: &mut Connection) -> Result<(), Error> {
-    let mut script: Vec<String> = tables::all().into_iter().flat_map(|table: &Table| sql::create(table)).collect();
+    let declared = tables::all().into_iter().flat_map(|table: &Table| sql::create(table));
+    let mut script: Vec<String> = declared.map(|(_, statement)| statement).collect();
     // Both are updated by every commit: room on the page keeps their row versions from spreading over the table.
     script.push("ALTER TABLE counter SET (fillfactor = 10)".to_owned());
     script.push("ALTER TABLE writers SET (fillfactor = 10)".to_owned());
     script.push(format!("CREATE TABLE {MARKER} (version bigint PRIMARY KEY)"));
     script.push(format!("INSERT INTO {MARKER} (version) VALUES ({})", tables::SCHEMA_VERSION));
+    run_script(connection, &script).await
+}
+
+async fn run_script(connection: &mut Connection, script: &[String]) -> Result<(), Error> {
     connection.execute(&script.join(";\n")).await.map_err(|fault| match fault {
         Fault::Refused(Error::Engine(reason)) => Error::Unusable(format!(
             "PostgreSQL does not let Hearth create its tables ({reason}): make Hearth's user the owner of the database, \

@@ -326,8 +326,8 @@ fn select_styled(read: &Read, style: Style) -> (String, Conditions<'_>) {
     (sql, conditions)
 }
 
-/// The statements that create a table and its indexes.
-pub fn create(table: &Table) -> Vec<String> {
+/// The statements that create a table and its indexes, each with the name of what it creates.
+pub fn create(table: &Table) -> Vec<(String, String)> {
     let columns = listed(table.columns, ", ", |place, column| {
         let of = match column.column_type {
             ColumnType::Text => "text COLLATE \"C\"",
@@ -337,7 +337,8 @@ pub fn create(table: &Table) -> Vec<String> {
         format!("{} {of}{null}", quoted(column.name))
     });
     let key = names(table.columns.iter().take(table.key), "");
-    let mut statements = vec![format!("CREATE TABLE {} ({columns}, PRIMARY KEY ({key}))", quoted(table.name))];
+    let statement = format!("CREATE TABLE {} ({columns}, PRIMARY KEY ({key}))", quoted(table.name));
+    let mut statements = vec![(table.name.to_owned(), statement)];
     for index in table.indexes {
         // A unique index holds its own columns only; any other gives the whole order in which it is read.
         let order = table.order(Some(index));
@@ -348,7 +349,8 @@ pub fn create(table: &Table) -> Vec<String> {
         });
         let unique = if index.unique { "UNIQUE " } else { "" };
         let name = format!("{}_{}", table.name, index.name.to_lowercase());
-        statements.push(format!("CREATE {unique}INDEX {} ON {} ({terms})", quoted(&name), quoted(table.name)));
+        let statement = format!("CREATE {unique}INDEX {} ON {} ({terms})", quoted(&name), quoted(table.name));
+        statements.push((name, statement));
     }
     statements
 }

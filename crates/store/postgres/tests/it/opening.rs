@@ -54,6 +54,34 @@ async fn another_schema_is_refused() {
     database.dispose().await;
 }
 
+/// A database that an earlier build of the same schema made lacks what was declared since.
+#[tokio::test]
+async fn missing_tables_and_indexes_are_made_and_the_rest_is_kept() {
+    let Some(database) = Database::make().await else { return };
+    let node: Arc<dyn Engine> = database.open().await;
+    node.submit(work::claiming(1)).await.unwrap();
+    node.close().await;
+    let client = connect(&database.url).await;
+    let all =
+        "SELECT tablename::text, indexname::text, indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1, 2";
+    let listed = async || -> Vec<(String, String, String)> {
+        let rows = client.query(all, &[]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect()
+    };
+    let position = async || -> i64 { client.query_one("SELECT pos FROM counter", &[]).await.unwrap().get(0) };
+    let (before, at) = (listed().await, position().await);
+    let index = &before.iter().find(|(table, name, _)| table != "jobs" && !name.ends_with("_pkey")).unwrap().1;
+    client.batch_execute(&format!("DROP TABLE jobs; DROP INDEX \"{index}\"")).await.unwrap();
+    assert!(listed().await.len() < before.len());
+    database.open().await.close().await;
+    assert_eq!(listed().await, before);
+    assert_eq!(position().await, at, "what was there is kept");
+    client.batch_execute("DROP TABLE counter").await.unwrap();
+    let text = refusal(&database.url).await;
+    assert!(text.contains("table counter"), "positions would begin anew: {text}");
+    database.dispose().await;
+}
+
 /// Where the user may not create tables, the error says what to do.
 #[tokio::test]
 async fn a_user_without_rights_is_told() {
