@@ -208,6 +208,21 @@ impl World {
         }
     }
 
+    /// How many events follow two or more others.
+    fn merges(&self) -> usize {
+        self.events.iter().filter(|(pdu, _)| pdu.prev_events.len() > 1).count()
+    }
+
+    /// One of each server says something, all at once, and hears the others: whoever speaks next merges what was said.
+    async fn meet(&mut self) {
+        for server in 0..SERVERS.len() {
+            let new = NewEvent::message(&user(server, 0), "m.room.message", content(json!({ "body": "all" })));
+            let sent = self.servers[server].send(&self.room_id, new).await;
+            self.keep(server, sent).await;
+        }
+        self.deliver_all().await;
+    }
+
     async fn deliver_all(&mut self) {
         for to in 0..SERVERS.len() {
             for place in 0..self.events.len() {
@@ -254,12 +269,18 @@ pub async fn play(seed: u64, version: &str, steps: usize) -> World {
         world.act().await;
     }
     world.deliver_all().await;
-    for server in 0..SERVERS.len() {
-        let new = NewEvent::message(&user(server, 0), "m.room.message", content(json!({ "body": "all" })));
-        let sent = world.servers[server].send(&world.room_id, new).await;
-        world.keep(server, sent).await;
+    world.meet().await;
+    for _ in 0..ROUNDS_MAX {
+        if world.merges() >= MERGES {
+            break;
+        }
+        // Chance kept the servers together, or away from each other's events.
+        for _ in 0..steps / 4 {
+            world.act().await;
+        }
+        world.deliver_all().await;
+        world.meet().await;
     }
-    world.deliver_all().await;
     world
 }
 
@@ -267,15 +288,18 @@ fn n_seeds(default: u64) -> u64 {
     std::env::var("ROOMS_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Forks that a world should have at least.
-const FORKS: usize = 5;
+/// Merges that each world has at least: events that follow two or more others.
+const MERGES: usize = 5;
+
+/// How often a world with too few merges goes on: one in which nobody may speak any more never has them.
+const ROUNDS_MAX: usize = 20;
 
 /// How often something happened in the worlds of one room version: a generator that never forks proves nothing.
 #[derive(Debug, Default)]
 struct Happened {
     worlds: usize,
-    /// Worlds with fewer than [`FORKS`] forks: chance makes one now and then.
-    tame: usize,
+    /// The fewest merges in one world.
+    merges_min: Option<usize>,
     rejected: usize,
     soft_failed: usize,
     /// Sum over the worlds: the greatest share of state keys, in percent, on which merged states differed.
@@ -301,12 +325,11 @@ async fn conflict_of(rooms: &Rooms, room: &Room, pdu: &Pdu) -> usize {
 impl Happened {
     async fn count(&mut self, world: &World) {
         let room = world.room(0).await;
-        let (mut forks, mut conflict) = (0, 0);
+        let (merges, mut conflict) = (world.merges(), 0);
         for (pdu, _) in &world.events {
             let event = world.servers[0].event_by_id(&room, pdu.event_id.as_str()).await.unwrap().unwrap();
             self.rejected += usize::from(event.rejected());
             if pdu.prev_events.len() > 1 {
-                forks += 1;
                 conflict = conflict.max(conflict_of(&world.servers[0], &room, pdu).await);
             }
             for server in 0..SERVERS.len() {
@@ -315,13 +338,14 @@ impl Happened {
                 self.soft_failed += usize::from(event.has(flags::SOFT_FAILED));
             }
         }
-        self.tame += usize::from(forks < FORKS);
+        self.merges_min = Some(self.merges_min.map_or(merges, |fewest| fewest.min(merges)));
         self.worlds += 1;
         self.conflict += conflict;
     }
 
     fn is_enough(&self) -> bool {
-        self.tame * 10 <= self.worlds && self.rejected > 0 && self.soft_failed > 0 && self.conflict >= self.worlds * 33
+        let enough_merges = self.merges_min.is_some_and(|fewest| fewest >= MERGES);
+        enough_merges && self.rejected > 0 && self.soft_failed > 0 && self.conflict >= self.worlds * 33
     }
 }
 
