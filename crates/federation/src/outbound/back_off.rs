@@ -32,7 +32,10 @@ mod tests {
     fn fa12_waits_grow_to_a_bound_and_are_spread() {
         let (first, max) = (Duration::from_secs(4), Duration::from_secs(64));
         let of = |failures, byte| wait(first, max, failures, &Fixed(byte)).as_millis();
-        assert_eq!((of(1, 128), of(2, 128), of(5, 128), of(6, 128), of(4_000, 128)), (4_000, 8_000, 64_000, 64_000, 64_000));
+        assert_eq!(
+            (of(1, 128), of(2, 128), of(5, 128), of(6, 128), of(4_000, 128)),
+            (4_000, 8_000, 64_000, 64_000, 64_000)
+        );
         assert_eq!((of(1, 0), of(1, 255)), (3_000, 4_984));
     }
 }
