@@ -91,6 +91,18 @@ pub enum Error {
         /// What the system says.
         error: std::io::Error,
     },
+    /// There is no server in the data folder, and the command is not one that may begin one.
+    #[error(
+        "there is no {missing}, so there is no server to work on, and nothing was made. Is `data_dir` ({data_dir}) the \
+         right folder? A relative one counts from the working directory. A new server begins with `hearth serve` or \
+         `hearth user create`"
+    )]
+    NoServer {
+        /// The folder or database file that is missing.
+        missing: String,
+        /// The data folder.
+        data_dir: String,
+    },
     /// The database belongs to a server of another name.
     #[error(
         "the database belongs to the server `{stored}` and has users, so `server_name` cannot become `{configured}`: \
@@ -291,6 +303,29 @@ pub fn make_data_dir(config: &Config) -> Result<(), Error> {
     use std::os::unix::fs::DirBuilderExt;
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.data_dir);
     made.map_err(|error| Error::DataDir { path: config.data_dir.display().to_string(), error })
+}
+
+/// Fails unless the data folder is there, and in it or elsewhere the database file: who mistypes `data_dir` must not get
+/// a new, empty server, of which a backup would look like a good one. Touches nothing.
+///
+/// # Errors
+/// [`Error::NoServer`]; [`Error::DataDir`] if one of them cannot be looked at.
+pub fn require_server(config: &Config) -> Result<(), Error> {
+    let shown = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
+    let database = match &config.database {
+        Database::Sqlite(path) => Some(path.as_path()),
+        Database::Postgres(_) => None,
+    };
+    for path in std::iter::once(config.data_dir.as_path()).chain(database) {
+        match std::fs::metadata(path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::NoServer { missing: shown(path), data_dir: shown(&config.data_dir) });
+            }
+            Err(error) => return Err(Error::DataDir { path: shown(path), error }),
+        }
+    }
+    Ok(())
 }
 
 /// Opens the database that the configuration names. `on_fatal` is called when it can no longer be written.

@@ -91,6 +91,9 @@ pub enum Failure {
     /// The configuration.
     #[error("configuration: {0}")]
     Config(#[from] crate::config::Error),
+    /// A certificate or its key, found wanting by who looks at the configuration.
+    #[error("configuration: {0}")]
+    Tls(#[from] listeners::tls::Error),
     /// The start.
     #[error("{0}")]
     Boot(#[from] boot::Error),
@@ -108,8 +111,13 @@ pub enum Failure {
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => 3,
-            Self::Boot(boot::Error::OtherName { .. } | boot::Error::OtherKey { .. } | boot::Error::LostKey { .. }) => 3,
+            Self::Config(_) | Self::Tls(_) => 3,
+            Self::Boot(
+                boot::Error::NoServer { .. }
+                | boot::Error::OtherName { .. }
+                | boot::Error::OtherKey { .. }
+                | boot::Error::LostKey { .. },
+            ) => 3,
             Self::Boot(boot::Error::Store(_) | boot::Error::Commit(_)) => 4,
             Self::Listener(_) => 5,
             Self::StoreLost => 6,

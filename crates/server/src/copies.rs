@@ -9,7 +9,7 @@ use std::sync::Arc;
 use store::Engine as _;
 
 use crate::config::{Config, Database};
-use crate::transfer;
+use crate::{keys, transfer};
 
 /// Rows between two lines of progress.
 const PROGRESS_ROWS: u64 = 50_000;
@@ -54,6 +54,12 @@ pub enum Error {
         "{0} is not empty: the folder is no finished backup, and without that file data would be lost; use `hearth backup`"
     )]
     Unfinished(PathBuf),
+    /// The backup's signing key is no key.
+    #[error("{0}: the backup is damaged")]
+    Key(#[from] keys::Error),
+    /// The backup has no signing key.
+    #[error("{0} is missing: the folder is no finished backup")]
+    NoKey(PathBuf),
     /// The backup is to go into PostgreSQL.
     #[error(
         "a backup is put into PostgreSQL in two steps: `hearth restore FOLDER --set database.url=sqlite:`, and then \
@@ -152,6 +158,9 @@ pub fn restore(backup: &Path, config: &Config, say: impl Fn(String)) -> Result<(
     let log = backup.join(LOG);
     if fs::metadata(&log).is_ok_and(|log| log.len() > 0) {
         return Err(Error::Unfinished(log));
+    }
+    if keys::read(backup)?.is_none() {
+        return Err(Error::NoKey(keys::path(backup)));
     }
     if database.exists() {
         return Err(Error::Taken(database.clone()));

@@ -5,11 +5,12 @@ use clap::Subcommand;
 use super::Failure;
 use crate::config::sources::Given;
 use crate::config::{self, Config};
+use crate::listeners::tls::Certificate;
 
 /// What to do with the configuration.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Checks the configuration and says what is wrong with it.
+    /// Checks the configuration, with the certificates that it names, and says what is wrong with it.
     Check,
     /// Prints every key with its meaning and default, as a file to start from.
     Reference,
@@ -24,9 +25,12 @@ pub enum Command {
 pub fn run(command: &Command, given: &Given) -> Result<(), Failure> {
     match command {
         Command::Check => {
-            let (_, warnings) = Config::load(given)?;
+            let (config, warnings) = Config::load(given)?;
             for warning in warnings {
                 println!("warning: {warning}");
+            }
+            for files in config.listeners.iter().filter_map(|listener| listener.tls.as_ref()) {
+                Certificate::read(files)?;
             }
             println!("The configuration is fine.");
         }

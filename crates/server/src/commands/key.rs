@@ -25,7 +25,7 @@ pub enum Command {
 /// Why it failed.
 pub async fn run(command: &Command, given: &Given) -> Result<(), Failure> {
     let (config, _) = Config::load(given)?;
-    boot::make_data_dir(&config)?;
+    boot::require_server(&config)?;
     let path = keys::path(&config.data_dir);
     let file = keys::read(&config.data_dir).map_err(boot::Error::from)?;
     match (command, &file) {

@@ -31,7 +31,7 @@ pub async fn migrate_database(to: &str, given: &Given) -> Result<(), Failure> {
     if target.database == config.database {
         return Err(Failure::Other("the target is the configured database itself".to_owned()));
     }
-    boot::make_data_dir(&config)?;
+    boot::require_server(&config)?;
     let from = boot::open_store(&config, None).await?.store;
     let to_store = boot::open_store(&target, None).await?.store;
     let mut told = 0;

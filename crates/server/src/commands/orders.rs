@@ -161,6 +161,10 @@ async fn run(order: Order, given: &Given) -> Result<(), Failure> {
     if let Some(answer) = control::ask(&config.data_dir, &order).await {
         return answer.map_err(Failure::Other);
     }
+    // Of all orders, only the one that makes an account can begin a server.
+    if !matches!(order, Order::CreateUser { .. }) {
+        boot::require_server(&config)?;
+    }
     let running = Arc::new(boot::build(&config, &World::real()).await?);
     let (say, mut said) = mpsc::channel(LINES_MAX);
     let print = async {

@@ -87,13 +87,101 @@ fn a_database_moves_with_all_it_holds() {
 #[tokio::test]
 async fn the_doctor_speaks_with_and_without_a_running_server() {
     let folder = tempfile::tempdir().unwrap();
+    let create = ["user", "create", "alice", "--password-stdin"];
+    assert_eq!(run_with_input(folder.path(), &create, &[NAME], "a secret!\n").0, 0);
     let (code, said) = run(folder.path(), &["doctor"], &[]);
     assert_eq!(code, 0, "{said}");
-    assert!(said.contains("localhost"), "{said}");
+    assert!(said.contains("hearth.test"), "{said}");
     let _running = Program::start(folder.path(), &[NAME]);
     let (code, said) = run(folder.path(), &["doctor"], &[]);
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("hearth.test"), "{said}");
+}
+
+/// Every command but those that begin a server, with its words.
+const ON_A_SERVER: &[&[&str]] = &[
+    &["backup", "copy"],
+    &["migrate-database", "--to", "sqlite:new.db"],
+    &["doctor"],
+    &["user", "list"],
+    &["user", "reset-password", "alice"],
+    &["user", "deactivate", "alice"],
+    &["token", "create"],
+    &["token", "list"],
+    &["token", "delete", "welcome"],
+    &["key", "new"],
+];
+
+#[test]
+fn only_serve_and_the_first_account_begin_a_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let names = || std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    for words in ON_A_SERVER {
+        let (code, said) = run(folder, words, &[NAME]);
+        assert_eq!(code, 3, "{words:?}: {said}");
+        let data_dir = folder.join("data").display().to_string();
+        assert!(said.contains(&data_dir) && said.contains("`data_dir`"), "{words:?}: {said}");
+        assert!(names().is_empty(), "{words:?} made {:?}", names());
+    }
+    // A folder that holds something else.
+    std::fs::create_dir(folder.join("data")).unwrap();
+    for words in ON_A_SERVER {
+        let (code, said) = run(folder, words, &[NAME]);
+        assert_eq!(code, 3, "{words:?}: {said}");
+        assert!(said.contains("hearth.db"), "{words:?}: {said}");
+        assert_eq!(std::fs::read_dir(folder.join("data")).unwrap().count(), 0, "{words:?}");
+        assert_eq!(names(), ["data"], "{words:?}");
+    }
+    let create = ["user", "create", "alice", "--password-stdin"];
+    assert_eq!(run_with_input(folder, &create, &[NAME], "a secret!\n").0, 0);
+    assert_eq!(run(folder, &["user", "list"], &[NAME]).1.trim(), "@alice:hearth.test");
+}
+
+#[test]
+fn a_backup_without_a_usable_key_is_not_restored() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let create = ["user", "create", "alice", "--password-stdin"];
+    assert_eq!(run_with_input(folder, &create, &[NAME], "a secret!\n").0, 0);
+    let (code, said) = run(folder, &["backup", "copy"], &[NAME]);
+    assert_eq!(code, 0, "{said}");
+    let key = folder.join("copy/signing.key");
+    let restore = || run(folder, &["restore", "copy", "--data-dir", "again"], &[]);
+    let good = std::fs::read(&key).unwrap();
+    for bad in ["", "garbage", "ed25519 a_key c2hvcnQ"] {
+        std::fs::write(&key, bad).unwrap();
+        let (code, said) = restore();
+        assert_eq!(code, 1, "{bad:?}: {said}");
+        assert!(said.contains("copy/signing.key"), "{bad:?}: {said}");
+        assert!(!folder.join("again").exists(), "{bad:?}");
+    }
+    std::fs::remove_file(&key).unwrap();
+    let (code, said) = restore();
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("signing.key") && !folder.join("again").exists(), "{said}");
+    std::fs::write(&key, good).unwrap();
+    let (code, said) = restore();
+    assert_eq!(code, 0, "{said}");
+}
+
+#[test]
+fn the_check_looks_at_certificates() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let listeners = "listeners=[{ address = '127.0.0.1:0', tls = { certificate = 'c.pem', key = 'k.pem' } }]";
+    let check = || run(folder, &["config", "check"], &[listeners]);
+    let (code, said) = check();
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("c.pem") && !said.contains("is fine"), "{said}");
+    let made = rcgen::generate_simple_self_signed(["hearth.test".to_owned()]).unwrap();
+    std::fs::write(folder.join("c.pem"), made.cert.pem()).unwrap();
+    let (code, said) = check();
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("k.pem"), "{said}");
+    std::fs::write(folder.join("k.pem"), made.signing_key.serialize_pem()).unwrap();
+    let (code, said) = check();
+    assert_eq!(code, 0, "{said}");
 }
 
 #[test]

@@ -65,6 +65,12 @@ async fn nodes_of_one_database_share_one_signing_key() {
     let Some((admin, base)) = admin().await else { return };
     let (name, setting) = make(&admin, &base, "nodes").await;
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for node in [&one, &two] {
+        let (code, said) = users(node.path(), &setting);
+        assert_eq!(code, 3, "without a data folder nothing is begun: {said}");
+        assert!(!node.path().join("data").exists());
+        std::fs::create_dir(node.path().join("data")).unwrap();
+    }
     assert_eq!(users(one.path(), &setting).0, 0);
     let (code, said) = users(two.path(), &setting);
     assert_eq!(code, 3, "{said}");
