@@ -79,12 +79,16 @@ impl Rooms {
     async fn create_undecorated(&self, request: &CreateRoom) -> Result<Arc<Room>> {
         let version = request.version.as_deref().unwrap_or(&self.options.default_version);
         let rules = Rules::of(version).ok_or_else(|| Error::UnsupportedVersion(version.to_owned()))?;
+        let alias = self.alias_of(request);
+        if let Some(alias) = &alias {
+            self.check_new_alias(alias)?;
+        }
         let create = self.create_event_of(rules, request)?;
         let room = self.new_room(Arc::clone(&create), request.published).await?;
         let mut draft = Draft::begin(self, &room).await;
         draft.append_create(create).await?;
         self.append_first_events(&mut draft, rules, request).await?;
-        if let Some(alias) = self.alias_of(request) {
+        if let Some(alias) = alias {
             draft.batch.expect_absent::<AliasRow>(vec![alias.as_str().into()]);
             draft.batch.put(AliasRow { alias, room_id: room.id.clone(), creator: request.creator.clone() });
         }

@@ -1,12 +1,15 @@
 //! Relations between events: what a parent carries bundled, pages of children, threads (client-server API, relationships
 //! between events, threading, event replacements, reactions).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use ::event::Object;
 use serde_json::{Map, Value, json};
 use store::tables::rooms::{EventRow, RelationRow, ThreadRow};
 use store::{EventNum, Read, StreamPosition, UserId};
 
+use crate::draft::Draft;
 use crate::event::Event;
 use crate::room::Room;
 use crate::timeline::{Direction, Place};
@@ -16,6 +19,8 @@ use crate::{Error, NewEvent, Result, Rooms, flags};
 
 /// Most children of one parent that are looked at.
 const CHILDREN_MAX: u32 = 10_000;
+/// Annotations of one parent that are looked through at a time.
+const ANNOTATIONS_PAGE: u32 = 1_000;
 /// Most levels of relations that `recurse` follows.
 const RECURSION_MAX: usize = 3;
 
@@ -279,32 +284,62 @@ impl Rooms {
         Ok(rows.iter().any(|row| row.sender == *user))
     }
 
-    /// Checks a local event's relation: no reaction twice, no thread off an event that relates to another itself.
+    /// Checks a local event's relation before it is sent: no thread off an event that relates to another itself. That
+    /// no reaction is sent twice is for [`Rooms::send`] to see, with the room's queue held.
     ///
     /// # Errors
-    /// [`Error::DuplicateAnnotation`], [`Error::BadThreadRoot`], [`Error::Invalid`].
+    /// [`Error::BadThreadRoot`]; as the store says.
     pub async fn check_relation(&self, room: &Room, new: &NewEvent) -> Result<()> {
-        let Some(relation) = new.content.get("m.relates_to").and_then(|relation| relation.as_object()) else {
-            return Ok(());
-        };
-        let text = |name: &str| relation.get(name).and_then(|value| value.as_str());
-        let (Some(rel_type), Some(parent)) = (text("rel_type"), text("event_id")) else { return Ok(()) };
-        match rel_type {
-            "m.annotation" => {
-                let Some(key) = text("key") else { return Ok(()) };
-                let prefix = vec![room.num.into(), parent.into(), "m.annotation".into()];
-                let read = Read::prefix::<RelationRow>(prefix).limit(CHILDREN_MAX);
-                let rows: Vec<RelationRow> = self.store.all(read).await?;
-                let same = |row: &RelationRow| {
-                    row.sender == new.sender && row.kind == new.kind && row.aggregation_key.as_deref() == Some(key)
-                };
-                if rows.iter().any(same) { Err(Error::DuplicateAnnotation) } else { Ok(()) }
-            }
-            "m.thread" => match self.event_by_id(room, parent).await? {
-                Some(root) if root.relation().is_some() => Err(Error::BadThreadRoot),
-                _ => Ok(()),
-            },
+        let Some(("m.thread", parent, _)) = relation_of(&new.content) else { return Ok(()) };
+        match self.event_by_id(room, parent).await? {
+            Some(root) if root.relation().is_some() => Err(Error::BadThreadRoot),
             _ => Ok(()),
+        }
+    }
+
+    /// The annotation of the same sender, type, parent and key that stands in the room already, written or about to be
+    /// (client-server API, annotations: one per user, event type and key).
+    pub(crate) async fn same_annotation(&self, draft: &Draft<'_>, new: &NewEvent) -> Result<Option<EventNum>> {
+        let Some(("m.annotation", parent, Some(key))) = relation_of(&new.content) else { return Ok(None) };
+        if new.state_key.is_some() {
+            return Ok(None);
+        }
+        let room = draft.room;
+        // What is not written yet first: it can become written meanwhile, and not the other way round.
+        let mut redacted = BTreeSet::new();
+        for event in room.unwritten.lock().events.values() {
+            if event.has(flags::REDACTED) {
+                redacted.insert(event.num());
+            } else if event.row.pos.is_some()
+                && event.row.sender == new.sender
+                && event.row.kind == new.kind
+                && relation_of(&event.pdu.content) == Some(("m.annotation", parent, Some(key)))
+            {
+                return Ok(Some(event.num()));
+            }
+        }
+        let mut last = None;
+        loop {
+            let prefix = vec![room.num.into(), parent.into(), "m.annotation".into()];
+            let read = Read::prefix::<RelationRow>(prefix).limit(ANNOTATIONS_PAGE);
+            let read = match last {
+                Some(EventNum(last)) => read.after(last),
+                None => read,
+            };
+            let rows: Vec<RelationRow> = self.store.all(read).await?;
+            let same = rows.iter().find(|row| {
+                row.sender == new.sender
+                    && row.kind == new.kind
+                    && row.aggregation_key.as_deref() == Some(key)
+                    && !redacted.contains(&row.event)
+            });
+            if let Some(row) = same {
+                return Ok(Some(row.event));
+            }
+            if rows.len() < ANNOTATIONS_PAGE as usize {
+                return Ok(None);
+            }
+            last = rows.last().map(|row| row.event);
         }
     }
 
@@ -330,6 +365,13 @@ impl Rooms {
         }
         Ok("main".to_owned())
     }
+}
+
+/// Type, parent and, of an annotation, key of the relation in a content.
+fn relation_of(content: &Object) -> Option<(&str, &str, Option<&str>)> {
+    let relation = content.get("m.relates_to")?.as_object()?;
+    let text = |name: &str| relation.get(name).and_then(|value| value.as_str());
+    Some((text("rel_type")?, text("event_id")?, text("key")))
 }
 
 fn children(room: &Room, parent: &str, query: &RelationsQuery) -> Read {

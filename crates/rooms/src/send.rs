@@ -73,7 +73,7 @@ impl Rooms {
     ///
     /// # Errors
     /// [`Error::NotInRoom`] for an unknown room, [`Error::Forbidden`] if the auth rules do not allow it,
-    /// [`Error::TooLarge`], [`Error::BadContent`], and as the store says.
+    /// [`Error::TooLarge`], [`Error::BadContent`], [`Error::DuplicateAnnotation`], and as the store says.
     pub async fn send(&self, room_id: &str, new: NewEvent) -> Result<OwnedEventId> {
         let _alone = match &new.transaction {
             Some(transaction) => Some(self.stripe(&new.sender, transaction).lock().await),
@@ -86,6 +86,10 @@ impl Rooms {
             let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
             match self.try_send(&room, &new).await {
                 Err(Error::Busy) => {}
+                // Another node may have carried out the same transaction meanwhile.
+                Err(Error::DuplicateAnnotation) => {
+                    return self.stored_answer(&new).await?.ok_or(Error::DuplicateAnnotation);
+                }
                 other => return other,
             }
         }
@@ -125,6 +129,10 @@ impl Rooms {
         if let Some(same) = self.same_state(&draft, new).await? {
             self.make_durable(room, draft, same.num()).await?;
             return Ok(same.id().clone());
+        }
+        if let Some(same) = self.same_annotation(&draft, new).await? {
+            self.make_durable(room, draft, same).await?;
+            return Err(Error::DuplicateAnnotation);
         }
         let event = self.append_local(&mut draft, new).await?;
         if let Some(transaction) = &new.transaction {

@@ -28,8 +28,10 @@ impl Rooms {
         pairs.push(type_key(MEMBER, event.row.sender.as_str()));
         let state = event.state_before().unwrap_or(Roots::EMPTY);
         let state = self.state_map(room, Some(overlay), state, &pairs).await?;
+        // Who knocks again, or changes the reason, is both sender and target: the state before holds the older event.
+        let replaced = |other: &Event| other.pdu.kind == event.pdu.kind && other.pdu.state_key == event.pdu.state_key;
         let events: Vec<serde_json::Value> =
-            state.0.values().filter(|other| other.num() != event.num()).chain([event]).map(strip).collect();
+            state.0.values().filter(|other| !replaced(other)).chain([event]).map(strip).collect();
         Ok(serde_json::to_vec(&events).unwrap_or_default())
     }
 
