@@ -159,6 +159,7 @@ impl Users {
         room_id: &str,
         change: impl Fn(&mut Map<String, Json>),
     ) -> Result<(), Error> {
+        let _turn = self.queues.turn(user).await;
         for _ in 0..RETRIES_MAX {
             let row = self.account_data_row(user, room_id, TAGS).await?;
             let before = row.as_ref().map(tags_of).unwrap_or_default();

@@ -19,6 +19,7 @@ pub mod profile;
 pub mod purge;
 pub mod push_rules;
 pub mod pushers;
+mod queues;
 pub mod receipts;
 pub mod registration;
 mod remote_devices;
@@ -43,8 +44,9 @@ pub use registration::RegistrationMode;
 pub use sessions::{Session, SessionKind};
 pub use volatile::{Volatile, VolatilePosition};
 
-/// How often a decision that lost a race is made again.
-const RETRIES_MAX: usize = 5;
+/// How often a decision that lost a race is made again. On one node most decisions queue ([`queues`]): this is for races
+/// with other nodes.
+const RETRIES_MAX: usize = 20;
 
 /// What the administrator decides about accounts.
 #[derive(Clone, Debug)]
@@ -99,6 +101,8 @@ pub struct Users {
     typing: typing::Typists,
     presence: presence::Board,
     nonces: registration::Nonces,
+    /// Whoever changes what a user keeps by reading and writing it whole waits here for its turn.
+    queues: queues::Queues,
 }
 
 impl Users {
@@ -124,6 +128,7 @@ impl Users {
             typing: typing::Typists::new(Arc::clone(&volatile)),
             presence: presence::Board::new(Arc::clone(&volatile), options.server_name.clone()),
             nonces: registration::Nonces::default(),
+            queues: queues::Queues::default(),
             store,
             clock,
             entropy,

@@ -8,7 +8,7 @@ use store::tables::users::{
 };
 use store::{CommitBatch, DeviceId, Field, Read, StreamKind, UserId, Value};
 
-use crate::{Error, Session, SessionKind, Users, secret};
+use crate::{Error, RETRIES_MAX, Session, SessionKind, Users, secret};
 
 /// Characters of a device id that this server makes.
 const DEVICE_ID_LENGTH: usize = 10;
@@ -226,12 +226,23 @@ impl Users {
     }
 
     /// Exchanges a refresh token of a session of this kind. It stays usable until what it was exchanged for is used
-    /// (CA9); exchanged again before that, the earlier answer counts as lost and dies.
+    /// (CA9); exchanged again before that, even at the same moment, the earlier answer counts as lost and dies.
     ///
     /// # Errors
     /// [`Error::UnknownToken`], also for a token of another kind; [`Error::Locked`] for a locked account.
     pub async fn refresh(&self, token: &str, kind: SessionKind) -> Result<Refreshed, Error> {
         let hash = secret::hash(token);
+        let _turn = self.queues.turn(&hash).await;
+        for _ in 0..RETRIES_MAX {
+            match self.refresh_once(hash.clone(), kind).await {
+                Err(Error::Conflict) => {}
+                outcome => return outcome,
+            }
+        }
+        Err(Error::Conflict)
+    }
+
+    async fn refresh_once(&self, hash: Vec<u8>, kind: SessionKind) -> Result<Refreshed, Error> {
         let key = vec![Value::Blob(hash.clone())];
         let row: Option<RefreshTokenRow> = self.store.get(key.clone()).await?;
         let row = row.filter(|row| SessionKind::stored(&row.kind) == kind).ok_or(Error::UnknownToken)?;

@@ -408,6 +408,7 @@ impl Users {
         user: &UserId,
         change: impl Fn(&mut Ruleset) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        let _turn = self.queues.turn(user).await;
         for _ in 0..RETRIES_MAX {
             let row = self.account_data_row(user, "", PUSH_RULES).await?;
             let mut rules = row.as_ref().map(|row| Ruleset::parse(&row.content)).unwrap_or_default();

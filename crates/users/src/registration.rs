@@ -229,10 +229,11 @@ impl Users {
         Ok(row.is_some_and(|row| is_usable(&row, self.now())) || self.is_first_account_token(token).await?)
     }
 
-    /// Makes a registration token, or replaces the limits of an existing one.
+    /// Makes a registration token. One that exists keeps its limits: to change them, delete it first.
     ///
     /// # Errors
-    /// [`Error::InvalidParam`] if the token is not 1 to 64 characters of `A-Za-z0-9._~-`.
+    /// [`Error::InvalidParam`] if the token is not 1 to 64 characters of `A-Za-z0-9._~-`, if it exists, or if it would
+    /// allow less than one use.
     pub async fn set_registration_token(
         &self,
         token: Option<String>,
@@ -245,17 +246,22 @@ impl Users {
             let message = "A registration token has 1 to 64 characters of A-Z, a-z, 0-9 and . _ ~ -";
             return Err(Error::InvalidParam(message.to_owned()));
         }
-        let before = self.registration_token(&token).await?;
-        let (pending, completed) = before.as_ref().map_or((0, 0), |row| (row.pending, row.completed));
-        let row = RegistrationTokenRow { token, uses_allowed, pending, completed, expires_ms };
-        let mut batch = CommitBatch::new();
-        match before {
-            Some(before) => expect_unchanged(&mut batch, before),
-            None => drop(batch.expect_absent::<RegistrationTokenRow>(vec![Value::from(row.token.as_str())])),
+        if uses_allowed.is_some_and(|uses| uses < 1) {
+            return Err(Error::InvalidParam("A registration token allows at least one use.".to_owned()));
         }
+        let row = RegistrationTokenRow { token, uses_allowed, pending: 0, completed: 0, expires_ms };
+        let mut batch = CommitBatch::new();
+        batch.expect_absent::<RegistrationTokenRow>(vec![Value::from(row.token.as_str())]);
         batch.put(row.clone());
-        self.commit(batch).await?;
-        Ok(row)
+        match self.commit(batch).await {
+            Ok(_) => Ok(row),
+            Err(Error::Conflict) => {
+                let message =
+                    format!("The registration token {} exists. Delete it to give it other limits.", row.token);
+                Err(Error::InvalidParam(message))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Deletes a registration token; whether there was one.

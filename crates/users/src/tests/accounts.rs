@@ -1,5 +1,7 @@
 //! Registration, login, tokens, devices, deactivation.
 
+use std::sync::Arc;
+
 use store::tables::users::OneTimeKeyRow;
 use store::{CommitBatch, DeviceId, Read, StreamPosition, Value};
 
@@ -236,6 +238,28 @@ async fn ca13_locked_sessions_live_on() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn ca9_refreshes_at_the_same_moment_all_get_an_answer_and_one_lives() {
+    let bench = Bench::new().await;
+    bench.join("alice").await;
+    let refreshing = NewDevice { refresh: true, ..NewDevice::default() };
+    let login = bench.users.login_by_password("alice", "secret", refreshing).await.unwrap();
+    let token = login.refresh_token.unwrap();
+    let mut asked = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (users, token) = (Arc::clone(&bench.users), token.clone());
+        asked.spawn(async move { users.refresh(&token, SessionKind::Legacy).await });
+    }
+    let answers: Vec<_> = asked.join_all().await.into_iter().map(Result::unwrap).collect();
+    assert!(bench.works(&login.access_token).await, "nothing new was used yet");
+    let mut living = 0;
+    for answer in &answers {
+        living += usize::from(bench.works(&answer.access_token).await);
+    }
+    assert_eq!(living, 1);
+    assert!(matches!(bench.users.refresh(&token, SessionKind::Legacy).await, Err(Error::UnknownToken)));
+}
+
 #[tokio::test]
 async fn ca17_registration_tokens_count_pending_and_completed_uses() {
     let bench = Bench::new().await;
@@ -246,6 +270,13 @@ async fn ca17_registration_tokens_count_pending_and_completed_uses() {
     bench.users.set_registration_token(Some("old".to_owned()), None, Some(1)).await.unwrap();
     assert!(!bench.users.registration_token_is_valid("old").await.unwrap());
     assert!(bench.users.set_registration_token(Some("a b".to_owned()), None, None).await.is_err());
+    let again = bench.users.set_registration_token(Some("abc".to_owned()), None, None).await;
+    assert!(matches!(again, Err(Error::InvalidParam(message)) if message.contains("abc exists")));
+    assert_eq!(bench.users.registration_token("abc").await.unwrap().unwrap().uses_allowed, Some(1));
+    for uses in [0, -1] {
+        assert!(bench.users.set_registration_token(Some("none".to_owned()), Some(uses), None).await.is_err());
+    }
+    assert!(bench.users.registration_token("none").await.unwrap().is_none());
     assert!(bench.users.delete_registration_token("abc").await.unwrap());
     assert!(!bench.users.delete_registration_token("abc").await.unwrap());
 }

@@ -1,6 +1,7 @@
 //! Profiles, account data, tags, filters, receipts, to-device messages.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 use store::tables::core::StreamRow;
@@ -9,6 +10,7 @@ use store::{DeviceId, EventNum, Read, RoomNum, StreamKind, StreamPosition, UserI
 
 use super::{Bench, user};
 use crate::Error;
+use crate::push_rules::{NewRule, Place, RuleKind};
 use crate::receipts::{ReadUpTo, ReceiptType};
 use crate::reports::{REASON_BYTES_MAX, Reported};
 use crate::to_device::Messages;
@@ -71,7 +73,6 @@ async fn cy9_account_data_and_tags_take_a_position_each() {
 
 #[tokio::test]
 async fn cr21_an_upgrade_takes_tags_direct_and_room_rules_along() {
-    use crate::push_rules::{NewRule, Place, RuleKind};
     let bench = Bench::new().await;
     let alice = user("alice");
     bench.users.put_tag(&alice, "!old", "u.a", json!({})).await.unwrap();
@@ -249,4 +250,29 @@ async fn reports_are_kept_for_administrators() {
     let long = "x".repeat(REASON_BYTES_MAX + 1);
     let refused = bench.users.report(&alice, Reported::Room { room_id: "!r:x" }, &long).await;
     assert!(matches!(refused, Err(Error::TooLarge(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn tags_and_push_rules_put_at_the_same_moment_are_all_kept() {
+    let bench = Bench::new().await;
+    bench.join("alice").await;
+    let mut asked = tokio::task::JoinSet::new();
+    for number in 0..40 {
+        let users = Arc::clone(&bench.users);
+        asked.spawn(async move { users.put_tag(&user("alice"), "!room", &format!("u.{number}"), json!({})).await });
+        let users = Arc::clone(&bench.users);
+        asked.spawn(async move {
+            let (rule, id) = (NewRule::default(), format!("!{number}"));
+            users.put_push_rule(&user("alice"), RuleKind::Room, &id, rule, &Place::default()).await
+        });
+    }
+    for outcome in asked.join_all().await {
+        outcome.unwrap();
+    }
+    let alice = user("alice");
+    assert_eq!(bench.users.tags(&alice, "!room").await.unwrap().len(), 40);
+    let rules = bench.users.push_rules_for(&alice).await.unwrap();
+    for number in 0..40 {
+        assert!(rules.get(&alice, RuleKind::Room, &format!("!{number}")).is_some(), "rule {number}");
+    }
 }
