@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use store::model::Model;
 use store::{Clock, Entropy, Store, UserId};
+use store::{CommitBatch, Engine, Error, Notifier, Read, Rows, Table, Ticket, Value};
 
 use crate::login::{LoggedIn, NewDevice};
 use crate::registration::NewAccount;
@@ -46,6 +47,34 @@ impl Entropy for FakeEntropy {
     }
 }
 
+/// An engine on which everybody else goes on between a read and what is done with it, so that decisions race.
+struct Hesitant(Model);
+
+#[async_trait::async_trait]
+impl Engine for Hesitant {
+    fn submit(&self, batch: CommitBatch) -> Ticket {
+        self.0.submit(batch)
+    }
+
+    async fn read(&self, reads: Vec<Read>) -> Result<Vec<Rows>, Error> {
+        let rows = self.0.read(reads).await;
+        tokio::task::yield_now().await;
+        rows
+    }
+
+    fn notifier(&self) -> &Notifier {
+        self.0.notifier()
+    }
+
+    async fn import(&self, table: &'static Table, rows: Vec<Vec<Value>>) -> Result<(), Error> {
+        self.0.import(table, rows).await
+    }
+
+    async fn close(&self) {
+        self.0.close().await;
+    }
+}
+
 /// A server's users.
 pub(crate) struct Bench {
     pub(crate) users: Arc<Users>,
@@ -59,7 +88,16 @@ impl Bench {
     }
 
     pub(crate) async fn with(change: impl FnOnce(&mut Options)) -> Self {
-        let store = Store::new(Arc::new(Model::new())).await.unwrap();
+        Self::over(Arc::new(Model::new()), change).await
+    }
+
+    /// On an engine on which decisions race.
+    pub(crate) async fn racing() -> Self {
+        Self::over(Arc::new(Hesitant(Model::new())), |_| {}).await
+    }
+
+    async fn over(engine: Arc<dyn Engine>, change: impl FnOnce(&mut Options)) -> Self {
+        let store = Store::new(engine).await.unwrap();
         let clock = Arc::new(FakeClock(AtomicI64::new(1_000_000)));
         let mut options = Options::new("example.org");
         change(&mut options);

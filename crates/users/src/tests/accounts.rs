@@ -238,9 +238,9 @@ async fn ca13_locked_sessions_live_on() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test]
 async fn ca9_refreshes_at_the_same_moment_all_get_an_answer_and_one_lives() {
-    let bench = Bench::new().await;
+    let bench = Bench::racing().await;
     bench.join("alice").await;
     let refreshing = NewDevice { refresh: true, ..NewDevice::default() };
     let login = bench.users.login_by_password("alice", "secret", refreshing).await.unwrap();

@@ -252,9 +252,9 @@ async fn reports_are_kept_for_administrators() {
     assert!(matches!(refused, Err(Error::TooLarge(_))));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test]
 async fn tags_and_push_rules_put_at_the_same_moment_are_all_kept() {
-    let bench = Bench::new().await;
+    let bench = Bench::racing().await;
     bench.join("alice").await;
     let mut asked = tokio::task::JoinSet::new();
     for number in 0..40 {
