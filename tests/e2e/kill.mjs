@@ -3,7 +3,8 @@
 //
 //   node kill.mjs --hearth PROGRAM [--database sqlite|postgres://…] [--rounds 10] [--events 2000]
 //                 [--senders 8] [--restart-ms-max MILLISECONDS]
-//   node kill.mjs --hearth PROGRAM --victim postgres        kills a PostgreSQL of its own instead
+//   node kill.mjs --hearth PROGRAM --victim postgres        kills a PostgreSQL of its own instead: all of
+//                 it in every round, and between two rounds it cuts one connection, which is no round
 
 import { parseArguments } from "./lib/arguments.mjs";
 import { assert, assertEqual, Checks, eventually, pause } from "./lib/checks.mjs";
@@ -62,13 +63,13 @@ async function fill({ senders, roomIds }) {
 }
 
 /** One kill under load. Answers the milliseconds until the server answered again. */
-async function round(world, n) {
+async function round(world, strike) {
     const before = world.senders.map((sender) => sender.acknowledged.length);
     let sending = true;
     const load = Promise.all(world.senders.map((sender) => sender.run(world.roomIds, () => sending)));
     load.catch(() => {});
     await pause(LOAD_MS[0] + Math.random() * (LOAD_MS[1] - LOAD_MS[0]));
-    const away = options.victim === "postgres" ? await killPostgres(world, n) : await killHearth();
+    const away = await strike(world);
     await pause(200);
     sending = false;
     await load;
@@ -83,11 +84,22 @@ async function killHearth() {
     return hearth.start();
 }
 
-/** Kills the database, in turn all of it and one connection; hearth has to find back by itself. */
-async function killPostgres(world, n) {
+/** Kills all of the database and starts it again; hearth has to find back by itself. */
+function killPostgres(world) {
+    return hitPostgres(world, async () => {
+        await postgres.kill(true);
+        await postgres.start();
+    });
+}
+
+/** Ends one connection of the database, which then recovers; hearth has to find back by itself. */
+function cutConnection(world) {
+    return hitPostgres(world, () => postgres.kill(false));
+}
+
+async function hitPostgres(world, hit) {
     const killed = performance.now();
-    await postgres.kill(n % 2 === 0);
-    if (n % 2 === 0) await postgres.start();
+    await hit();
     const back = performance.now();
     await eventually("an acknowledged event", () => world.senders.some((s) => s.lastAcknowledgedAt > back));
     assert(hearth.child.ended === undefined, "hearth ended with its database");
@@ -140,15 +152,20 @@ async function story() {
     await world.reader.begin();
     world.reader.start();
     const rounds = [];
+    const ofPostgres = options.victim === "postgres";
     for (let n = 0; n < ROUNDS; n += 1) {
+        if (ofPostgres && n > 0) {
+            await checks.check(`cut ${n}: nothing acknowledged is lost, nothing comes twice`, () => round(world, cutConnection));
+        }
         await checks.check(`kill ${n + 1}: nothing acknowledged is lost, nothing comes twice`, async () => {
-            const { away, acknowledged } = await round(world, n);
+            const { away, acknowledged } = await round(world, ofPostgres ? killPostgres : killHearth);
             rounds.push({ away, acknowledged });
             console.log(`        ${acknowledged} acknowledged, answering again after ${away.toFixed(0)} ms`);
-            const limit = options.victim === "postgres" ? Infinity : RESTART_MS_MAX;
+            const limit = ofPostgres ? Infinity : RESTART_MS_MAX;
             assert(away <= limit, `answering again took ${away.toFixed(0)} ms, more than ${limit}`);
         });
     }
+    if (ofPostgres) await checks.check(`${ROUNDS} kills of the whole database`, () => assertEqual(rounds.length, ROUNDS, "kills"));
     if (rounds.length > 0) console.log(`figures: ${figures(rounds)}`);
     await world.reader.stop();
     await checks.check("the whole history holds all of it, each once", () => wholeHistory(world));
