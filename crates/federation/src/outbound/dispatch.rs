@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -12,7 +13,7 @@ use tokio::sync::Notify;
 use users::volatile::{VolatileChange, VolatileFollower};
 
 use super::Outbound;
-use crate::Result;
+use crate::{Error, Result};
 
 /// Name of the reader's row.
 const READER: &str = "federation";
@@ -22,6 +23,8 @@ const INBOX_MAX: usize = 10_000;
 const STREAM_PAGE: u32 = 1_000;
 /// How often the position is stored, at most.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
+/// Between two tries while the store is away.
+const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Waiting {
@@ -38,9 +41,18 @@ struct Waiting {
 pub(super) struct Inbox {
     waiting: Mutex<Waiting>,
     filled: Notify,
+    /// The position that was stored last; 0 if none was in this life.
+    kept: AtomicI64,
 }
 
 impl Inbox {
+    /// All that waits but for how far it was dispatched.
+    fn take(&self) -> Waiting {
+        let mut waiting = self.waiting.lock();
+        let dispatched = waiting.dispatched;
+        std::mem::replace(&mut *waiting, Waiting { dispatched, ..Waiting::default() })
+    }
+
     /// Everything up to here is in the queues.
     pub fn dispatched(&self) -> StreamPosition {
         self.waiting.lock().dispatched
@@ -83,45 +95,69 @@ fn is_told(kind: StreamKind) -> bool {
 }
 
 impl Outbound {
-    /// Follows the stream for ever.
+    /// Follows the stream for ever. The position at which it begins must be readable; later it waits while the store is
+    /// away, and what cannot be told is passed over, so that one broken room does not silence the others.
     pub(super) async fn dispatch(self: &Arc<Self>) -> Result<()> {
         let mut position = self.read_position().await?;
         let mut keep = tokio::time::interval(KEEP_EVERY);
         keep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            position = self.read_stream(position).await?;
+            match self.read_stream(position).await {
+                Ok(end) => position = end,
+                Err(error) => {
+                    tracing::warn!(%error, "the stream cannot be read for other servers");
+                    tokio::time::sleep(PAUSE).await;
+                    position = self.inbox.dispatched();
+                    continue;
+                }
+            }
             loop {
-                let (entries, typing, presence, overflow) = {
-                    let mut waiting = self.inbox.waiting.lock();
-                    let overflow = std::mem::take(&mut waiting.overflow);
-                    (
-                        std::mem::take(&mut waiting.entries),
-                        std::mem::take(&mut waiting.typing),
-                        std::mem::take(&mut waiting.presence),
-                        overflow,
-                    )
-                };
-                for (pos, entry) in entries {
-                    if pos <= position {
-                        continue;
+                let taken = self.inbox.take();
+                for (pos, entry) in taken.entries {
+                    if pos > position {
+                        self.dispatch_surely(pos, &entry).await;
+                        position = pos;
+                        self.inbox.waiting.lock().dispatched = position;
                     }
-                    self.dispatch_entry(pos, &entry).await?;
-                    position = pos;
-                    self.inbox.waiting.lock().dispatched = position;
                 }
-                for room in typing {
-                    self.tell_typing(room).await?;
-                }
-                for user in presence {
-                    self.tell_presence(&user).await?;
-                }
-                if overflow {
+                self.tell_volatile(taken.typing, taken.presence).await;
+                if taken.overflow {
                     break;
                 }
                 tokio::select! {
                     () = self.inbox.filled.notified() => {}
-                    _ = keep.tick() => self.keep_position().await?,
+                    _ = keep.tick() => {
+                        if let Err(error) = self.keep_position().await {
+                            tracing::warn!(%error, "how far other servers were told cannot be stored");
+                        }
+                    }
                 }
+            }
+        }
+    }
+
+    /// Dispatches one change: again and again while the store is away, not at all if it cannot be told.
+    async fn dispatch_surely(self: &Arc<Self>, pos: StreamPosition, entry: &StreamEntry) {
+        while let Err(error) = self.dispatch_entry(pos, entry).await {
+            if !will_pass(&error) {
+                tracing::error!(%error, pos = pos.0, "a change cannot be told to other servers");
+                return;
+            }
+            tracing::warn!(%error, "other servers are not told while the store is away");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Tells of what is not worth a second try.
+    async fn tell_volatile(self: &Arc<Self>, typing: BTreeSet<RoomNum>, presence: BTreeSet<UserId>) {
+        for room in typing {
+            if let Err(error) = self.tell_typing(room).await {
+                tracing::warn!(%error, "other servers are not told who types");
+            }
+        }
+        for user in presence {
+            if let Err(error) = self.tell_presence(&user).await {
+                tracing::warn!(%error, "other servers are not told of a user's presence");
             }
         }
     }
@@ -144,7 +180,7 @@ impl Outbound {
             for row in rows {
                 let Some(kind) = StreamKind::from_number(row.kind).filter(|kind| is_told(*kind)) else { continue };
                 let entry = StreamEntry { kind, room: row.room, user: row.user_id, number: row.number };
-                self.dispatch_entry(row.pos, &entry).await?;
+                self.dispatch_surely(row.pos, &entry).await;
             }
             position = last;
             self.inbox.waiting.lock().dispatched = position;
@@ -224,6 +260,9 @@ impl Outbound {
                 done = done.min(from);
             }
         }
+        if self.inbox.kept.load(Ordering::Acquire) == done.0 {
+            return Ok(());
+        }
         let key = vec![Value::from(READER)];
         let row: Option<ReaderRow> = self.store.get(key).await?;
         if row.as_ref().is_some_and(|row| row.done >= done.0) {
@@ -233,8 +272,37 @@ impl Outbound {
         let mut batch = CommitBatch::new();
         batch.put(ReaderRow { name: READER.to_owned(), owner_epoch, done: done.0 });
         match self.store.commit(batch).await {
-            Ok(_) | Err(store::CommitError::Conflict { .. }) => Ok(()),
+            Ok(_) | Err(store::CommitError::Conflict { .. }) => {
+                self.inbox.kept.store(done.0, Ordering::Release);
+                Ok(())
+            }
             Err(store::CommitError::Store(error)) => Err(error.into()),
         }
+    }
+}
+
+/// Whether an error lies in the store as a whole, which may be back in a moment, rather than in what was asked of it.
+fn will_pass(error: &Error) -> bool {
+    let (Error::Store(error) | Error::Rooms(rooms::Error::Store(error)) | Error::Users(users::Error::Store(error))) =
+        error
+    else {
+        return false;
+    };
+    !matches!(error, store::Error::Corrupt { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_in_one_room_does_not_pass_by_waiting() {
+        let away = || store::Error::Unavailable("it restarts".to_owned());
+        let broken = || store::Error::Corrupt { table: "events", detail: String::new() };
+        assert!(will_pass(&Error::Store(away())));
+        assert!(will_pass(&Error::Rooms(rooms::Error::Store(away()))));
+        assert!(!will_pass(&Error::Store(broken())));
+        assert!(!will_pass(&Error::Rooms(rooms::Error::Store(broken()))));
+        assert!(!will_pass(&Error::Rooms(rooms::Error::EventNotFound)));
     }
 }
