@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -34,6 +33,8 @@ struct Waiting {
     typing: BTreeSet<RoomNum>,
     presence: BTreeSet<UserId>,
     dispatched: StreamPosition,
+    /// What the reader's row says, as far as it was read or written in this life.
+    kept: Option<StreamPosition>,
 }
 
 /// What was committed and is not yet dispatched.
@@ -41,16 +42,14 @@ struct Waiting {
 pub(super) struct Inbox {
     waiting: Mutex<Waiting>,
     filled: Notify,
-    /// The position that was stored last; 0 if none was in this life.
-    kept: AtomicI64,
 }
 
 impl Inbox {
     /// All that waits but for how far it was dispatched.
     fn take(&self) -> Waiting {
         let mut waiting = self.waiting.lock();
-        let dispatched = waiting.dispatched;
-        std::mem::replace(&mut *waiting, Waiting { dispatched, ..Waiting::default() })
+        let (dispatched, kept) = (waiting.dispatched, waiting.kept);
+        std::mem::replace(&mut *waiting, Waiting { dispatched, kept, ..Waiting::default() })
     }
 
     /// Everything up to here is in the queues.
@@ -260,7 +259,7 @@ impl Outbound {
                 done = done.min(from);
             }
         }
-        if self.inbox.kept.load(Ordering::Acquire) == done.0 {
+        if self.inbox.waiting.lock().kept == Some(done) {
             return Ok(());
         }
         let key = vec![Value::from(READER)];
@@ -273,7 +272,7 @@ impl Outbound {
         batch.put(ReaderRow { name: READER.to_owned(), owner_epoch, done: done.0 });
         match self.store.commit(batch).await {
             Ok(_) | Err(store::CommitError::Conflict { .. }) => {
-                self.inbox.kept.store(done.0, Ordering::Release);
+                self.inbox.waiting.lock().kept = Some(done);
                 Ok(())
             }
             Err(store::CommitError::Store(error)) => Err(error.into()),
