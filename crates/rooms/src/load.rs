@@ -116,11 +116,13 @@ impl Rooms {
         rows: Vec<EventRow>,
         seen: u64,
     ) -> Result<Vec<Arc<Event>>> {
-        let missing: Vec<EventNum> =
-            rows.iter().map(|row| row.event).filter(|num| self.events.get(num).is_none()).collect();
-        let reads = missing.iter().map(|num| Read::get::<EventBytesRow>(vec![(*num).into()])).collect();
+        // One look into the cache for each row: what it holds now, later insertions may push out.
+        let cached: Vec<Option<Arc<Event>>> = rows.iter().map(|row| self.events.get(&row.event)).collect();
+        let lacking = rows.iter().zip(&cached).filter(|(_, event)| event.is_none());
+        let reads: Vec<Read> =
+            lacking.map(|(row, _)| Read::get::<EventBytesRow>(vec![row.event.into()])).collect();
         let mut bytes: HashMap<EventNum, Vec<u8>> = HashMap::new();
-        if !missing.is_empty() {
+        if !reads.is_empty() {
             for found in self.store.read(reads).await? {
                 if let Some(row) = found.one::<EventBytesRow>()? {
                     bytes.insert(row.event, row.json);
@@ -128,7 +130,8 @@ impl Rooms {
             }
         }
         rows.into_iter()
-            .map(|row| match self.events.get(&row.event) {
+            .zip(cached)
+            .map(|(row, event)| match event {
                 Some(event) => Ok(event),
                 None => {
                     let json = bytes.remove(&row.event).ok_or_else(|| lost(row.event))?;

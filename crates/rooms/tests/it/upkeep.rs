@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use rooms::timeline::Place;
+use rooms::timeline::{Direction, PageQuery, Place};
+use rooms::visibility::Viewer;
 use rooms::{Accepted, Options, Preset, Rooms, flags};
 use store::model::Model;
 use store::tables::rooms::{EventBytesRow, EventRow, RedactionRow};
@@ -177,5 +178,27 @@ async fn what_waited_is_judged_although_the_store_failed_once() {
                 assert!(!event.has(flags::HIDDEN), "failing batch {failing}: {:?}", event.row);
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn a_page_is_whole_though_reading_it_pushes_out_what_was_cached() {
+    const MESSAGES: usize = 200;
+    let options = Options { event_cache_bytes: 128 << 10, ..Options::new("one.test") };
+    let rooms = rooms_with(Arc::new(Model::new()), options, 1).await;
+    let alice = user("alice");
+    let room_id = rooms.create_room(&room_of(&alice, "12", Preset::PublicChat)).await.unwrap();
+    for n in 0..MESSAGES {
+        rooms.send(&room_id, text(&alice, &n.to_string())).await.unwrap();
+    }
+    let room = rooms.room(&room_id).await.unwrap().unwrap();
+    let mut viewer = Viewer::new(&rooms, &room, &alice).await.unwrap();
+    let end = rooms.live_end(&room);
+    let start = Place { fragment: end.fragment, idx: 0 };
+    // From either end, since what is cached may come first or last in the page.
+    for (from, direction) in [(start, Direction::Forward), (end, Direction::Backward)].repeat(3) {
+        let query = PageQuery { from, direction, until: None, limit: 100 };
+        let page = rooms.page(&room, query, &mut viewer, |_| true).await.unwrap();
+        assert_eq!(page.events.len(), 100, "{direction:?}");
     }
 }
