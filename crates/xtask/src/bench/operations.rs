@@ -390,8 +390,11 @@ fn local_joins(world: &mut World) -> Run {
 /// Uploads the keys of users' devices, each with ten one-time keys that are new.
 fn upload_keys(world: &mut World) -> Run {
     let mut link = world.connect();
-    for n in 0..20 {
-        let (user, made) = (world.users[1 + (n % WAITING)].clone(), world.next());
+    for _ in 0..20 {
+        let made = world.next();
+        // Over all users, since a server may bound the keys of each.
+        let n = made % WAITING;
+        let user = world.users[1 + n].clone();
         let body = keys_of(&user, n, made).to_string();
         link.request("POST", "/_matrix/client/v3/keys/upload", &user.token, &body)?.json()?;
     }
@@ -433,7 +436,9 @@ fn keys_of(user: &User, device: usize, made: usize) -> Value {
 fn claim_keys(world: &mut World) -> Run {
     let mut link = world.connect();
     let mut claimed = 0;
-    for user in &world.users[1..=20] {
+    for _ in 0..20 {
+        let n = world.next() % WAITING;
+        let user = &world.users[1 + n];
         let body = json!({ "one_time_keys": { &user.id: { &user.device: "signed_curve25519" } } });
         let token = &world.users[0].token;
         link.request("POST", "/_matrix/client/v3/keys/claim", token, &body.to_string())?.json()?;
