@@ -7,6 +7,7 @@ pub mod aliases;
 pub mod auth_graph;
 pub mod create;
 mod draft;
+mod erased;
 pub mod error;
 pub mod event;
 pub mod flags;
@@ -52,6 +53,7 @@ pub use room::{Head, Room};
 pub use send::{NewEvent, Transaction};
 pub use state::{Roots, StateMap};
 
+use crate::erased::Erased;
 use crate::held::Held;
 use crate::state_tree::{SegNo, Segment};
 use crate::waiting::Unfinished;
@@ -125,6 +127,7 @@ pub struct Rooms {
     pub(crate) loading: tokio::sync::Mutex<()>,
     pub(crate) events: Cache<EventNum, Arc<Event>, EventWeight>,
     pub(crate) segments: Cache<(RoomNum, SegNo), Arc<Segment>, SegmentWeight>,
+    pub(crate) erased: Erased,
     pub(crate) changes: AtomicU64,
     pub(crate) created_ms: AtomicI64,
     pub(crate) unfinished: Mutex<Unfinished>,
@@ -154,6 +157,7 @@ impl Rooms {
             loading: tokio::sync::Mutex::default(),
             events: Cache::with_weighter(events, options.event_cache_bytes, EventWeight),
             segments: Cache::with_weighter(segments, options.segment_cache_bytes, SegmentWeight),
+            erased: Erased::default(),
             changes: AtomicU64::new(0),
             created_ms: AtomicI64::new(0),
             unfinished: Mutex::new(Unfinished::Everything),
@@ -212,6 +216,9 @@ impl Rooms {
     }
 
     fn followed(&self, pos: StreamPosition, entry: &StreamEntry) {
+        if let (StreamKind::Erasure, Some(user)) = (entry.kind, &entry.user) {
+            return self.erased.note(user, pos);
+        }
         let Some(num) = entry.room else { return };
         match entry.kind {
             StreamKind::Event | StreamKind::RoomHead | StreamKind::RoomMeta => {

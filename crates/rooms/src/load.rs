@@ -119,8 +119,7 @@ impl Rooms {
         // One look into the cache for each row: what it holds now, later insertions may push out.
         let cached: Vec<Option<Arc<Event>>> = rows.iter().map(|row| self.events.get(&row.event)).collect();
         let lacking = rows.iter().zip(&cached).filter(|(_, event)| event.is_none());
-        let reads: Vec<Read> =
-            lacking.map(|(row, _)| Read::get::<EventBytesRow>(vec![row.event.into()])).collect();
+        let reads: Vec<Read> = lacking.map(|(row, _)| Read::get::<EventBytesRow>(vec![row.event.into()])).collect();
         let mut bytes: HashMap<EventNum, Vec<u8>> = HashMap::new();
         if !reads.is_empty() {
             for found in self.store.read(reads).await? {

@@ -140,11 +140,12 @@ impl Rooms {
             .iter()
             .filter(|row| row.rel_type == "m.replace" && row.sender == event.row.sender && row.kind == event.row.kind);
         for row in edits {
-            let edit = self.event(room, row.event).await?;
+            // An erased edit has nothing to put in the place of anything.
+            let Some(edit) = viewer.view(self.event(room, row.event).await?).await? else { continue };
             let has_content =
                 edit.pdu.content.get("m.new_content").is_some_and(|content| content.as_object().is_some())
                     || edit.pdu.kind == "m.room.encrypted";
-            if edit.pdu.is_state() || !has_content || !viewer.sees(&edit).await? {
+            if edit.pdu.is_state() || !has_content {
                 continue;
             }
             let later = newest.as_ref().is_none_or(|other| (other.row.ts, other.id()) < (edit.row.ts, edit.id()));
@@ -165,10 +166,7 @@ impl Rooms {
     ) -> Result<Option<Value>> {
         let mut seen = Vec::new();
         for row in rows.iter().filter(|row| row.rel_type == "m.thread") {
-            let child = self.event(room, row.event).await?;
-            if viewer.sees(&child).await? {
-                seen.push(child);
-            }
+            seen.extend(viewer.view(self.event(room, row.event).await?).await?);
         }
         let Some(latest) = seen.iter().max_by_key(|child| (child.row.fragment, child.row.idx)) else { return Ok(None) };
         let participated =
@@ -224,9 +222,10 @@ impl Rooms {
         let mut page = RelationsPage { events: Vec::new(), next: None, depth };
         for event in found {
             let Some(at) = Place::before(&event) else { continue };
-            if !within(at, query) || !viewer.sees(&event).await? {
+            if !within(at, query) {
                 continue;
             }
+            let Some(event) = viewer.view(event).await? else { continue };
             if page.events.len() == query.limit {
                 page.next = page.events.last().and_then(|last| match query.direction {
                     Direction::Backward => Place::before(last),
@@ -262,9 +261,7 @@ impl Rooms {
             }
             last = Some(row.last_pos);
             let Some(root) = self.event_by_id(room, &row.root).await? else { continue };
-            if !viewer.sees(&root).await? {
-                continue;
-            }
+            let Some(root) = viewer.view(root).await? else { continue };
             if let Some(user) = only_of
                 && !self.participates(room, &root, user).await?
             {

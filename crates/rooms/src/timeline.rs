@@ -209,8 +209,8 @@ impl Rooms {
                     break;
                 }
                 at = passed(&event, query.direction).unwrap_or(at);
-                if keep(&event) && viewer.sees(&event).await? {
-                    events.push(event);
+                if keep(&event) {
+                    events.extend(viewer.view(event).await?);
                 }
             }
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use store::{DeviceId, UserId};
 
+use crate::erased::pruned;
 use crate::event::{Event, push_member};
 use crate::room::Room;
 use crate::visibility::Viewer;
@@ -108,7 +109,10 @@ impl Rooms {
     /// Adds what a state event replaced, and what redacted an event.
     async fn add_replaced(&self, room: &Room, event: &Event, unsigned: &mut String) -> Result<()> {
         if let Some(replaced) = event.row.replaces {
-            let replaced = self.event(room, replaced).await?;
+            let mut replaced = self.event(room, replaced).await?;
+            if self.erased_since(&replaced.pdu.sender).await?.is_some() {
+                replaced = pruned(room, &replaced)?;
+            }
             // Every map of `Json` has string keys, so serialization cannot fail.
             let content = serde_json::to_string(&replaced.pdu.content).unwrap_or_else(|_| "{}".to_owned());
             unsigned.push_str(",\"prev_content\":");

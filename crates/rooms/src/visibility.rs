@@ -6,9 +6,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use store::UserId;
 use store::tables::rooms::MembershipRow;
+use store::{StreamPosition, UserId};
 
+use crate::erased::pruned;
 use crate::event::Event;
 use crate::room::Room;
 use crate::state::{MEMBER, Roots, type_key};
@@ -99,6 +100,35 @@ impl<'a> Viewer<'a> {
         let after = self.then(after).await?;
         // Leaving is seen by the one who leaves, also when someone else did it.
         Ok((own && then.membership != "leave") || self.allows(&after, event).await?)
+    }
+
+    /// An event as the user may see it: `None` if not at all, pruned if its sender had it erased before the user came.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn view(&mut self, event: Arc<Event>) -> Result<Option<Arc<Event>>> {
+        if !self.sees(&event).await? {
+            return Ok(None);
+        }
+        match self.rooms.erased_since(&event.pdu.sender).await? {
+            Some(erasure) if !self.knew(&event, erasure).await? => pruned(self.room, &event).map(Some),
+            _ => Ok(Some(event)),
+        }
+    }
+
+    /// Whether the user gets an event whole for all its erasure at this position: came before the erasure, or was in the
+    /// room when the event was sent. So does everybody with what is the room's state now, since the room consists of it.
+    async fn knew(&mut self, event: &Event, erasure: StreamPosition) -> Result<bool> {
+        if self.membership.as_ref().is_some_and(|row| row.joined_pos.0 > 0 && row.joined_pos < erasure) {
+            return Ok(true);
+        }
+        if let Some((kind, state_key)) = event.pdu.state_entry()
+            && self.rooms.current(self.room, kind, state_key).await?.is_some_and(|now| now.num() == event.num())
+        {
+            return Ok(true);
+        }
+        let Some(before) = event.state_before() else { return Ok(false) };
+        Ok(self.then(before).await?.membership == "join")
     }
 
     async fn allows(&self, then: &Then, event: &Event) -> Result<bool> {

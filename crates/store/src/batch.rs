@@ -104,6 +104,8 @@ pub enum StreamKind {
     Pusher = 14,
     /// Media.
     Media = 15,
+    /// A user's content was erased for those who come later.
+    Erasure = 16,
 }
 
 impl StreamKind {
@@ -126,6 +128,7 @@ impl StreamKind {
             Membership,
             Pusher,
             Media,
+            Erasure,
         ]
         .into_iter()
         .find(|kind| *kind as i64 == number)

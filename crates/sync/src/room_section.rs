@@ -94,9 +94,7 @@ impl Sync {
                     limited = true;
                     break 'fill;
                 }
-                if !self.wanted(&event, viewer, reader).await? {
-                    continue;
-                }
+                let Some(event) = self.wanted(event, viewer, reader).await? else { continue };
                 if events.len() == limit {
                     limited = true;
                     break 'fill;
@@ -113,9 +111,18 @@ impl Sync {
         Ok(Timeline { events, limited, start })
     }
 
-    async fn wanted(&self, event: &Event, viewer: &mut Viewer<'_>, reader: &Reader<'_>) -> Result<bool, Error> {
+    /// The event as the reader gets it, if the reader may see it and wants it.
+    async fn wanted(
+        &self,
+        event: Arc<Event>,
+        viewer: &mut Viewer<'_>,
+        reader: &Reader<'_>,
+    ) -> Result<Option<Arc<Event>>, Error> {
         let ignored = !event.pdu.is_state() && reader.ignored.contains(&event.pdu.sender);
-        Ok(!ignored && reader.filter.room.timeline.accepts_event(event) && viewer.sees(event).await?)
+        if ignored || !reader.filter.room.timeline.accepts_event(&event) {
+            return Ok(None);
+        }
+        Ok(viewer.view(event).await?)
     }
 
     /// A room to which the user is joined; `None` if there is nothing new.

@@ -1,7 +1,9 @@
 //! Accounts: password, deactivation, locking, suspension (client-server API, "Account deactivation", "Account locking",
 //! "Account suspension"; behaviours CA7, CA8, CA13).
 
-use store::tables::users::{AccountDataRow, AccountRow, CrossSigningKeyRow, FilterRow, ProfileRow, PusherRow};
+use store::tables::users::{
+    AccountDataRow, AccountRow, CrossSigningKeyRow, ErasedUserRow, FilterRow, ProfileRow, PusherRow,
+};
 use store::{Check, CommitBatch, DeviceId, Expect, Read, Row, StreamKind, UserId, Value};
 
 use crate::jobs::Job;
@@ -65,7 +67,8 @@ impl Users {
     }
 
     /// Deactivates an account for ever: sessions, devices, keys, pushers, profile go; the id stays reserved. `erase`
-    /// removes account data and filters too. That the user leaves all rooms is for the caller: [`Job::LeaveRooms`] (CA8).
+    /// removes account data and filters too, and lets those who come into a room later see the user's events pruned only.
+    /// That the user leaves all rooms is for the caller: [`Job::LeaveRooms`] (CA8).
     ///
     /// # Errors
     /// [`Error::NotFound`].
@@ -80,6 +83,8 @@ impl Users {
         self.add_job(&mut batch, Job::LeaveRooms, user);
         if erase {
             batch.delete_prefix::<AccountDataRow>(key.clone()).delete_prefix::<FilterRow>(key);
+            let pos = batch.announce(StreamKind::Erasure, None, Some(user.clone()), None);
+            batch.put(ErasedUserRow { user_id: user.clone(), pos });
         }
         self.change_account(user, batch, |account| {
             account.password_hash = None;

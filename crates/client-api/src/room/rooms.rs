@@ -44,8 +44,7 @@ pub async fn visible_event(
 ) -> Result<Arc<Event>, Error> {
     let event = state.rooms.event_by_id(room, event_id).await.map_err(error_map::rooms)?;
     let event = event.ok_or_else(missing)?;
-    let visible = reader.viewer.sees(&event).await.map_err(error_map::rooms)?;
-    if visible { Ok(event) } else { Err(missing()) }
+    reader.viewer.view(event).await.map_err(error_map::rooms)?.ok_or_else(missing)
 }
 
 fn missing() -> Error {

@@ -232,3 +232,79 @@ async fn cr14_events_that_may_not_be_seen_do_not_exist() {
     let last = bob.get(&format!("{path}?ts=9007199254740991&dir=b")).await.ok();
     assert_eq!(last["event_id"], seen);
 }
+
+/// The bodies that a user sees, and the texts of all edits, topics and thread summaries beside them.
+async fn all_words(client: &Client, room: &str, events: &[&str]) -> String {
+    let mut words = client.get(&format!("/rooms/{room}/messages?dir=b&limit=100")).await.ok().to_string();
+    words += &client.sync_with("").await.to_string();
+    for event in events {
+        words += &client.get(&format!("/rooms/{room}/event/{event}")).await.ok().to_string();
+        words += &client.get(&format!("/rooms/{room}/context/{event}?limit=100")).await.ok().to_string();
+        words += &client.get(&format!("/_matrix/client/v1/rooms/{room}/relations/{event}")).await.ok().to_string();
+    }
+    words + &client.get(&format!("/_matrix/client/v1/rooms/{room}/threads")).await.ok().to_string()
+}
+
+async fn deactivate_and_erase(server: &Server, client: &Client) {
+    server.state.users.change_password(&client.id(), "secret", false, Some(&client.device_id())).await.unwrap();
+    let (status, asked) = client.post("/account/deactivate", json!({ "erase": true })).await.pair();
+    assert_eq!(status, 401);
+    let identifier = json!({ "type": "m.id.user", "user": client.user });
+    let auth = json!({
+        "type": "m.login.password", "identifier": identifier, "password": "secret", "session": asked["session"],
+    });
+    client.post("/account/deactivate", json!({ "erase": true, "auth": auth })).await.ok();
+}
+
+#[tokio::test]
+async fn ca8_an_erased_users_words_are_not_shown_to_those_who_come_later() {
+    let server = Server::new().await;
+    let [alice, bob, early, late, left] = server.people(["alice", "bob", "early", "late", "left"]).await;
+    let room = alice.public_room().await;
+    set_visibility(&alice, &room, "shared").await;
+    for user in [&bob, &early, &left] {
+        user.join(&room).await;
+    }
+    let power = alice.state(&room, "m.room.power_levels").await;
+    let mut power = power.as_object().cloned().unwrap();
+    power.insert("users_default".to_owned(), json!(50));
+    alice.set_state(&room, "m.room.power_levels", power.into()).await;
+    let said = bob.say(&room, "word-said").await;
+    let edit = json!({
+        "msgtype": "m.text", "body": "word-edit", "m.new_content": { "msgtype": "m.text", "body": "word-new" },
+        "m.relates_to": { "rel_type": "m.replace", "event_id": said },
+    });
+    bob.send(&room, "m.room.message", edit).await;
+    let root = alice.say(&room, "root").await;
+    let reply = json!({
+        "msgtype": "m.text", "body": "word-reply", "m.relates_to": { "rel_type": "m.thread", "event_id": root },
+    });
+    bob.send(&room, "m.room.message", reply).await;
+    bob.set_state(&room, "m.room.topic", json!({ "topic": "word-old-topic" })).await;
+    bob.set_state(&room, "m.room.topic", json!({ "topic": "topic of now" })).await;
+    left.leave(&room).await;
+    let words = ["word-said", "word-edit", "word-new", "word-reply", "word-old-topic"];
+    late.join(&room).await;
+    late.leave(&room).await;
+    let other_room = alice.create_room(json!({ "preset": "private_chat", "invite": [bob.user] })).await;
+    deactivate_and_erase(&server, &bob).await;
+    for room in [&room, &other_room] {
+        let member = alice.get(&format!("/rooms/{room}/state/m.room.member/{}", bob.user)).await.ok();
+        assert_eq!(member["membership"], "leave");
+    }
+    let [newcomer] = server.people(["newcomer"]).await;
+    for user in [&newcomer, &left] {
+        user.join(&room).await;
+    }
+    for (user, name) in [(&alice, "alice"), (&early, "early"), (&late, "late")] {
+        let seen = all_words(user, &room, &[&said, &root]).await;
+        assert!(words.iter().all(|word| seen.contains(word)), "{name} could see all of it before");
+    }
+    let seen = all_words(&newcomer, &room, &[&said, &root]).await;
+    assert!(words.iter().all(|word| !seen.contains(word)), "{seen}");
+    assert!(seen.contains("topic of now"), "what the room consists of stays");
+    let event = newcomer.get(&format!("/rooms/{room}/event/{said}")).await.ok();
+    assert_eq!((&event["content"], &event["unsigned"]["redacted_because"]), (&json!({}), &Value::Null));
+    // Who was in the room when it was said sees it though they have come anew.
+    assert_eq!(left.get(&format!("/rooms/{room}/event/{said}")).await.ok()["content"]["body"], "word-said");
+}

@@ -60,7 +60,20 @@ impl<'a> ServerViewer<'a> {
             None => event.pdu.is_state() && !event.has(flags::WAITING),
             Some(before) => self.may_see(before).await? || self.sees_after(event).await?,
         };
+        let seen = seen && !self.erased(event).await?;
         Ok(if seen { Sight::Whole } else { Sight::Redacted })
+    }
+
+    /// Whether the sender had the event erased before this server came. The state that a room consists of is shown whole.
+    async fn erased(&mut self, event: &Event) -> Result<bool> {
+        let Some(erasure) = self.rooms.erased_since(&event.pdu.sender).await? else { return Ok(false) };
+        if event.pdu.is_state() || self.rooms.was_resident(self.room, self.server, erasure).await? {
+            return Ok(false);
+        }
+        match event.state_before() {
+            Some(before) => Ok(self.strongest(before.members).await? != Strongest::Joined),
+            None => Ok(true),
+        }
     }
 
     /// A change of the visibility, and one of the server's own memberships, count with the better of before and after.

@@ -31,6 +31,7 @@ pub const TABLES: &[&Table] = &[
     BackupVersionRow::TABLE,
     BackupKeyRow::TABLE,
     ReportRow::TABLE,
+    ErasedUserRow::TABLE,
 ];
 
 table! {
@@ -56,6 +57,16 @@ table! {
         created_ms: i64,
         /// Id of the appservice that made it.
         appservice: Option<String>,
+    }
+}
+
+table! {
+    /// A deactivated local user who asked for erasure: who comes into a room later gets the user's events pruned.
+    "erased_users" => ErasedUserRow key(user_id) {
+        /// The user.
+        user_id: UserId,
+        /// Position of the erasure.
+        pos: StreamPosition,
     }
 }
 

@@ -6,6 +6,8 @@ use rooms::remote::{ServerViewer, Sight};
 use rooms::{Accepted, Event, Preset, flags};
 use ruma_common::OwnedEventId;
 use serde_json::json;
+use store::tables::users::ErasedUserRow;
+use store::{CommitBatch, StreamKind};
 
 use super::{Server, join, make_join, send_join, state, two};
 use crate::harness::{content, room_of, text};
@@ -108,6 +110,27 @@ async fn fe10_a_server_sees_what_its_users_might() {
     assert_eq!(own.sees(&*one.get(&room_id, &before).await).await.unwrap(), Sight::Whole);
     let mut stranger = ServerViewer::new(&one.rooms, &room, "three.test");
     assert_eq!(stranger.sees(&*one.get(&room_id, &during).await).await.unwrap(), Sight::Redacted);
+}
+
+#[tokio::test]
+async fn ca8_a_server_that_comes_after_an_erasure_gets_events_pruned() {
+    let (one, two, room_id) = two("11").await;
+    let said = one.say(&room_id, "alice", "a word").await;
+    let topic =
+        one.rooms.send(&room_id, state(&one.user("alice"), "m.room.topic", json!({ "topic": "t" }))).await.unwrap();
+    let mut batch = CommitBatch::new();
+    let pos = batch.announce(StreamKind::Erasure, None, Some(one.user("alice")), None);
+    batch.put(ErasedUserRow { user_id: one.user("alice"), pos });
+    one.rooms.store().commit(batch).await.unwrap();
+    let three = Server::new("three.test").await;
+    join(&three, &one, &room_id, "carol").await.unwrap();
+    let room = one.room(&room_id).await;
+    for (server, expected) in [("two.test", Sight::Whole), ("three.test", Sight::Redacted)] {
+        let mut viewer = ServerViewer::new(&one.rooms, &room, server);
+        assert_eq!(viewer.sees(&*one.get(&room_id, &said).await).await.unwrap(), expected, "{server}");
+        assert_eq!(viewer.sees(&*one.get(&room_id, &topic).await).await.unwrap(), Sight::Whole, "the state stays");
+    }
+    drop(two);
 }
 
 #[tokio::test]
