@@ -13,6 +13,7 @@ mod residents;
 mod resync;
 mod templates;
 mod viewer;
+mod walk;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 

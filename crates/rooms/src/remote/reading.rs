@@ -1,7 +1,6 @@
 //! What other servers ask of a room's graph: the state before an event, auth chains, what came before an event and
 //! between events. Whether the asking server may see an event is for [`super::ServerViewer`].
 
-use std::collections::{BinaryHeap, HashSet};
 use std::sync::Arc;
 
 use ruma_common::OwnedEventId;
@@ -9,14 +8,12 @@ use store::tables::rooms::EventRow;
 use store::{EventNum, Read};
 
 use super::lookup::LOOKUP_CHUNK;
+use super::walk::Walk;
 use crate::draft::Draft;
 use crate::event::Event;
 use crate::room::Room;
 use crate::state::Roots;
 use crate::{Error, Result, Rooms, flags, packed};
-
-/// Most events that one walk looks at, whether they are in the answer or not.
-const WALKED_MAX: usize = 2_000;
 
 /// A state and its auth chain, by number: a large room's need not be in memory as a whole. See [`Rooms::events`] and
 /// [`Rooms::event_ids`].
@@ -115,11 +112,14 @@ impl Rooms {
     /// [`Error::NotInRoom`] for an unknown room; as the store says.
     pub async fn events_before(&self, room_id: &str, from: &[OwnedEventId], limit: usize) -> Result<Vec<Arc<Event>>> {
         let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
-        self.walk_back(&room, from, &HashSet::new(), limit, i64::MIN).await
+        let mut walk = Walk::new(self, &room, i64::MIN);
+        walk.from(from).await?;
+        walk.run(limit).await
     }
 
     /// What came before the events `latest` and not before `earliest`, both left out, oldest first, at most `limit` and
-    /// those nearest to `latest` (`/get_missing_events`).
+    /// those nearest to `latest` (`/get_missing_events`). One of `earliest` that follows one of `latest` does not count:
+    /// there is a gap between.
     ///
     /// # Errors
     /// [`Error::NotInRoom`] for an unknown room; as the store says.
@@ -132,49 +132,17 @@ impl Rooms {
         min_depth: i64,
     ) -> Result<Vec<Arc<Event>>> {
         let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
-        let mut stops: HashSet<OwnedEventId> = earliest.iter().cloned().collect();
-        let mut from = Vec::new();
-        for event in self.known_events(&room, latest).await? {
-            from.extend(event.pdu.prev_events.iter().cloned());
-            stops.insert(event.id().clone());
-        }
-        let mut events = self.walk_back(&room, &from, &stops, limit, min_depth).await?;
+        let ends: Vec<OwnedEventId> = latest.iter().filter(|id| !earliest.contains(id)).cloned().collect();
+        let mut walk = Walk::new(self, &room, min_depth);
+        walk.before(&ends).await?;
+        walk.had(earliest).await?;
+        let mut events = walk.run(limit).await?;
         events.reverse();
         Ok(events)
     }
 
-    /// Walks from events to their previous ones, the deepest first.
-    async fn walk_back(
-        &self,
-        room: &Room,
-        from: &[OwnedEventId],
-        stops: &HashSet<OwnedEventId>,
-        limit: usize,
-        min_depth: i64,
-    ) -> Result<Vec<Arc<Event>>> {
-        let mut seen = stops.clone();
-        let mut next: Vec<OwnedEventId> = from.to_vec();
-        let (mut heap, mut answer) = (BinaryHeap::new(), Vec::new());
-        let mut walked = 0;
-        while answer.len() < limit && walked < WALKED_MAX {
-            next.retain(|id| seen.insert(id.clone()));
-            for event in self.known_events(room, &next).await? {
-                if event.row.depth >= min_depth {
-                    heap.push(Step(event));
-                }
-            }
-            let Some(Step(event)) = heap.pop() else { break };
-            walked += 1;
-            next = event.pdu.prev_events.clone();
-            if !event.rejected() {
-                answer.push(event);
-            }
-        }
-        Ok(answer)
-    }
-
     /// Those of the events that are known with the state at them.
-    async fn known_events(&self, room: &Room, ids: &[OwnedEventId]) -> Result<Vec<Arc<Event>>> {
+    pub(super) async fn known_events(&self, room: &Room, ids: &[OwnedEventId]) -> Result<Vec<Arc<Event>>> {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
@@ -182,35 +150,6 @@ impl Rooms {
         let known = rows.values().filter(|row| row.flags & (flags::WAITING | flags::OUTLIER) == 0);
         let nums: Vec<EventNum> = known.map(|row| row.event).collect();
         self.events_left(room, None, &nums).await
-    }
-}
-
-/// An event on the way back: the deepest first, then the youngest, then by id.
-struct Step(Arc<Event>);
-
-impl Step {
-    fn rank(&self) -> (i64, i64, &OwnedEventId) {
-        (self.0.row.depth, self.0.row.ts, self.0.id())
-    }
-}
-
-impl PartialEq for Step {
-    fn eq(&self, other: &Self) -> bool {
-        self.rank() == other.rank()
-    }
-}
-
-impl Eq for Step {}
-
-impl PartialOrd for Step {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Step {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.rank().cmp(&other.rank())
     }
 }
 

@@ -51,6 +51,51 @@ async fn fe10_missing_events_honour_limit_and_depth() {
     assert_eq!(ids(&shallow), said[3..6]);
 }
 
+/// Both servers write at once, so that there are two branches between what both know and the newest event.
+#[tokio::test]
+async fn fe10_what_a_server_has_it_has_with_all_that_came_before() {
+    let (one, two, room_id) = two("11").await;
+    let base = one.say(&room_id, "alice", "base").await;
+    two.accept(one.sent(&room_id, &base).await).await;
+    let here = one.say(&room_id, "alice", "here").await;
+    let mut there = Vec::new();
+    for number in 0..2 {
+        there.push(two.say(&room_id, "bob", &format!("there {number}")).await);
+        one.accept(two.sent(&room_id, &there[number]).await).await;
+    }
+    let both = one.say(&room_id, "alice", "both").await;
+    let last = one.say(&room_id, "alice", "last").await;
+    let missing = async |earliest: &[&OwnedEventId], latest: &OwnedEventId| {
+        let earliest: Vec<OwnedEventId> = earliest.iter().map(|id| OwnedEventId::clone(id)).collect();
+        let latest = std::slice::from_ref(latest);
+        ids(&one.rooms.missing_between(&room_id, &earliest, latest, 20, 0).await.unwrap())
+    };
+    assert_eq!(missing(&[&there[1]], &both).await, [here.clone()], "not what is behind both branches");
+    assert_eq!(missing(&[&here], &both).await, there);
+    assert_eq!(missing(&[&there[0], &here], &both).await, there[1..]);
+    assert!(missing(&[&both], &both).await.is_empty());
+    // It has an event from after a gap, and asks about one in it: what it has says nothing about that.
+    assert_eq!(missing(&[&last, &base], &both).await.len(), 3);
+    assert_eq!(missing(&[&last, &base], &there[1]).await, there[..1]);
+    assert!(missing(&[&last], &there[1]).await.contains(&base));
+    let unknown = OwnedEventId::try_from("$unknown").unwrap();
+    assert_eq!(missing(&[&unknown, &here], &both).await, there, "what is not known here is passed over");
+}
+
+/// The other server names an event that is so far up that the way down to what it asks about is not worth it.
+#[tokio::test]
+async fn fe10_a_walk_is_bounded_from_above() {
+    let one = Server::new("one.test").await;
+    let room_id = one.create("11").await;
+    let mut said = Vec::new();
+    for number in 0..520 {
+        said.push(one.say(&room_id, "alice", &number.to_string()).await);
+    }
+    let (earliest, latest) = ([said[519].clone(), said[1].clone()], [said[5].clone()]);
+    let between = one.rooms.missing_between(&room_id, &earliest, &latest, 20, 0).await.unwrap();
+    assert_eq!(ids(&between), said[2..5]);
+}
+
 /// A soft-failed event is in no timeline, but it is part of what came before an event that names it.
 #[tokio::test]
 async fn fe5_soft_failed_events_are_given_where_others_name_them() {
