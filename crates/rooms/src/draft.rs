@@ -292,15 +292,31 @@ impl<'a> Draft<'a> {
         let linear = on_head && self.head.extremities.iter().all(|extremity| prev.contains(&extremity.num));
         let merged = self.merged_states();
         self.move_extremities(event, prev, after).await?;
-        let earlier = self.head.state;
-        let state = match self.merged_states() {
-            _ if self.head.extremities.len() == 1 => after,
-            // As many forks as there may be: they still come to the same.
-            same if same == merged => earlier,
-            states => self.resolve(&states.into_iter().collect::<Vec<_>>()).await?,
-        };
+        let state = self.state_of_extremities(&merged).await?;
         self.head.row.depth =
             self.head.extremities.iter().map(|extremity| extremity.depth).max().unwrap_or(event.row.depth);
+        self.move_state(state, pos, linear.then_some(event)).await
+    }
+
+    /// The state that the extremities resolve to now; `merged`: the states that the current one is resolved from.
+    async fn state_of_extremities(&mut self, merged: &BTreeSet<Roots>) -> Result<Roots> {
+        let states = self.merged_states();
+        match states.first() {
+            Some(one) if self.head.extremities.len() == 1 => Ok(*one),
+            // As many forks as there may be: they still come to the same.
+            _ if states == *merged => Ok(self.head.state),
+            _ => self.resolve(&states.into_iter().collect::<Vec<_>>()).await,
+        }
+    }
+
+    /// Makes this the current state, as of a position or of one of its own. `event`: what alone has changed it.
+    async fn move_state(
+        &mut self,
+        state: Roots,
+        pos: Option<StreamPosition>,
+        event: Option<&Arc<Event>>,
+    ) -> Result<()> {
+        let earlier = self.head.state;
         // A withheld event has no position of its own; its effect on the state needs one.
         let pos = match pos {
             Some(pos) => pos,
@@ -310,7 +326,7 @@ impl<'a> Draft<'a> {
         self.head.row.last_pos = pos;
         if state != earlier {
             self.head.state = state;
-            self.change_memberships(earlier, state, pos, linear.then_some(event)).await?;
+            self.change_memberships(earlier, state, pos, event).await?;
             self.checkpoint().await?;
             self.batch.put(RoomHeadRow {
                 room: self.room.num,
@@ -322,8 +338,41 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// Removes what the event covers: its previous events, and through hidden ones what those covered.
+    /// History has come: extremities that it follows are none, since newer events follow it in turn.
+    pub async fn cover_by_history(&mut self, placed: &[Arc<Event>]) -> Result<()> {
+        let mut prev = Vec::new();
+        for event in placed.iter().filter(|event| !event.rejected()) {
+            let edges = packed::unpack(event.num().0, &event.row.prev).unwrap_or_default();
+            prev.extend(edges.into_iter().map(EventNum));
+        }
+        let (before, merged) = (self.head.extremities.clone(), self.merged_states());
+        self.cover(&prev).await?;
+        if self.head.extremities.is_empty() {
+            self.head.extremities = before;
+            return Ok(());
+        }
+        if self.head.extremities.len() == before.len() {
+            return Ok(());
+        }
+        let state = self.state_of_extremities(&merged).await?;
+        self.last = None;
+        self.move_state(state, None, None).await
+    }
+
     async fn move_extremities(&mut self, event: &Arc<Event>, prev: &[EventNum], after: Roots) -> Result<()> {
+        self.cover(prev).await?;
+        self.head.extremities.push(Extremity {
+            num: event.num(),
+            id: event.id().clone(),
+            depth: event.row.depth,
+            state: Some(after),
+        });
+        self.head.extremities.sort_by_key(|extremity| extremity.num);
+        Ok(())
+    }
+
+    /// Removes the extremities that an event covers: its previous events, and through hidden ones what those covered.
+    async fn cover(&mut self, prev: &[EventNum]) -> Result<()> {
         let (mut queue, mut covered) = (prev.to_vec(), BTreeSet::new());
         while let Some(num) = queue.pop() {
             if !covered.insert(num) {
@@ -340,13 +389,6 @@ impl<'a> Draft<'a> {
             }
         }
         self.head.extremities.retain(|extremity| !covered.contains(&extremity.num));
-        self.head.extremities.push(Extremity {
-            num: event.num(),
-            id: event.id().clone(),
-            depth: event.row.depth,
-            state: Some(after),
-        });
-        self.head.extremities.sort_by_key(|extremity| extremity.num);
         Ok(())
     }
 

@@ -126,6 +126,7 @@ impl Rooms {
             return Ok(placed);
         }
         self.close_gaps(&mut draft, &placed, &plan).await?;
+        draft.cover_by_history(&placed).await?;
         self.commit(room, draft).await?;
         Ok(placed)
     }

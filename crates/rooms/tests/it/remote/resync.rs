@@ -44,12 +44,17 @@ async fn fe6_an_event_after_a_gap_is_judged_by_the_state_that_is_told() {
         // The gap can be paged through.
         let room = two.room(&room_id).await;
         assert_eq!(two.rooms.backward_gaps(&room, two.rooms.live_end(&room)).await.unwrap()[0], last);
-        let back = one.rooms.events_before(&room_id, &[last], 100).await.unwrap();
+        assert_eq!(room.head().extremities.len(), 2, "what was missed may follow another than the newest known");
+        let back = one.rooms.events_before(&room_id, &[last.clone()], 100).await.unwrap();
         two.rooms.accept_history(&room_id, all_received(&back, rules), Default::default()).await.unwrap();
         let here = history(&two.rooms, &room_id, &two.user("bob")).await;
         let there = history(&one.rooms, &room_id, &alice).await;
         let ids = |events: &[std::sync::Arc<rooms::Event>]| events.iter().map(|e| e.id().clone()).collect::<Vec<_>>();
         assert_eq!(ids(&here), ids(&there), "version {version}");
+        // The newest event of before the gap has followers now.
+        let head = two.room(&room_id).await.head();
+        assert_eq!(head.extremities.iter().map(|extremity| &extremity.id).collect::<Vec<_>>(), [&last]);
+        assert_eq!(one.current(&room_id).await, two.current(&room_id).await, "version {version}");
     }
 }
 
