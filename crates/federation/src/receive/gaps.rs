@@ -1,7 +1,7 @@
 //! Gaps: what a waiting event lacks is asked of other servers, first the events between, then the state at the gap
 //! (server-server API, "Backfilling and retrieving missing events"; behaviour FE6).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -80,6 +80,14 @@ impl Gap {
         edges.sort_by_key(|one| (one.event.pdu().depth, one.event.pdu().event_id.clone()));
         edges.into_iter().map(|one| one.event.pdu().event_id.clone()).collect()
     }
+
+    /// The previous events of those that wait that are known: what came before them is not missing.
+    fn known(&self) -> impl Iterator<Item = &OwnedEventId> {
+        let unknown = |one: &Waiting, id: &OwnedEventId| one.missing.contains(id) || self.waiting.contains_key(id);
+        self.waiting
+            .values()
+            .flat_map(move |one| one.event.pdu().prev_events.iter().filter(move |id| !unknown(one, id)))
+    }
 }
 
 impl Federation {
@@ -157,12 +165,15 @@ impl Federation {
 
     /// Asks for the events between what is known and what waits. Whether any came that was not known.
     async fn fetch_between(&self, gap: &mut Gap, server: &str) -> crate::Result<bool> {
-        let earliest: Vec<String> =
-            gap.room.head().extremities.iter().take(MISSING_MAX).map(|extremity| extremity.id.to_string()).collect();
+        let head = gap.room.head();
+        let extremities = head.extremities.iter().map(|extremity| &extremity.id).take(MISSING_MAX);
+        let earliest: BTreeSet<&OwnedEventId> = extremities.chain(gap.known().take(MISSING_MAX)).collect();
+        let earliest: Vec<String> = earliest.into_iter().map(ToString::to_string).collect();
         let latest: Vec<String> = gap.edges().iter().take(MISSING_MAX).map(ToString::to_string).collect();
         let events = self.ask_missing_events(server, &gap.room.id, &earliest, &latest, MISSING_MAX).await?;
         let mut fresh = false;
-        for event in self.verify_of_room(&gap.room, events).await? {
+        let events = self.verify_of_room(&gap.room, events).await?;
+        for event in self.wanted(gap, events).await? {
             let id = event.pdu().event_id.clone();
             if gap.waiting.contains_key(&id) {
                 continue;
@@ -177,6 +188,26 @@ impl Federation {
             }
         }
         Ok(fresh)
+    }
+
+    /// Those of the events that lead from what waits to what is known, oldest first. The others are older than what is
+    /// known: taken in here, they would be news.
+    async fn wanted(&self, gap: &Gap, events: Vec<Verified>) -> rooms::Result<Vec<Verified>> {
+        let mut by_id: HashMap<OwnedEventId, Verified> =
+            events.into_iter().map(|event| (event.pdu().event_id.clone(), event)).collect();
+        let mut missing: Vec<OwnedEventId> = gap.waiting.values().flat_map(|one| one.missing.clone()).collect();
+        let mut wanted = Vec::new();
+        while let Some(id) = missing.pop() {
+            let Some(event) = by_id.remove(&id) else { continue };
+            let known = self.rooms.event_by_id(&gap.room, id.as_str()).await?;
+            if known.is_some_and(|known| !known.has(flags::WAITING | flags::OUTLIER)) {
+                continue;
+            }
+            missing.extend(event.pdu().prev_events.iter().chain(&event.pdu().auth_events).cloned());
+            wanted.push(event);
+        }
+        wanted.sort_by_key(|event| event.pdu().depth);
+        Ok(wanted)
     }
 
     /// Asks for the state before an event, and judges it by that. Whether it could be.

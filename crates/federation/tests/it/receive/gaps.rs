@@ -37,6 +37,31 @@ async fn fe6_what_is_missing_is_asked_for_and_taken_in_order() {
     assert_eq!(world.net.count("two.test", "/_matrix/federation/v1/get_missing_events/"), 1);
 }
 
+/// A Synapse walks past what it is told is known here, down to what is older.
+#[tokio::test]
+async fn fe6_what_is_older_than_what_is_known_is_no_news() {
+    let world = World::new().await;
+    let room = world.room("10").await;
+    let two = Peer::new("two.test");
+    two.join(&world, &room, "bob").await;
+    // Two events on an old branch: nothing that is known here follows them.
+    let old = chain(&world, &room, &two, 2).await;
+    world.say(&room, "goes on").await;
+    let events = chain(&world, &room, &two, 3).await;
+    let between: Vec<_> = old.iter().chain(&events[..2]).map(value).collect();
+    let path = "/_matrix/federation/v1/get_missing_events/";
+    world.net.answer("two.test", path, 200, json!({ "events": between }));
+    two.transact(&world, "t1", &[&events[2]], &[]).await;
+    world.federation.receive_due().await;
+    assert_eq!(world.fate(&room, &id(&events[2])).await, None);
+    for event in &old {
+        assert_eq!(world.fate(&room, &id(event)).await.as_deref(), Some("unknown"));
+    }
+    let ends: Vec<String> = world.now(&room).await.head().extremities.iter().map(|end| end.id.to_string()).collect();
+    assert_eq!(ends, [id(&events[2])]);
+    assert_eq!(world.net.count("two.test", "/_matrix/federation/v1/state_ids/"), 0);
+}
+
 #[tokio::test]
 async fn fe6_several_rounds_fill_a_longer_gap() {
     let world = World::new().await;
