@@ -104,6 +104,12 @@ impl SigningKey {
         add_signature(object, entity, &self.key_id, signature);
     }
 
+    /// The signature over a request or a key response that is in canonical form already, and has neither `signatures`
+    /// nor `unsigned`, in unpadded Base64. As with [`SigningKey::sign_json`], never over an event.
+    pub fn sign_canonical(&self, text: &[u8]) -> String {
+        self.sign_bytes(text)
+    }
+
     /// The signature over bytes, in unpadded Base64.
     pub(crate) fn sign_bytes(&self, bytes: &[u8]) -> String {
         base64::encode(&self.key.sign(bytes).to_bytes())

@@ -90,6 +90,22 @@ impl Client {
         self.collect(destination, incoming.body, limits.body_bytes_max).await
     }
 
+    /// As [`Client::request`], with a body that is in canonical form already.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub async fn request_canonical(
+        &self,
+        destination: &str,
+        method: Method,
+        path_and_query: &str,
+        body: Bytes,
+        limits: Limits,
+    ) -> Result<Bytes> {
+        let incoming = self.signed(destination, method, path_and_query, Some(body), limits).await?;
+        self.collect(destination, incoming.body, limits.body_bytes_max).await
+    }
+
     /// As [`Client::request`], with the answer's body read as a JSON object.
     ///
     /// # Errors
@@ -118,7 +134,19 @@ impl Client {
         body: Option<&Object>,
         limits: Limits,
     ) -> Result<Incoming> {
-        let signed = x_matrix::sign(&self.key, &method, path_and_query, &self.server_name, destination, body);
+        self.signed(destination, method, path_and_query, body.map(canonical), limits).await
+    }
+
+    async fn signed(
+        &self,
+        destination: &str,
+        method: Method,
+        path_and_query: &str,
+        body: Option<Bytes>,
+        limits: Limits,
+    ) -> Result<Incoming> {
+        let content = body.as_deref();
+        let signed = x_matrix::sign(&self.key, &method, path_and_query, &self.server_name, destination, content);
         self.send(destination, method, path_and_query, body, limits, Some(&signed.header())).await
     }
 
@@ -134,7 +162,7 @@ impl Client {
         body: Option<&Object>,
         limits: Limits,
     ) -> Result<Object> {
-        let incoming = self.send(destination, method, path_and_query, body, limits, None).await?;
+        let incoming = self.send(destination, method, path_and_query, body.map(canonical), limits, None).await?;
         let bytes = self.collect(destination, incoming.body, limits.body_bytes_max).await?;
         object(destination, &bytes)
     }
@@ -144,7 +172,7 @@ impl Client {
         destination: &str,
         method: Method,
         path_and_query: &str,
-        body: Option<&Object>,
+        body: Option<Bytes>,
         limits: Limits,
         authorization: Option<&str>,
     ) -> Result<Incoming> {
@@ -164,7 +192,7 @@ impl Client {
             method,
             path_and_query: path_and_query.to_owned(),
             headers: headers(authorization, body.is_some()),
-            body: body.map(|body| Bytes::from(canonical_json::to_bytes(body))),
+            body,
             limits,
         };
         let incoming = self.transport.send(request).await.map_err(|error| unreachable(destination, error))?;
@@ -210,6 +238,10 @@ pub fn path(prefix: &str, segments: &[&str], query: &[(&str, &str)]) -> String {
         path.extend(utf8_percent_encode(value, ENCODED));
     }
     path
+}
+
+fn canonical(body: &Object) -> Bytes {
+    Bytes::from(canonical_json::to_bytes(body))
 }
 
 fn headers(authorization: Option<&str>, has_body: bool) -> HeaderMap {

@@ -89,10 +89,12 @@ fn a_newer_edu_takes_the_place_of_an_older() {
 #[test]
 fn fa12_a_transaction_holds_events_as_they_are() {
     let events: Vec<_> = (1..=3).map(|number| (StreamPosition(number), event(number))).collect();
-    let body = transaction::body("us", 7, &events, vec![typing(true)]);
+    let text = transaction::body("us", 7, &events, &[typing(true), typing(false)]);
+    let body = Json::object_from_slice(&text).unwrap();
+    assert_eq!(text, event::canonical_json::to_bytes(&body), "what is sent is what is signed");
     assert_eq!(body.get("origin"), Some(&Json::from("us")));
     assert_eq!(body.get("origin_server_ts"), Some(&Json::from(7)));
-    assert_eq!(body.get("edus").and_then(Json::as_array).map(<[Json]>::len), Some(1));
+    assert_eq!(body.get("edus").and_then(Json::as_array).map(<[Json]>::len), Some(2));
     let pdus = body.get("pdus").and_then(Json::as_array).unwrap();
     for (pdu, (_, event)) in pdus.iter().zip(&events) {
         assert_eq!(pdu.to_canonical_string().as_bytes(), &event.pdu.bytes[..]);

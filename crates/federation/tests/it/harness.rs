@@ -1,8 +1,9 @@
 //! A server, its clock, and peers that sign what they send.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use event::{Json, Object, Rules, SigningKey, Template, Verified};
 use federation::client::{Client, Reach};
 use federation::key_ring::{self, KeyRing, OwnKeys};
+use federation::outbound::Outbound;
 use federation::receive::Edus;
 use federation::transport::{Incoming, Outgoing, Transport, TransportError};
 use federation::{Federation, Options, Parts, x_matrix};
@@ -32,24 +34,46 @@ use users::{Inline, Users};
 /// The server's name.
 pub const US: &str = "one.test";
 
-/// A clock that moves one millisecond with each look.
-pub struct TestClock(AtomicI64);
+/// A clock that moves one millisecond with each look, and with the time of the runtime where that is paused.
+pub struct TestClock {
+    now_ms: AtomicI64,
+    since: Option<tokio::time::Instant>,
+}
+
+impl Default for TestClock {
+    fn default() -> Self {
+        Self { now_ms: AtomicI64::new(1_700_000_000_000), since: None }
+    }
+}
 
 impl TestClock {
+    /// A clock for a runtime whose time is paused, and passes by sleeping.
+    pub fn paused() -> Self {
+        Self { since: Some(tokio::time::Instant::now()), ..Self::default() }
+    }
+
     /// Moves it on.
     pub fn advance(&self, ms: i64) {
-        self.0.fetch_add(ms, Ordering::SeqCst);
+        self.now_ms.fetch_add(ms, Ordering::SeqCst);
     }
 }
 
 impl Clock for TestClock {
     fn now_ms(&self) -> i64 {
-        self.0.fetch_add(1, Ordering::SeqCst)
+        let slept = self.since.map_or(0, |since| i64::try_from(since.elapsed().as_millis()).unwrap());
+        self.now_ms.fetch_add(1, Ordering::SeqCst) + slept
     }
 }
 
 /// Bytes that differ at each call and are the same in each run.
 pub struct TestEntropy(AtomicU64);
+
+impl TestEntropy {
+    /// The bytes that follow from a seed.
+    pub fn new(seed: u64) -> Self {
+        Self(AtomicU64::new(seed))
+    }
+}
 
 impl Entropy for TestEntropy {
     fn fill(&self, bytes: &mut [u8]) {
@@ -73,6 +97,10 @@ pub struct Net {
     answers: Mutex<BTreeMap<(String, String), VecDeque<Answer>>>,
     /// What was asked: server, method and path.
     pub asked: Mutex<Vec<String>>,
+    /// Whole servers, which answer for themselves.
+    routers: Mutex<BTreeMap<String, Router>>,
+    /// Those of them to and from which nothing comes through.
+    pub cut: Mutex<BTreeSet<String>>,
 }
 
 impl Net {
@@ -86,6 +114,26 @@ impl Net {
     pub fn count(&self, server: &str, path: &str) -> usize {
         let beginning = format!("{server} {path}");
         self.asked.lock().iter().filter(|asked| asked.starts_with(&beginning)).count()
+    }
+
+    /// The answer of a whole server, after a little while; none, after a long one, if it is cut off.
+    async fn forward(&self, router: Router, request: Outgoing) -> Result<Incoming, TransportError> {
+        let origin =
+            request.headers.get(AUTHORIZATION).and_then(|header| x_matrix::XMatrix::parse(header.to_str().ok()?).ok());
+        let is_cut = {
+            let cut = self.cut.lock();
+            cut.contains(&request.destination) || origin.is_some_and(|origin| cut.contains(&origin.origin))
+        };
+        tokio::time::sleep(if is_cut { request.limits.timeout } else { Duration::from_millis(10) }).await;
+        if is_cut {
+            return Err(TransportError::Timeout);
+        }
+        let body = request.body.map_or_else(Body::empty, Body::from);
+        let mut ask = Request::builder().method(request.method).uri(request.path_and_query).body(body).unwrap();
+        *ask.headers_mut() = request.headers;
+        let (head, body) = router.oneshot(ask).await.unwrap().into_parts();
+        let body = body.map_err(|error| TransportError::Connection(error.to_string())).boxed_unsync();
+        Ok(Incoming { status: head.status, headers: head.headers, body })
     }
 
     fn find(&self, server: &str, path: &str) -> Option<Answer> {
@@ -104,6 +152,10 @@ impl Transport for Net {
     async fn send(&self, request: Outgoing) -> Result<Incoming, TransportError> {
         let path = request.path_and_query.as_str();
         self.asked.lock().push(format!("{} {path}", request.destination));
+        let router = self.routers.lock().get(&request.destination).cloned();
+        if let Some(router) = router {
+            return self.forward(router, request).await;
+        }
         let found = self.find(&request.destination, path);
         let (status, body) = found.ok_or_else(|| TransportError::NotFound(request.destination.clone()))?;
         let body = Full::new(Bytes::from(body.to_string())).map_err(|never| match never {}).boxed_unsync();
@@ -130,6 +182,9 @@ impl Edus for SeenEdus {
 
 /// The server.
 pub struct World {
+    pub name: String,
+    pub client: Client,
+    pub key_ring: Arc<KeyRing>,
     pub engine: Arc<Model>,
     pub store: Store,
     pub rooms: Arc<Rooms>,
@@ -140,6 +195,8 @@ pub struct World {
     pub clock: Arc<TestClock>,
     pub edus: Arc<SeenEdus>,
     pub heard: Arc<Mutex<Vec<String>>>,
+    /// What is told of it when a server is heard from, once it is set.
+    pub outbound: Arc<OnceLock<Arc<Outbound>>>,
     router: Router,
     directory: Arc<tempfile::TempDir>,
 }
@@ -166,27 +223,42 @@ pub fn object(value: Value) -> Object {
 impl World {
     /// A server on a fresh store, with peers `two.test`, `three.test` and `evil.test` that publish their keys.
     pub async fn new() -> Self {
+        Self::without(&[]).await
+    }
+
+    /// A server in a runtime whose time is paused.
+    pub async fn paused() -> Self {
         let directory = Arc::new(tempfile::tempdir().unwrap());
-        let clock = Arc::new(TestClock(AtomicI64::new(1_700_000_000_000)));
-        Self::on(Arc::new(Model::new()), Arc::default(), clock, directory, Reach::default()).await
+        let clock = Arc::new(TestClock::paused());
+        Self::on(US, Arc::new(Model::new()), Arc::default(), clock, directory, Reach::default()).await
+    }
+
+    /// A whole server of a network, which finds the others there.
+    pub async fn named(name: &str, net: &Arc<Net>, clock: &Arc<TestClock>) -> Self {
+        let directory = Arc::new(tempfile::tempdir().unwrap());
+        let (net, clock) = (Arc::clone(net), Arc::clone(clock));
+        let world = Self::on(name, Arc::new(Model::new()), net, clock, directory, Reach::default()).await;
+        world.net.routers.lock().insert(name.to_owned(), world.router.clone());
+        world
     }
 
     /// A server that does not federate with these.
     pub async fn without(denied: &[&str]) -> Self {
         let directory = Arc::new(tempfile::tempdir().unwrap());
-        let clock = Arc::new(TestClock(AtomicI64::new(1_700_000_000_000)));
         let denied: Vec<String> = denied.iter().map(ToString::to_string).collect();
-        Self::on(Arc::new(Model::new()), Arc::default(), clock, directory, Reach::new(None, &denied)).await
+        let (net, clock) = (Arc::default(), Arc::default());
+        Self::on(US, Arc::new(Model::new()), net, clock, directory, Reach::new(None, &denied)).await
     }
 
     /// The same server after its process ended.
     pub async fn restarted(self) -> Self {
-        let world = Self::on(self.engine, self.net, self.clock, self.directory, Reach::default()).await;
+        let world = Self::on(&self.name, self.engine, self.net, self.clock, self.directory, Reach::default()).await;
         world.federation.resume().await.unwrap();
         world
     }
 
     async fn on(
+        name: &str,
         engine: Arc<Model>,
         net: Arc<Net>,
         clock: Arc<TestClock>,
@@ -196,8 +268,8 @@ impl World {
         let store = Store::new(Arc::clone(&engine) as Arc<dyn Engine>).await.unwrap();
         let ticks: Arc<dyn Clock> = Arc::clone(&clock) as _;
         let entropy: Arc<dyn Entropy> = Arc::new(TestEntropy(AtomicU64::new(u64::try_from(clock.now_ms()).unwrap())));
-        let key = Arc::new(key(US));
-        let users_options = users::Options::new(US);
+        let key = Arc::new(key(name));
+        let users_options = users::Options::new(name);
         let users =
             Users::new(store.clone(), Arc::clone(&ticks), Arc::clone(&entropy), Arc::new(Inline), users_options);
         let users = users.await.unwrap();
@@ -207,19 +279,19 @@ impl World {
             Arc::clone(&entropy),
             Arc::clone(&key),
             Arc::new(MessagesCount),
-            rooms::Options::new(US),
+            rooms::Options::new(name),
         );
-        let media_options = media::Options::new(US, directory.path());
+        let media_options = media::Options::new(name, directory.path());
         let blocking = Arc::new(|job: media::Job| job());
         let media = Media::open(media_options, store.clone(), Arc::clone(&ticks), Arc::clone(&entropy), blocking, None)
             .await
             .unwrap();
-        let client = Client::new(US, Arc::clone(&key), Arc::clone(&net) as Arc<dyn Transport>, reach);
+        let client = Client::new(name, Arc::clone(&key), Arc::clone(&net) as Arc<dyn Transport>, reach);
         let key_ring = Arc::new(KeyRing::new(key_ring::Parts {
             store: store.clone(),
             client: client.clone(),
             clock: Arc::clone(&ticks),
-            own: OwnKeys::load(&store, US, Arc::clone(&key)).await.unwrap(),
+            own: OwnKeys::load(&store, name, Arc::clone(&key)).await.unwrap(),
             notaries: Vec::new(),
             blocking: Arc::new(Inline),
             cores: 1,
@@ -227,21 +299,46 @@ impl World {
         let edus = Arc::new(SeenEdus::default());
         let heard = Arc::new(Mutex::new(Vec::new()));
         let hears = Arc::clone(&heard);
+        let outbound: Arc<OnceLock<Arc<Outbound>>> = Arc::default();
+        let told = Arc::clone(&outbound);
         let federation = Federation::new(Parts {
             store: store.clone(),
             rooms: Arc::clone(&rooms),
             users: Arc::clone(&users),
             media: media.clone(),
-            client,
-            key_ring,
+            client: client.clone(),
+            key_ring: Arc::clone(&key_ring),
             clock: ticks,
             entropy,
             edus: Arc::clone(&edus) as _,
-            heard_from: Box::new(move |server| hears.lock().push(server.to_owned())),
+            heard_from: Box::new(move |server| {
+                hears.lock().push(server.to_owned());
+                if let Some(outbound) = told.get() {
+                    outbound.heard_from(server);
+                }
+            }),
             options: Options::default(),
         });
         let router = endpoint::layers::with_fallbacks(federation.router());
-        let world = Self { engine, store, rooms, users, media, federation, net, clock, edus, heard, router, directory };
+        let name = name.to_owned();
+        let world = Self {
+            name,
+            client,
+            key_ring,
+            engine,
+            store,
+            rooms,
+            users,
+            media,
+            federation,
+            net,
+            clock,
+            edus,
+            heard,
+            outbound,
+            router,
+            directory,
+        };
         for peer in ["two.test", "three.test", "evil.test"] {
             Peer::new(peer).publish(&world);
         }
@@ -266,7 +363,12 @@ impl World {
     pub async fn register(&self, name: &str) -> UserId {
         let account = NewAccount { localpart: Some(name.to_owned()), ..NewAccount::default() };
         self.users.register(account).await.unwrap();
-        user(name)
+        self.user(name)
+    }
+
+    /// The full id of a user of this server.
+    pub fn user(&self, name: &str) -> UserId {
+        UserId::from(format!("@{name}:{}", self.name))
     }
 
     /// A room of a version that `@alice` made and everybody may join.
@@ -277,7 +379,7 @@ impl World {
     /// A room of a version that `@alice` made.
     pub async fn room_of(&self, version: &str, preset: Preset) -> Arc<Room> {
         let request = CreateRoom {
-            creator: user("alice"),
+            creator: self.user("alice"),
             version: Some(version.to_owned()),
             preset,
             published: false,
@@ -304,12 +406,12 @@ impl World {
     /// `@alice` sends a message.
     pub async fn say(&self, room: &Room, text: &str) -> OwnedEventId {
         let content = object(json!({ "msgtype": "m.text", "body": text }));
-        self.rooms.send(&room.id, NewEvent::message(&user("alice"), "m.room.message", content)).await.unwrap()
+        self.rooms.send(&room.id, NewEvent::message(&self.user("alice"), "m.room.message", content)).await.unwrap()
     }
 
     /// `@alice` sets a piece of state.
     pub async fn set(&self, room: &Room, kind: &str, content: Value) -> OwnedEventId {
-        self.rooms.send(&room.id, NewEvent::state(&user("alice"), kind, "", object(content))).await.unwrap()
+        self.rooms.send(&room.id, NewEvent::state(&self.user("alice"), kind, "", object(content))).await.unwrap()
     }
 
     /// Why an event that is known is not shown; `None` if it is.
@@ -357,10 +459,11 @@ impl Peer {
 
     /// Its signed request.
     pub fn signed(&self, method: &Method, path: &str, content: Option<&Value>) -> Request<Body> {
-        let content = content.map(|content| object(content.clone()));
-        let header = x_matrix::sign(&self.key, method, path, &self.name, US, content.as_ref()).header();
+        let content = content.map(|content| Json::Object(object(content.clone())).to_canonical_string());
+        let text = content.as_ref().map(String::as_bytes);
+        let header = x_matrix::sign(&self.key, method, path, &self.name, US, text).header();
         let request = Request::builder().method(method.clone()).uri(path).header(AUTHORIZATION, header);
-        let body = content.map_or_else(Body::empty, |content| Body::from(Json::Object(content).to_canonical_string()));
+        let body = content.map_or_else(Body::empty, Body::from);
         request.header(CONTENT_TYPE, "application/json").body(body).unwrap()
     }
 
