@@ -41,8 +41,10 @@ pub struct Options {
     pub retry_first: Duration,
     /// Longest wait between two tries.
     pub retry_max: Duration,
-    /// Transactions under way at a time, over all destinations.
+    /// Transactions under way at a time, over all destinations that answer.
     pub transactions_max: usize,
+    /// Transactions under way at a time to destinations that did not answer the last time.
+    pub tries_max: usize,
     /// Whether presence is told to other servers.
     pub presence: bool,
     /// Whether other servers learn the names of devices.
@@ -55,6 +57,7 @@ impl Default for Options {
             retry_first: Duration::from_secs(5),
             retry_max: Duration::from_secs(4 * 3_600),
             transactions_max: 256,
+            tries_max: 64,
             presence: true,
             device_names: false,
         }
@@ -72,6 +75,8 @@ pub struct Outbound {
     pub(crate) options: Options,
     destinations: Mutex<BTreeMap<String, Arc<Destination>>>,
     under_way: Semaphore,
+    /// As `under_way`, for destinations that did not answer the last time.
+    tries: Semaphore,
     inbox: Arc<Inbox>,
     /// Who was told to type where.
     typing_told: Mutex<BTreeMap<RoomNum, BTreeSet<UserId>>>,
@@ -111,6 +116,7 @@ impl Outbound {
             clock,
             entropy,
             under_way: Semaphore::new(options.transactions_max),
+            tries: Semaphore::new(options.tries_max),
             options,
             destinations: Mutex::default(),
             inbox,
@@ -153,7 +159,7 @@ impl Outbound {
         self.resume_device_lists().await
     }
 
-    /// Another server has spoken to us: it is there, whatever was learnt before.
+    /// Another server has spoken to us: it is there, whatever was learnt before, and is tried again soon.
     pub fn heard_from(&self, server: &str) {
         let destination = self.destinations.lock().get(server).cloned();
         if let Some(destination) = destination {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use event::{Json, Object};
 use parking_lot::Mutex;
 use rooms::Event;
@@ -20,6 +21,13 @@ use crate::{Error, Result};
 const EVENTS_QUEUED_MAX: usize = 500;
 /// Volatile EDUs that wait for one destination.
 const EDUS_QUEUED_MAX: usize = 1_000;
+/// Users whose presence waits for one destination.
+const PRESENCE_QUEUED_MAX: usize = 1_000;
+/// Users of whose presence one EDU tells.
+const PRESENCE_PER_EDU_MAX: usize = 100;
+/// After a failure, how long a destination is left alone that speaks to us, in milliseconds; doubled with each try that
+/// fails all the same.
+const HEARD_WAIT_MS: i64 = 1_000;
 /// How often a transaction that a peer refuses as a whole is tried before it is given up: its events stay reachable.
 const REFUSALS_MAX: u32 = 5;
 
@@ -30,8 +38,6 @@ pub enum EduKey {
     Typing(RoomNum, UserId),
     /// A user's receipt in a room, per thread.
     Receipt(RoomNum, UserId, String),
-    /// A user's presence.
-    Presence(UserId),
     /// One that replaces none, numbered.
     Single(u64),
 }
@@ -41,7 +47,7 @@ pub(super) struct Under {
     /// Its id.
     pub id: String,
     /// Its body.
-    pub body: Arc<Object>,
+    pub body: Bytes,
     /// Position of its first event.
     pub first: Option<StreamPosition>,
     /// The stored EDUs in it.
@@ -65,6 +71,8 @@ pub(super) struct Queue {
     pub stored_edus: bool,
     /// Volatile EDUs.
     pub edus: BTreeMap<EduKey, Object>,
+    /// What is to be told of users' presence.
+    pub presence: BTreeMap<UserId, Json>,
     /// Whether device lists may be due.
     pub device_lists: bool,
     /// The transaction under way.
@@ -73,6 +81,14 @@ pub(super) struct Queue {
     pub failures: u32,
     /// Since when, in milliseconds since the epoch.
     pub failing_since_ms: i64,
+    /// When it failed last.
+    pub failed_at_ms: i64,
+    /// Not before this time is it tried again, where it fails.
+    pub retry_at_ms: i64,
+    /// How often it was tried in vain because it had spoken to us.
+    pub heard_in_vain: u32,
+    /// It is tried because it has spoken to us.
+    heard: bool,
     /// Whether a row in the store says that it is behind.
     pub stored: bool,
     singles: u64,
@@ -91,6 +107,42 @@ impl Queue {
         if self.edus.len() < EDUS_QUEUED_MAX || self.edus.contains_key(&key) {
             self.edus.insert(key, edu);
         }
+    }
+
+    pub fn add_presence(&mut self, user: UserId, push: Json) {
+        if self.presence.len() < PRESENCE_QUEUED_MAX || self.presence.contains_key(&user) {
+            self.presence.insert(user, push);
+        }
+    }
+
+    /// One EDU about the presence of users that wait to be told of, if there are any.
+    fn take_presence(&mut self) -> Option<Object> {
+        let mut push = Vec::new();
+        while push.len() < PRESENCE_PER_EDU_MAX
+            && let Some((_, one)) = self.presence.pop_first()
+        {
+            push.push(one);
+        }
+        let content = Object::from([("push".to_owned(), Json::Array(push))]);
+        content.get("push").and_then(Json::as_array).is_some_and(|push| !push.is_empty()).then(|| {
+            Object::from([
+                ("content".to_owned(), Json::Object(content)),
+                ("edu_type".to_owned(), Json::from("m.presence")),
+            ])
+        })
+    }
+
+    /// It has failed, and is left alone for so long.
+    fn put_off(&mut self, now_ms: i64, wait: Duration) {
+        let wait_ms = i64::try_from(wait.as_millis()).unwrap_or(i64::MAX);
+        if std::mem::take(&mut self.heard) {
+            self.heard_in_vain = self.heard_in_vain.saturating_add(1);
+        }
+        self.failed_at_ms = now_ms;
+        self.retry_at_ms = now_ms.saturating_add(wait_ms);
+        // What is volatile is out of date when it is back, but for how far people have read.
+        self.edus.retain(|key, _| matches!(key, EduKey::Receipt(..)));
+        self.presence.clear();
     }
 
     pub fn add_event(&mut self, pos: StreamPosition, event: Arc<Event>) {
@@ -129,6 +181,7 @@ impl Queue {
             && self.behind_from.is_none()
             && !self.stored_edus
             && self.edus.is_empty()
+            && self.presence.is_empty()
             && !self.device_lists
             && self.under.is_none()
     }
@@ -154,6 +207,7 @@ impl Destination {
         queue.behind_from = Some(row.behind_from);
         queue.failures = u32::try_from(row.failures).unwrap_or(u32::MAX);
         queue.failing_since_ms = row.failing_since_ms;
+        queue.retry_at_ms = row.retry_at_ms;
         queue.stored = true;
     }
 
@@ -174,8 +228,20 @@ impl Destination {
         !queue.running
     }
 
+    /// It has spoken to us: it is tried soon, and waits are short again.
     pub fn heard(&self) {
-        self.heard.notify_one();
+        let mut queue = self.queue.lock();
+        if queue.failures == 0 {
+            return;
+        }
+        let wait_ms = HEARD_WAIT_MS << queue.heard_in_vain.min(20);
+        let soon_ms = queue.failed_at_ms.saturating_add(wait_ms);
+        if soon_ms < queue.retry_at_ms {
+            queue.retry_at_ms = soon_ms;
+            queue.failures = 1;
+            queue.heard = true;
+            self.heard.notify_one();
+        }
     }
 }
 
@@ -185,14 +251,13 @@ impl Outbound {
         let mut stopping = self.stopping.subscribe();
         let work = async {
             while !destination.ends() {
-                let failures = destination.queue.lock().failures;
-                if failures > 0 {
-                    self.wait(destination, failures).await;
-                }
+                self.wait(destination).await;
                 if let Err(error) = self.send_next(destination).await {
                     tracing::warn!(server = destination.server, %error, "what waits for a server cannot be read");
-                    let failures = &mut destination.queue.lock().failures;
-                    *failures = failures.saturating_add(1);
+                    let mut queue = destination.queue.lock();
+                    queue.failures = queue.failures.saturating_add(1);
+                    let wait = self.back_off(queue.failures);
+                    queue.put_off(self.clock.now_ms(), wait);
                 }
             }
         };
@@ -202,25 +267,43 @@ impl Outbound {
         }
     }
 
-    async fn wait(&self, destination: &Destination, failures: u32) {
-        let wait = back_off::wait(self.options.retry_first, self.options.retry_max, failures, self.entropy.as_ref());
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = destination.heard.notified() => {}
+    fn back_off(&self, failures: u32) -> Duration {
+        back_off::wait(self.options.retry_first, self.options.retry_max, failures, self.entropy.as_ref())
+    }
+
+    /// Waits until a destination that fails is to be tried again.
+    async fn wait(&self, destination: &Destination) {
+        loop {
+            let (failures, retry_at_ms) = {
+                let queue = destination.queue.lock();
+                (queue.failures, queue.retry_at_ms)
+            };
+            let left_ms = retry_at_ms.saturating_sub(self.clock.now_ms());
+            let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or(0));
+            if failures == 0 || left.is_zero() {
+                return;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(left.min(self.options.retry_max.saturating_mul(2))) => return,
+                () = destination.heard.notified() => {}
+            }
         }
     }
 
     /// Sends one transaction, the last one again if it was not answered.
     async fn send_next(self: &Arc<Self>, destination: &Arc<Destination>) -> Result<()> {
         if destination.queue.lock().under.is_none() && !self.prepare(destination).await? {
-            return Ok(());
+            return self.nothing_waits(destination).await;
         }
-        let (id, body) = match &destination.queue.lock().under {
-            Some(under) => (under.id.clone(), Arc::clone(&under.body)),
-            None => return Ok(()),
+        let (id, body, fails) = {
+            let queue = destination.queue.lock();
+            let Some(under) = &queue.under else { return Ok(()) };
+            (under.id.clone(), under.body.clone(), queue.failures > 0)
         };
-        let Ok(_under_way) = self.under_way.acquire().await else { return Ok(()) };
-        match transaction::send(&self.client, &destination.server, &id, &body).await {
+        // Those that do not answer keep none waiting but each other.
+        let under_way = if fails { &self.tries } else { &self.under_way };
+        let Ok(_under_way) = under_way.acquire().await else { return Ok(()) };
+        match transaction::send(&self.client, &destination.server, &id, body).await {
             Ok(()) => self.sent(destination).await,
             Err(error) => self.failed(destination, &error).await,
         }
@@ -231,9 +314,7 @@ impl Outbound {
         if destination.queue.lock().behind_from.is_some() && !self.catch_up(destination).await? {
             return Ok(true);
         }
-        let stored = self.stored_edus(destination).await?;
-        let mut edus: Vec<Object> = Vec::new();
-        edus.extend(stored.iter().filter_map(|row| Json::object_from_slice(row.edu.as_bytes()).ok()));
+        let (stored, mut edus) = self.stored_edus(destination).await?;
         let (lists, told) = self.device_list_edus(destination, EDUS_MAX.saturating_sub(edus.len())).await?;
         edus.extend(lists);
         let mut queue = destination.queue.lock();
@@ -244,40 +325,63 @@ impl Outbound {
         {
             edus.push(edu);
         }
+        if edus.len() < EDUS_MAX {
+            edus.extend(queue.take_presence());
+        }
         if events.is_empty() && edus.is_empty() {
             return Ok(false);
         }
-        let body = transaction::body(self.client.server_name(), self.clock.now_ms(), &events, edus);
+        let body = transaction::body(self.client.server_name(), self.clock.now_ms(), &events, &edus);
         queue.under = Some(Under {
             id: store::clock::random_text(self.entropy.as_ref(), 20),
-            body: Arc::new(body),
+            body,
             first: events.first().map(|(pos, _)| *pos),
-            stored: stored.iter().map(|row| (row.pos, row.number)).collect(),
+            stored,
             device_lists: told,
             refusals: 0,
         });
         Ok(true)
     }
 
-    async fn stored_edus(&self, destination: &Destination) -> Result<Vec<OutboundEduRow>> {
+    /// Stored EDUs that wait, and their keys.
+    async fn stored_edus(&self, destination: &Destination) -> Result<(Vec<(StreamPosition, i64)>, Vec<Object>)> {
         if !std::mem::take(&mut destination.queue.lock().stored_edus) {
-            return Ok(Vec::new());
+            return Ok(Default::default());
         }
         let read = Read::prefix::<OutboundEduRow>(vec![Value::from(destination.server.as_str())]);
         let limit = u32::try_from(EDUS_MAX / 2).unwrap_or(1);
-        let read = self.store.all::<OutboundEduRow>(read.limit(limit)).await;
-        let mut queue = destination.queue.lock();
-        match read {
-            Ok(rows) => {
-                // Looked at again after this transaction: there may be more.
-                queue.stored_edus |= !rows.is_empty();
-                Ok(rows)
-            }
-            Err(error) => {
-                queue.stored_edus = true;
-                Err(error.into())
+        let rows = self.store.all::<OutboundEduRow>(read.limit(limit)).await;
+        // Looked at again after this transaction: there may be more.
+        destination.queue.lock().stored_edus |= rows.as_ref().map_or(true, |rows| !rows.is_empty());
+        let (mut keys, mut edus, mut broken) = (Vec::new(), Vec::new(), CommitBatch::new());
+        for row in rows? {
+            match Json::object_from_slice(row.edu.as_bytes()) {
+                Ok(edu) => {
+                    keys.push((row.pos, row.number));
+                    edus.push(edu);
+                }
+                Err(error) => {
+                    tracing::error!(server = row.server, %error, "a stored EDU is no JSON object: it is dropped");
+                    broken.delete::<OutboundEduRow>(vec![row.server.into(), row.pos.into(), Value::Int(row.number)]);
+                }
             }
         }
+        self.store_soon(broken).await?;
+        Ok((keys, edus))
+    }
+
+    /// A destination that is not behind any more needs no row, if nothing was sent that could be answered.
+    async fn nothing_waits(&self, destination: &Destination) -> Result<()> {
+        {
+            let mut queue = destination.queue.lock();
+            let behind = queue.behind_from.is_some() || queue.under.is_some() || !queue.events.is_empty();
+            if behind || !std::mem::take(&mut queue.stored) {
+                return Ok(());
+            }
+        }
+        let mut batch = CommitBatch::new();
+        batch.delete::<DestinationRow>(vec![Value::from(destination.server.as_str())]);
+        self.store_soon(batch).await
     }
 
     /// The peer has the transaction.
@@ -286,6 +390,7 @@ impl Outbound {
             let mut queue = destination.queue.lock();
             queue.failures = 0;
             queue.failing_since_ms = 0;
+            (queue.retry_at_ms, queue.heard_in_vain, queue.heard) = (0, 0, false);
             let caught_up = queue.stored && queue.behind_from.is_none() && queue.events.is_empty();
             (queue.under.take(), caught_up)
         };
@@ -310,8 +415,9 @@ impl Outbound {
         let row = {
             let mut queue = destination.queue.lock();
             queue.failures = queue.failures.saturating_add(1);
+            let now_ms = self.clock.now_ms();
             if queue.failing_since_ms == 0 {
-                queue.failing_since_ms = self.clock.now_ms();
+                queue.failing_since_ms = now_ms;
                 tracing::info!(server = destination.server, %error, "a server cannot be reached");
             }
             if let Some(under) = &mut queue.under
@@ -323,24 +429,25 @@ impl Outbound {
                     queue.under = None;
                 }
             }
+            let wait = self.back_off(queue.failures);
+            queue.put_off(now_ms, wait);
             let under_from = queue.under.as_ref().and_then(|under| under.first).map(|pos| StreamPosition(pos.0 - 1));
             queue.fall_behind();
             // The transaction under way is kept as it is, but only in memory.
             let behind_from = [under_from, queue.behind_from].into_iter().flatten().min();
-            behind_from.map(|behind_from| DestinationRow {
+            DestinationRow {
                 server: destination.server.clone(),
-                behind_from,
+                // Where nothing but EDUs waits, the row is there for the time of the next try.
+                behind_from: behind_from.unwrap_or_else(|| self.inbox.dispatched()),
                 failing_since_ms: queue.failing_since_ms,
                 failures: i64::from(queue.failures),
-                retry_at_ms: 0,
-            })
+                retry_at_ms: queue.retry_at_ms,
+            }
         };
-        if let Some(row) = row {
-            let mut batch = CommitBatch::new();
-            batch.put(row);
-            self.store_soon(batch).await?;
-            destination.queue.lock().stored = true;
-        }
+        let mut batch = CommitBatch::new();
+        batch.put(row);
+        self.store_soon(batch).await?;
+        destination.queue.lock().stored = true;
         Ok(())
     }
 

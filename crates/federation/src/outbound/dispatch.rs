@@ -22,6 +22,10 @@ const INBOX_MAX: usize = 10_000;
 const STREAM_PAGE: u32 = 1_000;
 /// How often the position is stored, at most.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
+/// How often others are told of changes of presence, at most: each destination once.
+const PRESENCE_EVERY: Duration = Duration::from_secs(5);
+/// Users of whose presence others are told at a time; further ones wait for the next time.
+const PRESENCE_USERS_MAX: usize = 200;
 /// Between two tries while the store is away.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -100,6 +104,9 @@ impl Outbound {
         let mut position = self.read_position().await?;
         let mut keep = tokio::time::interval(KEEP_EVERY);
         keep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut presence = tokio::time::interval(PRESENCE_EVERY);
+        presence.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut changed = BTreeSet::new();
         loop {
             match self.read_stream(position).await {
                 Ok(end) => position = end,
@@ -119,12 +126,14 @@ impl Outbound {
                         self.inbox.waiting.lock().dispatched = position;
                     }
                 }
-                self.tell_volatile(taken.typing, taken.presence).await;
+                self.tell_all_typing(taken.typing).await;
+                changed.extend(taken.presence);
                 if taken.overflow {
                     break;
                 }
                 tokio::select! {
                     () = self.inbox.filled.notified() => {}
+                    _ = presence.tick() => self.tell_some_presence(&mut changed).await,
                     _ = keep.tick() => {
                         if let Err(error) = self.keep_position().await {
                             tracing::warn!(%error, "how far other servers were told cannot be stored");
@@ -147,14 +156,19 @@ impl Outbound {
         }
     }
 
-    /// Tells of what is not worth a second try.
-    async fn tell_volatile(self: &Arc<Self>, typing: BTreeSet<RoomNum>, presence: BTreeSet<UserId>) {
-        for room in typing {
+    /// Tells who types; what fails is not worth a second try.
+    async fn tell_all_typing(self: &Arc<Self>, rooms: BTreeSet<RoomNum>) {
+        for room in rooms {
             if let Err(error) = self.tell_typing(room).await {
                 tracing::warn!(%error, "other servers are not told who types");
             }
         }
-        for user in presence {
+    }
+
+    /// Tells of as many changes of presence as one time allows.
+    async fn tell_some_presence(self: &Arc<Self>, changed: &mut BTreeSet<UserId>) {
+        for _ in 0..PRESENCE_USERS_MAX {
+            let Some(user) = changed.pop_first() else { return };
             if let Err(error) = self.tell_presence(&user).await {
                 tracing::warn!(%error, "other servers are not told of a user's presence");
             }

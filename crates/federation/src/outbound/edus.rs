@@ -88,9 +88,11 @@ impl Outbound {
         if let Some(status) = &presence.status {
             push["status_msg"] = json!(status);
         }
+        let push = Json::from(push);
         for server in self.servers_sharing_with(user).await?.into_iter().take(PRESENCE_SERVERS_MAX) {
-            let content = json!({ "push": [push.clone()] });
-            self.queue_edu(&server, EduKey::Presence(user.clone()), edu("m.presence", content));
+            let destination = self.destination(&server);
+            destination.queue.lock().add_presence(user.clone(), push.clone());
+            self.wake(&destination);
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ mod inbound;
 mod key_routes;
 mod keys;
 mod network;
+mod outage;
 mod outbound;
 mod receive;
 mod trust;
