@@ -66,11 +66,11 @@ async fn fe10_what_a_server_has_it_has_with_all_that_came_before() {
     let both = one.say(&room_id, "alice", "both").await;
     let last = one.say(&room_id, "alice", "last").await;
     let missing = async |earliest: &[&OwnedEventId], latest: &OwnedEventId| {
-        let earliest: Vec<OwnedEventId> = earliest.iter().map(|id| OwnedEventId::clone(id)).collect();
+        let earliest: Vec<OwnedEventId> = earliest.iter().copied().cloned().collect();
         let latest = std::slice::from_ref(latest);
         ids(&one.rooms.missing_between(&room_id, &earliest, latest, 20, 0).await.unwrap())
     };
-    assert_eq!(missing(&[&there[1]], &both).await, [here.clone()], "not what is behind both branches");
+    assert_eq!(missing(&[&there[1]], &both).await, std::slice::from_ref(&here), "not what is behind both branches");
     assert_eq!(missing(&[&here], &both).await, there);
     assert_eq!(missing(&[&there[0], &here], &both).await, there[1..]);
     assert!(missing(&[&both], &both).await.is_empty());
