@@ -257,6 +257,7 @@ impl World {
         world
     }
 
+    // Long: puts together what the program does, one thing on the other.
     async fn on(
         name: &str,
         engine: Arc<Model>,

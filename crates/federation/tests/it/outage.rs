@@ -384,7 +384,7 @@ async fn fq4_presence_is_told_a_little_later_and_together() {
         }
     }
     tokio::time::sleep(Duration::from_secs(60)).await;
-    let seen = transport.seen.lock();
+    let seen = transport.seen.lock().clone();
     let told: Vec<&Value> = seen[before..]
         .iter()
         .flat_map(|(_, body)| body["edus"].as_array().unwrap())
@@ -398,7 +398,6 @@ async fn fq4_presence_is_told_a_little_later_and_together() {
         .collect();
     assert_eq!(last.len(), 100);
     assert!(last.values().all(|presence| *presence == "online"));
-    drop(seen);
     sending.stop().await;
 }
 
