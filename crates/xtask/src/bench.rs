@@ -6,6 +6,7 @@
 //! plain HTTP/1.1 connections; what it costs is not counted. Servers that are not being measured
 //! idle, and what they cost is not counted either.
 
+pub mod federation;
 mod http;
 mod operations;
 pub(crate) mod process;
@@ -62,12 +63,12 @@ pub fn bench(root: &Path, options: &Options) -> Result<(), Error> {
         true => None,
         false => Some(Postgres::start(&root.join("target"), Durability::Durable)?),
     };
-    let mut servers = vec![Server::hearth(&hearth, &folder.join("hearth-sqlite"), None)?];
+    let mut servers = vec![Server::hearth(&hearth, &folder.join("hearth-sqlite"), None, None)?];
     if let Some(postgres) = &postgres {
-        servers.push(Server::hearth(&hearth, &folder.join("hearth-postgres"), Some(postgres))?);
+        servers.push(Server::hearth(&hearth, &folder.join("hearth-postgres"), Some(postgres), None)?);
     }
     match tools.synapse.filter(|_| !options.no_synapse) {
-        Some(synapse) => servers.push(Server::synapse(&synapse, &folder.join("synapse"))?),
+        Some(synapse) => servers.push(Server::synapse(&synapse, &folder.join("synapse"), None)?),
         None => println!("bench: without Synapse, so there are no ratios"),
     }
     let worlds = settle(servers, options.scale);

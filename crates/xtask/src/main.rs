@@ -31,6 +31,8 @@ enum Task {
     Nightly(nightly::Options),
     /// Measure the operations that have a budget, beside Synapse, in one run.
     Bench(bench::Options),
+    /// Measure joining a large room and the traffic with other servers, beside Synapse.
+    BenchFederation(bench::federation::Options),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Task::WithPostgres(options) => postgres::with_postgres(&root, &options),
         Task::Nightly(options) => nightly::nightly(&root, &options),
         Task::Bench(options) => bench::bench(&root, &options),
+        Task::BenchFederation(options) => bench::federation::bench(&root, &options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -22,7 +22,15 @@ pub fn cpu_seconds(roots: &[u32]) -> f64 {
 /// Proportional set size in MiB of the processes `roots` and all below them.
 pub fn memory_mib(roots: &[u32]) -> f64 {
     let all = stats();
-    let kib: u64 = tree(&all, roots).iter().filter_map(|pid| pss_kib(*pid)).sum();
+    let kib: u64 =
+        tree(&all, roots).iter().filter_map(|pid| kib_of(&format!("/proc/{pid}/smaps_rollup"), "Pss:")).sum();
+    kib as f64 / 1024.0
+}
+
+/// The most memory in MiB that the processes `roots` and all below them have had resident, each at its own worst time.
+pub fn peak_mib(roots: &[u32]) -> f64 {
+    let all = stats();
+    let kib: u64 = tree(&all, roots).iter().filter_map(|pid| kib_of(&format!("/proc/{pid}/status"), "VmHWM:")).sum();
     kib as f64 / 1024.0
 }
 
@@ -55,9 +63,10 @@ fn tree(all: &BTreeMap<u32, Stat>, roots: &[u32]) -> Vec<u32> {
     found
 }
 
-fn pss_kib(pid: u32) -> Option<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = text.lines().find(|line| line.starts_with("Pss:"))?;
+/// A figure of a file below `/proc`, by the name that its line begins with.
+fn kib_of(path: &str, name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
 

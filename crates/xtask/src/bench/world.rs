@@ -148,7 +148,7 @@ impl World {
 }
 
 /// Registers openly, with the one stage that means nothing.
-fn register(link: &mut Connection, name: &str) -> Result<User, String> {
+pub fn register(link: &mut Connection, name: &str) -> Result<User, String> {
     let path = "/_matrix/client/v3/register";
     let mut body = json!({ "username": name, "password": "a pass phrase for benchmarks" });
     let first = link.request("POST", path, "", &body.to_string())?;
