@@ -50,6 +50,7 @@ pub use pdu::{EdgeLimits, FormatError, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BY
 pub use redact::{redact, redact_content};
 pub use room_version::{EventIdFormat, Rules, SUPPORTED_VERSIONS, StateRes};
 pub use signatures::{
-    JsonSignatureError, KEY_VALIDITY_MS_MAX, Keys, SignatureLookup, SigningKey, SigningKeyError, Verified, VerifyError,
-    VerifyKey, co_sign, required_servers, verify, verify_and_co_sign, verify_json, verify_with, wanted_signatures,
+    JsonSignatureError, KEY_VALIDITY_MS_MAX, Keys, SignatureLookup, SigningKey, SigningKeyError, Unverified, Verified,
+    VerifyError, VerifyKey, co_sign, required_servers, verify, verify_and_co_sign, verify_json, verify_with,
+    wanted_signatures,
 };

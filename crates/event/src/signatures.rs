@@ -296,19 +296,70 @@ fn verify_but(
     limits: EdgeLimits,
     but: Option<&str>,
 ) -> Result<Verified, VerifyError> {
-    let object = read_checked(rules, &bytes)?;
-    let hash_matches = hashes::content_hash_matches(&object);
-    let signed = signed_bytes(rules, &object);
-    let wanted = wanted_signatures(rules, &object)?;
-    let id = hashes::event_id_of_hash(rules, &reference_hash_of(&signed));
-    let pdu = Pdu::checked(rules, object, bytes, id, limits)?;
-    for lookup in wanted.iter().filter(|lookup| but != Some(lookup.server.as_str())) {
-        check_server(rules, &pdu, lookup, &signed, keys, now_ms)?;
+    Unverified::read(rules, bytes, limits)?.verify_but(rules, keys, now_ms, but)
+}
+
+/// An event of a peer that was read, and whose signatures are still to be checked: who has many looks first which keys
+/// they need.
+#[derive(Debug)]
+pub struct Unverified {
+    pdu: Pdu,
+    /// What the signatures cover.
+    signed: Vec<u8>,
+    wanted: Vec<SignatureLookup>,
+    hash_matches: bool,
+}
+
+impl Unverified {
+    /// Checks the format, and computes the hashes.
+    ///
+    /// # Errors
+    ///
+    /// [`VerifyError::Format`] and [`VerifyError::AuthorisedVia`]; the event is to be dropped.
+    pub fn read(rules: &Rules, bytes: Bytes, limits: EdgeLimits) -> Result<Self, VerifyError> {
+        let object = read_checked(rules, &bytes)?;
+        let hash_matches = hashes::content_hash_matches(&object);
+        let signed = signed_bytes(rules, &object);
+        let wanted = wanted_signatures(rules, &object)?;
+        let id = hashes::event_id_of_hash(rules, &reference_hash_of(&signed));
+        let pdu = Pdu::checked(rules, object, bytes, id, limits)?;
+        Ok(Self { pdu, signed, wanted, hash_matches })
     }
-    if hash_matches {
-        return Ok(Verified::new(pdu, false));
+
+    /// The event, of which nothing is proven.
+    pub fn pdu(&self) -> &Pdu {
+        &self.pdu
     }
-    Ok(Verified::new(pdu.redacted(rules)?, true))
+
+    /// The signatures that will be checked.
+    pub fn wanted(&self) -> &[SignatureLookup] {
+        &self.wanted
+    }
+
+    /// Checks the signatures; see [`verify`].
+    ///
+    /// # Errors
+    ///
+    /// As [`verify`].
+    pub fn verify(self, rules: &Rules, keys: &dyn Keys, now_ms: u64) -> Result<Verified, VerifyError> {
+        self.verify_but(rules, keys, now_ms, None)
+    }
+
+    fn verify_but(
+        self,
+        rules: &Rules,
+        keys: &dyn Keys,
+        now_ms: u64,
+        but: Option<&str>,
+    ) -> Result<Verified, VerifyError> {
+        for lookup in self.wanted.iter().filter(|lookup| but != Some(lookup.server.as_str())) {
+            check_server(rules, &self.pdu, lookup, &self.signed, keys, now_ms)?;
+        }
+        if self.hash_matches {
+            return Ok(Verified::new(self.pdu, false));
+        }
+        Ok(Verified::new(self.pdu.redacted(rules)?, true))
+    }
 }
 
 /// The bytes that an event's signatures cover; their SHA-256 is the reference hash.
