@@ -16,9 +16,9 @@ mod response;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use event::{JsonSignatureError, Keys, Object, Rules, VerifyError, VerifyKey};
+use event::{JsonSignatureError, Keys, Object, Rules, SignatureLookup, Unverified, VerifyError, VerifyKey};
 use store::{Clock, Store};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use users::Blocking;
 
 pub use notary::{Criteria, SERVERS_PER_QUERY_MAX};
@@ -64,7 +64,7 @@ pub struct KeyRing {
     refusals: Refusals,
     locks: Locks,
     blocking: Arc<dyn Blocking>,
-    cores: usize,
+    jobs: Semaphore,
     known_places: Semaphore,
     stranger_places: Semaphore,
 }
@@ -87,19 +87,25 @@ impl Wanted {
     /// As [`event::wanted_signatures`].
     pub fn of_event(rules: &Rules, event: &Object, now_ms: u64) -> Result<Vec<Self>, VerifyError> {
         let sent = event.get("origin_server_ts").and_then(event::Json::as_i64);
-        let sent = sent.and_then(|ts| u64::try_from(ts).ok()).unwrap_or(0);
+        Ok(Self::of_lookups(rules, &event::wanted_signatures(rules, event)?, sent.unwrap_or(0), now_ms).collect())
+    }
+
+    /// The keys that checking an event will look for.
+    pub fn of_unverified(rules: &Rules, event: &Unverified, now_ms: u64) -> impl Iterator<Item = Self> {
+        Self::of_lookups(rules, event.wanted(), event.pdu().origin_server_ts, now_ms)
+    }
+
+    fn of_lookups(rules: &Rules, lookups: &[SignatureLookup], sent: i64, now_ms: u64) -> impl Iterator<Item = Self> {
+        let sent = u64::try_from(sent).unwrap_or(0);
         // An event from the future is no reason to ask for a key over and over.
         let minimum_valid_until_ts = if rules.enforce_key_validity { sent.min(now_ms) } else { 0 };
-        let lookups = event::wanted_signatures(rules, event)?;
-        let wanted = lookups.into_iter().flat_map(|lookup| {
-            let server = lookup.server;
-            lookup.signatures.into_iter().take(KEYS_PER_SIGNER_MAX).map(move |(key_id, _)| Self {
-                server: server.clone(),
-                key_id,
+        lookups.iter().flat_map(move |lookup| {
+            lookup.signatures.iter().take(KEYS_PER_SIGNER_MAX).map(move |(key_id, _)| Self {
+                server: lookup.server.clone(),
+                key_id: key_id.clone(),
                 minimum_valid_until_ts,
             })
-        });
-        Ok(wanted.collect())
+        })
     }
 }
 
@@ -145,7 +151,7 @@ impl KeyRing {
             refusals: Refusals::default(),
             locks: Locks::default(),
             blocking: parts.blocking,
-            cores: parts.cores.max(1),
+            jobs: Semaphore::new(parts.cores.max(1)),
             known_places: Semaphore::new(KNOWN_AT_ONCE),
             stranger_places: Semaphore::new(STRANGERS_AT_ONCE),
         }
@@ -166,12 +172,14 @@ impl KeyRing {
         u64::try_from(self.clock.now_ms()).unwrap_or(0)
     }
 
-    pub(crate) fn blocking(&self) -> &dyn Blocking {
-        &*self.blocking
-    }
-
-    pub(crate) fn cores(&self) -> usize {
-        self.cores
+    /// Runs work that keeps a core busy elsewhere than on the threads that serve requests, as much of it at a time as
+    /// there are cores. `None` if the server shuts down.
+    pub(crate) async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let _place = self.jobs.acquire().await.ok()?;
+        let (sender, receiver) = oneshot::channel();
+        // The asker may have gone.
+        self.blocking.run(Box::new(move || drop(sender.send(work()))));
+        receiver.await.ok()
     }
 
     /// The wanted keys as far as they can be had: from memory, the store, their servers, the notaries.

@@ -6,6 +6,7 @@
 pub mod acl;
 pub mod client;
 pub mod discovery;
+mod elements;
 pub mod error;
 pub mod handshakes;
 pub mod https;
@@ -17,6 +18,7 @@ pub mod queries;
 pub mod receive;
 pub mod remote;
 pub mod transport;
+mod verified_lists;
 pub mod verify;
 pub mod x_matrix;
 

@@ -1,25 +1,29 @@
-//! Events of other servers become [`Verified`]: all keys that a batch needs are fetched at once, and the signatures are
-//! checked on all cores, elsewhere than on the threads that serve requests.
+//! Events of other servers become [`Verified`]: many of them in chunks, each read, then provided with the keys that it
+//! needs, then checked, on all cores and elsewhere than on the threads that serve requests.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use event::{EdgeLimits, Json, Rules, Verified, VerifyError};
+use event::{EdgeLimits, Rules, Unverified, Verified, VerifyError};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use store::Error;
-use tokio::sync::oneshot;
 
-use crate::key_ring::{KeyRing, KeySet, Wanted};
+use crate::key_ring::{KeyRing, Wanted};
 
-/// Events that one piece of work reads or checks: some ten milliseconds.
-const EVENTS_PER_JOB: usize = 100;
+/// Events that one piece of work reads or checks: some milliseconds.
+pub(crate) const EVENTS_PER_CHUNK: usize = 100;
 /// So few events are checked where they are: moving them costs more.
 const EVENTS_INLINE_MAX: usize = 2;
+/// Chunks that are under way at a time. While keys of some are fetched, the others go on.
+pub(crate) const CHUNKS_AT_ONCE: usize = 32;
+
+/// What became of the events of a chunk, in their order.
+pub type Chunk = Vec<Result<Verified, VerifyError>>;
 
 /// Checks format, signatures and content hashes of events; the results stand in the order of the events.
 ///
-/// Keys that are not known are fetched, in one batch. An event that fails says why and does not concern the others.
+/// Keys that are not known are fetched, those of a chunk at once. An event that fails says why and does not concern the
+/// others.
 ///
 /// # Errors
 /// As the store says.
@@ -29,17 +33,10 @@ pub async fn pdus(
     pdus: Vec<Bytes>,
     limits: EdgeLimits,
 ) -> Result<Vec<Result<Verified, VerifyError>>, Error> {
-    let now_ms = ring.now_ms();
-    let chunks: Vec<Arc<[Bytes]>> = pdus.chunks(EVENTS_PER_JOB).map(Arc::from).collect();
-    let wanted = on_all_cores(ring, pdus.len(), &chunks, move |chunk| wanted_of(rules, chunk, now_ms)).await?;
-    let wanted: BTreeSet<Wanted> = wanted.into_iter().flatten().collect();
-    let wanted: Vec<Wanted> = wanted.into_iter().collect();
-    let keys: Arc<KeySet> = Arc::new(ring.keys_for(&wanted).await?);
-    let now_ms = ring.now_ms();
-    let verified = on_all_cores(ring, pdus.len(), &chunks, move |chunk| {
-        chunk.iter().map(|pdu| event::verify_with(rules, pdu.clone(), &*keys, now_ms, limits)).collect::<Vec<_>>()
-    });
-    Ok(verified.await?.into_iter().flatten().collect())
+    let chunks: Vec<Vec<Bytes>> = pdus.chunks(EVENTS_PER_CHUNK).map(<[Bytes]>::to_vec).collect();
+    let checked = stream::iter(chunks).map(|some| chunk(ring, rules, some, limits)).buffered(CHUNKS_AT_ONCE);
+    let checked: Vec<Chunk> = checked.try_collect().await?;
+    Ok(checked.into_iter().flatten().collect())
 }
 
 /// Checks one event; see [`pdus`].
@@ -52,44 +49,56 @@ pub async fn pdu(
     pdu: Bytes,
     limits: EdgeLimits,
 ) -> Result<Result<Verified, VerifyError>, Error> {
-    let mut results = pdus(ring, rules, vec![pdu], limits).await?;
+    let mut results = chunk(ring, rules, vec![pdu], limits).await?;
     results.pop().ok_or(Error::Closed)
 }
 
-/// The keys that a chunk's events are signed with.
-fn wanted_of(rules: &Rules, chunk: &[Bytes], now_ms: u64) -> BTreeSet<Wanted> {
-    let of_event = |pdu: &Bytes| {
-        let object = Json::object_from_slice(pdu).ok()?;
-        Wanted::of_event(rules, &object, now_ms).ok()
-    };
-    chunk.iter().filter_map(of_event).flatten().collect()
+/// Checks the events of one chunk; see [`pdus`].
+///
+/// # Errors
+/// As the store says.
+pub(crate) async fn chunk(
+    ring: &KeyRing,
+    rules: &'static Rules,
+    pdus: Vec<Bytes>,
+    limits: EdgeLimits,
+) -> Result<Chunk, Error> {
+    let (now_ms, count) = (ring.now_ms(), pdus.len());
+    let read = aside(ring, count, move || {
+        let events = pdus.into_iter().map(|pdu| Unverified::read(rules, pdu, limits));
+        let events: Vec<Result<Unverified, VerifyError>> = events.collect();
+        // Of one key the latest time for which it must vouch.
+        let mut wanted: BTreeMap<(String, String), u64> = BTreeMap::new();
+        for event in events.iter().flatten() {
+            for one in Wanted::of_unverified(rules, event, now_ms) {
+                let until = wanted.entry((one.server, one.key_id)).or_default();
+                *until = one.minimum_valid_until_ts.max(*until);
+            }
+        }
+        (events, wanted)
+    });
+    let (events, wanted) = read.await?;
+    let wanted: Vec<Wanted> = wanted
+        .into_iter()
+        .map(|((server, key_id), minimum_valid_until_ts)| Wanted { server, key_id, minimum_valid_until_ts })
+        .collect();
+    let keys = ring.keys_for(&wanted).await?;
+    let now_ms = ring.now_ms();
+    aside(ring, count, move || {
+        events.into_iter().map(|event| event.and_then(|event| event.verify(rules, &keys, now_ms))).collect()
+    })
+    .await
 }
 
-/// Runs `work` on each chunk, as many at a time as there are cores; the results keep the order.
-async fn on_all_cores<T: Send + 'static>(
+/// Runs work on this many events elsewhere, unless they are few.
+async fn aside<T: Send + 'static>(
     ring: &KeyRing,
     events: usize,
-    chunks: &[Arc<[Bytes]>],
-    work: impl Fn(&[Bytes]) -> T + Clone + Send + 'static,
-) -> Result<Vec<T>, Error> {
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
     if events <= EVENTS_INLINE_MAX {
-        return Ok(chunks.iter().map(|chunk| work(chunk)).collect());
+        return Ok(work());
     }
-    stream::iter(chunks.to_vec())
-        .map(|chunk| {
-            let (sender, receiver) = oneshot::channel();
-            let work = work.clone();
-            let job = move || {
-                // The asker may have gone.
-                drop(sender.send(work(&chunk)));
-            };
-            async move {
-                ring.blocking().run(Box::new(job));
-                // A job is lost when the server shuts down.
-                receiver.await.map_err(|_| Error::Closed)
-            }
-        })
-        .buffered(ring.cores())
-        .try_collect()
-        .await
+    // Work is lost when the server shuts down.
+    ring.aside(work).await.ok_or(Error::Closed)
 }

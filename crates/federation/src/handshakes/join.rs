@@ -15,6 +15,7 @@ use super::Handshakes;
 use super::template::{self, Wanted};
 use crate::client::path;
 use crate::transport::Limits;
+use crate::verified_lists::{self, Expected};
 use crate::{Error, Result, verify};
 
 /// `make_join` does little.
@@ -22,18 +23,33 @@ const MAKE: Limits = Limits { timeout: Duration::from_secs(30), body_bytes_max: 
 /// `send_join` brings the whole state of the room.
 const SEND: Limits = Limits { timeout: Duration::from_secs(600), body_bytes_max: 512 << 20 };
 
-/// The answer of `send_join`, events as the bytes that they are.
-#[derive(Debug, Deserialize)]
-struct Joined {
-    #[serde(default)]
-    state: Vec<Box<RawValue>>,
-    #[serde(default)]
-    auth_chain: Vec<Box<RawValue>>,
+/// The lists of the answer.
+const LISTS: &[&str] = &["state", "auth_chain"];
+
+/// The answer of `send_join` without its lists.
+#[derive(Debug, Default, Deserialize)]
+struct Frame {
     event: Option<Box<RawValue>>,
     #[serde(default)]
     members_omitted: bool,
     #[serde(default)]
     servers_in_room: Vec<String>,
+}
+
+/// The answer of the old `send_join`, as the second of a pair.
+#[derive(Debug, Deserialize)]
+struct OldAnswer {
+    #[serde(default)]
+    state: Vec<Box<RawValue>>,
+    #[serde(default)]
+    auth_chain: Vec<Box<RawValue>>,
+}
+
+/// What a resident server answers, with the events that verify.
+struct Joined {
+    state: Vec<Verified>,
+    auth_chain: Vec<Verified>,
+    frame: Frame,
 }
 
 impl Handshakes {
@@ -60,13 +76,13 @@ impl Handshakes {
             template.content.entry(name.clone()).or_insert_with(|| value.clone());
         }
         let join = self.build(rules, template)?;
-        let joined = self.send_join(server, room_id, &join).await?;
+        let joined = self.send_join(server, rules, &join).await?;
         tracing::info!(
             room_id,
             server,
             state = joined.state.len(),
             auth_chain = joined.auth_chain.len(),
-            members_omitted = joined.members_omitted,
+            members_omitted = joined.frame.members_omitted,
             elapsed = ?started.elapsed(),
             "a server lets us into a room"
         );
@@ -76,24 +92,38 @@ impl Handshakes {
         Ok(event.id().clone())
     }
 
-    async fn send_join(&self, server: &str, room_id: &str, join: &Verified) -> Result<Joined> {
+    async fn send_join(&self, server: &str, rules: &'static Rules, join: &Verified) -> Result<Joined> {
         let pdu = join.pdu();
-        let segments = [room_id, pdu.event_id.as_str()];
+        let segments = [pdu.room_id.as_str(), pdu.event_id.as_str()];
+        let expected = Expected { server, room_id: &pdu.room_id, rules, lists: LISTS, bytes_max: SEND.body_bytes_max };
         let current = path("/_matrix/federation/v2/send_join", &segments, &[("omit_members", "false")]);
         let body = pdu.object();
-        let answer = match self.client.request(server, Method::PUT, &current, Some(&body), SEND).await {
+        let incoming = match self.client.stream(server, Method::PUT, &current, Some(&body), SEND).await {
             Err(Error::Remote { errcode, .. }) if errcode == "M_UNRECOGNIZED" => {
                 let old = path("/_matrix/federation/v1/send_join", &segments, &[]);
                 let pair = self.client.request(server, Method::PUT, &old, Some(&body), SEND).await?;
-                let (_, joined): (u16, Joined) = parse(server, &pair)?;
-                return Ok(joined);
+                return self.verify_old(expected, parse(server, &pair)?).await;
             }
-            answer => answer?,
+            incoming => incoming?,
         };
-        parse(server, &answer)
+        let lists = verified_lists::read(&self.keys, expected, incoming.body).await?;
+        let mut events = lists.events.into_iter();
+        let mut next = || events.next().unwrap_or_default();
+        Ok(Joined { state: next(), auth_chain: next(), frame: parse(server, &lists.rest)? })
     }
 
-    /// Verifies all that came. State that does not verify is dropped, but a room without its create event is no room.
+    async fn verify_old(&self, expected: Expected<'_>, (_, old): (u16, OldAnswer)) -> Result<Joined> {
+        let mut lists = Vec::new();
+        for list in [old.state, old.auth_chain] {
+            let texts = list.into_iter().map(|event| Bytes::from(String::from(Box::<str>::from(event)))).collect();
+            let checked = verify::pdus(&self.keys, expected.rules, texts, EdgeLimits::Enforced).await?;
+            lists.push(verified_lists::kept(&expected, checked).collect());
+        }
+        let auth_chain = lists.pop().unwrap_or_default();
+        Ok(Joined { state: lists.pop().unwrap_or_default(), auth_chain, frame: Frame::default() })
+    }
+
+    /// Checks what came as a whole: without its create event it is no room.
     async fn check_joined(
         &self,
         server: &str,
@@ -102,17 +132,8 @@ impl Handshakes {
         joined: Joined,
     ) -> Result<Import> {
         let malformed = |reason: &str| Error::Malformed { server: server.to_owned(), reason: reason.to_owned() };
-        let room_id = join.pdu().room_id.clone();
-        let bytes = |list: Vec<Box<RawValue>>| -> Vec<Bytes> {
-            list.into_iter().map(|event| Bytes::from(String::from(Box::<str>::from(event)))).collect()
-        };
-        let keep = |verified: Vec<Result<Verified, event::VerifyError>>| -> Vec<Verified> {
-            let known = verified.into_iter().filter_map(|verified| {
-                verified.inspect_err(|error| tracing::info!(server, %error, "an event of a room is dropped")).ok()
-            });
-            known.filter(|event| event.pdu().room_id == room_id).collect()
-        };
-        let join = match joined.event {
+        let Joined { state, auth_chain, frame } = joined;
+        let join = match frame.event {
             Some(signed) if join.pdu().content.contains_key("join_authorised_via_users_server") => {
                 let signed = Bytes::from(String::from(Box::<str>::from(signed)));
                 let signed = verify::pdu(&self.keys, rules, signed, EdgeLimits::Enforced).await??;
@@ -123,15 +144,13 @@ impl Handshakes {
             }
             _ => join,
         };
-        let state = keep(verify::pdus(&self.keys, rules, bytes(joined.state), EdgeLimits::Enforced).await?);
-        let auth_chain = keep(verify::pdus(&self.keys, rules, bytes(joined.auth_chain), EdgeLimits::Enforced).await?);
         let create = state.iter().find(|event| event.pdu().is_create());
         let create = create.ok_or_else(|| malformed("the state has no create event"))?;
         let version = create.pdu().content_str("room_version").unwrap_or("1");
         if version != rules.version() {
             return Err(malformed("the create event is of another room version"));
         }
-        let partial = joined.members_omitted.then_some(joined.servers_in_room);
+        let partial = frame.members_omitted.then_some(frame.servers_in_room);
         Ok(Import { rules, join, state, auth_chain, partial })
     }
 
