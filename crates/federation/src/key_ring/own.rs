@@ -29,7 +29,7 @@ impl OwnKeys {
         let rows = store.all::<RetiredKeyRow>(Read::prefix::<RetiredKeyRow>(Vec::new())).await?;
         let known = |row: RetiredKeyRow| {
             let expired = u64::try_from(row.expired_ms).unwrap_or(0);
-            (row.key_id, KnownKey { public: row.public, valid_until_ts: expired, expired_ts: Some(expired) })
+            (row.key_id, KnownKey::new(row.public, expired, Some(expired)))
         };
         let mut retired: BTreeMap<String, KnownKey> = rows.into_iter().map(known).collect();
         // A key that came back into use is not old.
@@ -51,7 +51,7 @@ impl OwnKeys {
     pub fn known(&self, now_ms: u64) -> BTreeMap<String, KnownKey> {
         let mut known = self.retired.clone();
         let valid_until_ts = now_ms.saturating_add(KEY_VALIDITY_MS_MAX);
-        let active = KnownKey { public: self.active.public_b64(), valid_until_ts, expired_ts: None };
+        let active = KnownKey::new(self.active.public_b64(), valid_until_ts, None);
         known.insert(self.active.key_id().to_owned(), active);
         known
     }

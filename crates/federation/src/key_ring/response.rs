@@ -42,12 +42,20 @@ pub struct KnownKey {
     pub valid_until_ts: u64,
     /// When it ceased to be used, in milliseconds since the epoch; only events up to then may bear it.
     pub expired_ts: Option<u64>,
+    /// The public half ready for use: unpacking it costs a part of what checking a signature does.
+    unpacked: Option<VerifyKey>,
 }
 
 impl KnownKey {
+    /// A key by its public half in Base64.
+    pub fn new(public: String, valid_until_ts: u64, expired_ts: Option<u64>) -> Self {
+        let unpacked = VerifyKey::from_b64(&public, valid_until_ts, expired_ts);
+        Self { public, valid_until_ts, expired_ts, unpacked }
+    }
+
     /// For checking signatures; `None` if the public half is no Ed25519 key.
     pub fn verify_key(&self) -> Option<VerifyKey> {
-        VerifyKey::from_b64(&self.public, self.valid_until_ts, self.expired_ts)
+        self.unpacked.clone()
     }
 
     /// Whether it vouches for a time: it is not to be asked for again then.
@@ -58,11 +66,7 @@ impl KnownKey {
     /// From its row.
     pub fn of(row: &ServerKeyRow) -> Self {
         let time = |ms: i64| u64::try_from(ms).unwrap_or(0);
-        Self {
-            public: row.public.clone(),
-            valid_until_ts: time(row.valid_until_ms),
-            expired_ts: row.expired_ms.map(time),
-        }
+        Self::new(row.public.clone(), time(row.valid_until_ms), row.expired_ms.map(time))
     }
 }
 
@@ -131,7 +135,7 @@ fn time(value: Option<&Json>) -> Option<u64> {
 /// `verify_keys`; those of other algorithms and such as are no keys are left out.
 fn current_keys(object: &Object, valid_until_ts: u64) -> Result<BTreeMap<String, KnownKey>, ResponseError> {
     let all = object.get("verify_keys").and_then(Json::as_object).ok_or(ResponseError::Invalid("verify_keys"))?;
-    let known = |public: &str| KnownKey { public: public.to_owned(), valid_until_ts, expired_ts: None };
+    let known = |public: &str| KnownKey::new(public.to_owned(), valid_until_ts, None);
     Ok(all.iter().filter_map(|(key_id, key)| checked(key_id, known(key.get("key")?.as_str()?))).collect())
 }
 
@@ -141,7 +145,7 @@ fn old_keys(object: &Object, valid_until_ts: u64) -> Result<BTreeMap<String, Kno
     let all = all.as_object().ok_or(ResponseError::Invalid("old_verify_keys"))?;
     let known = |key: &Json| {
         let expired_ts = time(key.get("expired_ts"))?.min(valid_until_ts);
-        Some(KnownKey { public: key.get("key")?.as_str()?.to_owned(), valid_until_ts, expired_ts: Some(expired_ts) })
+        Some(KnownKey::new(key.get("key")?.as_str()?.to_owned(), valid_until_ts, Some(expired_ts)))
     };
     Ok(all.iter().filter_map(|(key_id, key)| checked(key_id, known(key)?)).collect())
 }

@@ -6,6 +6,7 @@
 mod discovery;
 mod harness;
 mod inbound;
+mod joining;
 mod key_routes;
 mod keys;
 mod network;

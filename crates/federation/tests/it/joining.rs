@@ -1,0 +1,104 @@
+//! Joining a room through another server, whose answer is read as it comes (behaviour FJ4).
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use event::Object;
+use federation::Error;
+use federation::client::{Client, Reach};
+use federation::handshakes::Handshakes;
+use federation::transport::{Incoming, Outgoing, Transport, TransportError};
+use futures_util::stream;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
+use rooms::Room;
+use store::{Clock, Entropy};
+
+use crate::harness::{Net, TestClock, TestEntropy, World, key};
+
+/// Members of the room besides its creator: more than one chunk of events.
+const MEMBERS: usize = 230;
+/// Bytes of a piece of an answer: no event ends where a piece does.
+const PIECE: usize = 997;
+
+/// A network in which answers to `send_join` come in pieces, the first of them not to the end.
+struct Pieces {
+    net: Arc<Net>,
+    /// How many answers break off before their last event.
+    broken: AtomicUsize,
+}
+
+#[async_trait]
+impl Transport for Pieces {
+    async fn send(&self, request: Outgoing) -> Result<Incoming, TransportError> {
+        let is_join = request.path_and_query.contains("/send_join/");
+        let answer = self.net.send(request).await?;
+        if !is_join {
+            return Ok(answer);
+        }
+        let mut whole = answer.body.collect().await?.to_bytes();
+        let breaks = self.broken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        if breaks.is_ok() {
+            whole.truncate(whole.len() / 2);
+        }
+        let pieces: Vec<Result<Frame<Bytes>, Infallible>> =
+            whole.chunks(PIECE).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
+        let body = StreamBody::new(stream::iter(pieces)).map_err(|never| match never {}).boxed_unsync();
+        Ok(Incoming { body, ..answer })
+    }
+}
+
+/// A resident with a room of many members, and one that is to join.
+async fn worlds() -> (World, World, Arc<Room>) {
+    let (net, clock) = (Arc::<Net>::default(), Arc::<TestClock>::default());
+    let one = World::named("one.test", &net, &clock).await;
+    let two = World::named("two.test", &net, &clock).await;
+    let room = one.room("11").await;
+    for n in 0..MEMBERS {
+        one.rooms.join(&room.id, &one.user(&format!("user{n}")), None, Object::new()).await.unwrap();
+    }
+    let room = one.now(&room).await;
+    (one, two, room)
+}
+
+fn handshakes(world: &World, broken: usize) -> Handshakes {
+    let own = Arc::new(key(&world.name));
+    let net = Pieces { net: Arc::clone(&world.net), broken: AtomicUsize::new(broken) };
+    let client = Client::new(&world.name, Arc::clone(&own), Arc::new(net), Reach::default());
+    let entropy: Arc<dyn Entropy> = Arc::new(TestEntropy::new(5));
+    let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
+    Handshakes::new(Arc::new(client), Arc::clone(&world.key_ring), Arc::clone(&world.rooms), clock, entropy, own)
+}
+
+async fn state(world: &World, room_id: &str) -> BTreeSet<String> {
+    let room = world.rooms.room(room_id).await.unwrap().unwrap();
+    let state = world.rooms.whole_state(&room, room.head().state).await.unwrap();
+    state.iter().map(|event| event.id().to_string()).collect()
+}
+
+#[tokio::test]
+async fn fj4_the_state_is_whole_however_the_answer_is_cut() {
+    let (one, two, room) = worlds().await;
+    let (bob, via) = (two.user("bob"), [one.name.clone()]);
+    handshakes(&two, 0).join(&room.id, &bob, &via, &Object::new()).await.unwrap();
+    let joined = state(&two, &room.id).await;
+    assert_eq!(joined, state(&one, &room.id).await);
+    assert!(joined.len() > MEMBERS, "{} events", joined.len());
+    let head = two.rooms.room(&room.id).await.unwrap().unwrap().head();
+    assert_eq!(usize::try_from(head.row.joined).unwrap(), MEMBERS + 2);
+}
+
+#[tokio::test]
+async fn fj4_an_answer_that_breaks_off_is_no_room_and_another_one_helps() {
+    let (one, two, room) = worlds().await;
+    let (bob, via) = (two.user("bob"), [one.name.clone()]);
+    let refused = handshakes(&two, 1).join(&room.id, &bob, &via, &Object::new()).await;
+    assert!(matches!(refused, Err(Error::Malformed { .. })), "{refused:?}");
+    assert!(two.rooms.room(&room.id).await.unwrap().is_none());
+    handshakes(&two, 0).join(&room.id, &bob, &via, &Object::new()).await.unwrap();
+    assert_eq!(state(&two, &room.id).await, state(&one, &room.id).await);
+}
