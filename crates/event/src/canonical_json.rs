@@ -18,6 +18,9 @@ pub enum CanonicalJsonError {
     /// A float, an exponent, `-0`, or an integer beyond 64 bits.
     #[error("the number {0} is not a canonical integer")]
     NotAnInteger(Box<str>),
+    /// Arrays and objects nested deeper than is read.
+    #[error("it is nested too deeply")]
+    TooDeep,
 }
 
 /// The canonical encoding of an object.
@@ -54,6 +57,7 @@ pub fn check_strict(value: &Json) -> Result<(), CanonicalJsonError> {
         Json::Int(int) if (-MAX_SAFE_INTEGER..=MAX_SAFE_INTEGER).contains(int) => Ok(()),
         Json::Int(int) => Err(CanonicalJsonError::OutOfRange(*int)),
         Json::Number(text) => Err(CanonicalJsonError::NotAnInteger(text.clone())),
+        Json::Deep(_) => Err(CanonicalJsonError::TooDeep),
         Json::Array(array) => array.iter().try_for_each(check_strict),
         Json::Object(object) => check_strict_object(object),
     }
@@ -79,6 +83,7 @@ pub(crate) fn write(value: &Json, out: &mut String) {
             let _ = write!(out, "{int}");
         }
         Json::Number(text) => write_number(text, out),
+        Json::Deep(text) => out.push_str(text),
         Json::String(text) => write_string(text, out),
         Json::Array(array) => {
             out.push('[');

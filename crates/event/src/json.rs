@@ -39,6 +39,8 @@ pub enum Json {
     /// Any other number as the text that was read: floats, `-0`, large
     /// integers. Occurs in room versions 1 to 5 only.
     Number(Box<str>),
+    /// What is nested deeper than [`MAX_DEPTH`], as the text that was read. Only [`Json::from_slice_shallow`] makes it.
+    Deep(Box<str>),
     /// A string.
     String(String),
     /// An array.
@@ -78,6 +80,27 @@ impl Json {
     /// invalid UTF-8 and nesting deeper than [`MAX_DEPTH`].
     pub fn from_slice(text: &[u8]) -> Result<Json, JsonError> {
         parser::parse(text)
+    }
+
+    /// Reads one JSON value like [`Json::from_slice`], but keeps what is nested too deeply as the text that stands
+    /// there. So one part of a text that nobody can read does not hide the others, and a signature over all of it can
+    /// be checked if whoever signed wrote canonical JSON.
+    ///
+    /// # Errors
+    ///
+    /// As [`Json::from_slice`], but for the nesting.
+    pub fn from_slice_shallow(text: &[u8]) -> Result<Json, JsonError> {
+        parser::parse_shallow(text)
+    }
+
+    /// Whether all of the value was read: nothing was nested too deeply.
+    pub fn is_read(&self) -> bool {
+        match self {
+            Json::Deep(_) => false,
+            Json::Array(array) => array.iter().all(Json::is_read),
+            Json::Object(object) => object.values().all(Json::is_read),
+            _ => true,
+        }
     }
 
     /// Reads one JSON object.
@@ -164,7 +187,7 @@ impl Serialize for Json {
             Json::Null => serializer.serialize_unit(),
             Json::Bool(bool) => serializer.serialize_bool(*bool),
             Json::Int(int) => serializer.serialize_i64(*int),
-            Json::Number(text) => {
+            Json::Number(text) | Json::Deep(text) => {
                 RawValue::from_string(text.to_string()).map_err(S::Error::custom)?.serialize(serializer)
             }
             Json::String(text) => serializer.serialize_str(text),
@@ -208,6 +231,7 @@ impl From<Json> for serde_json::Value {
             Json::Bool(bool) => Value::Bool(bool),
             Json::Int(int) => Value::from(int),
             Json::Number(text) => serde_json::from_str(&text).unwrap_or(Value::Null),
+            Json::Deep(_) => Value::Null,
             Json::String(text) => Value::String(text),
             Json::Array(array) => Value::Array(array.into_iter().map(Value::from).collect()),
             Json::Object(object) => Value::Object(object.into_iter().map(|(k, v)| (k, Value::from(v))).collect()),

@@ -194,7 +194,7 @@ fn portions(users: &[ForUser<'_>]) -> Result<Vec<Object>, Error> {
 fn is_canonical(value: &Json) -> bool {
     match value {
         Json::Int(int) => int.unsigned_abs() <= INT_MAX,
-        Json::Number(_) => false,
+        Json::Number(_) | Json::Deep(_) => false,
         Json::Array(items) => items.iter().all(is_canonical),
         Json::Object(members) => members.values().all(is_canonical),
         Json::Null | Json::Bool(_) | Json::String(_) => true,

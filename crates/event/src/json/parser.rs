@@ -6,12 +6,21 @@ use super::{Json, JsonError, MAX_DEPTH, MAX_INPUT_BYTES, Object};
 
 /// Reads exactly one value from the text.
 pub(super) fn parse(text: &[u8]) -> Result<Json, JsonError> {
+    read(text, false)
+}
+
+/// Reads exactly one value from the text, and leaves what is nested too deeply as it stands.
+pub(super) fn parse_shallow(text: &[u8]) -> Result<Json, JsonError> {
+    read(text, true)
+}
+
+fn read(text: &[u8], shallow: bool) -> Result<Json, JsonError> {
     if text.len() > MAX_INPUT_BYTES {
         return Err(JsonError::TooLarge);
     }
     let text = std::str::from_utf8(text)
         .map_err(|error| JsonError::Syntax { what: "invalid UTF-8", at: error.valid_up_to() })?;
-    let mut parser = Parser { text, bytes: text.as_bytes(), at: 0 };
+    let mut parser = Parser { text, bytes: text.as_bytes(), at: 0, shallow };
     parser.skip_space();
     let value = parser.value(0)?;
     parser.skip_space();
@@ -25,6 +34,7 @@ struct Parser<'a> {
     text: &'a str,
     bytes: &'a [u8],
     at: usize,
+    shallow: bool,
 }
 
 impl Parser<'_> {
@@ -52,6 +62,7 @@ impl Parser<'_> {
 
     fn value(&mut self, depth: usize) -> Result<Json, JsonError> {
         match self.peek() {
+            Some(b'{' | b'[') if depth >= MAX_DEPTH => self.deep(),
             Some(b'{') => self.object(depth),
             Some(b'[') => self.array(depth),
             Some(b'"') => Ok(Json::String(self.string()?)),
@@ -71,10 +82,32 @@ impl Parser<'_> {
         Ok(value)
     }
 
-    fn object(&mut self, depth: usize) -> Result<Json, JsonError> {
-        if depth >= MAX_DEPTH {
+    /// What is nested too deeply, up to its closing bracket, without a look at what it holds.
+    fn deep(&mut self) -> Result<Json, JsonError> {
+        if !self.shallow {
             return Err(self.error("nested too deeply"));
         }
+        let start = self.at;
+        let mut open = 0_usize;
+        loop {
+            match self.peek() {
+                Some(b'{' | b'[') => open += 1,
+                Some(b'}' | b']') => open -= 1,
+                Some(b'"') => {
+                    self.string()?;
+                    continue;
+                }
+                Some(_) => {}
+                None => return Err(self.error("unterminated array or object")),
+            }
+            self.at += 1;
+            if open == 0 {
+                return Ok(Json::Deep(self.text[start..self.at].into()));
+            }
+        }
+    }
+
+    fn object(&mut self, depth: usize) -> Result<Json, JsonError> {
         self.at += 1;
         let mut object = Object::new();
         self.skip_space();
@@ -105,9 +138,6 @@ impl Parser<'_> {
     }
 
     fn array(&mut self, depth: usize) -> Result<Json, JsonError> {
-        if depth >= MAX_DEPTH {
-            return Err(self.error("nested too deeply"));
-        }
         self.at += 1;
         let mut array = Vec::new();
         self.skip_space();

@@ -89,6 +89,25 @@ fn nesting_is_bounded() {
 }
 
 #[test]
+fn what_is_nested_too_deeply_can_be_left_as_it_stands() {
+    let shallow = |text: &str| Json::from_slice_shallow(text.as_bytes());
+    let nested = |depth: usize| format!("{}\"]\\\"\"{}", "[".repeat(depth), "]".repeat(depth));
+    for depth in [1, MAX_DEPTH, MAX_DEPTH + 1, 1_000, 1_000_000] {
+        let text = format!("{{\"a\":{},\"b\":1}}", nested(depth));
+        let json = shallow(&text).unwrap();
+        assert_eq!(json.is_read(), depth < MAX_DEPTH, "{depth}");
+        assert_eq!(json.get("b"), Some(&Json::Int(1)));
+        assert_eq!(json.to_canonical_string(), text);
+        assert_eq!(canonical_json::check_strict(&json).is_ok(), depth < MAX_DEPTH);
+        assert_eq!(serde_json::to_string(&json).unwrap(), text);
+    }
+    assert!(shallow(&"[".repeat(1_000_000)).is_err());
+    assert!(shallow(&format!("{}\"", "[".repeat(1_000))).is_err());
+    assert!(shallow(&"]".repeat(10)).is_err());
+    assert!(shallow("{\"a\":1,\"a\":2}").is_err());
+}
+
+#[test]
 fn strict_canonical_json() {
     let strict = |text: &str| canonical_json::check_strict(&parse(text).unwrap()).is_ok();
     assert!(strict("9007199254740991"));
