@@ -225,16 +225,21 @@ fn stripped(new: &RemoteMembership) -> Vec<u8> {
         event.get("type").and_then(Json::as_str) == Some(MEMBER)
             && event.get("state_key").and_then(Json::as_str) == Some(new.user.as_str())
     };
-    let mut events: Vec<serde_json::Value> = new.stripped.iter().filter(|event| !member(event)).map(strip).collect();
+    let mut events: Vec<serde_json::Value> =
+        new.stripped.iter().filter(|event| !member(event)).filter_map(strip).collect();
     if let Some(event) = &new.event {
-        events.push(strip(&Json::Object(event.pdu().object())));
+        events.extend(strip(&Json::Object(event.pdu().object())));
     }
     serde_json::to_vec(&events).unwrap_or_default()
 }
 
-/// Only sender, type, state key and content, also where another server sent whole events.
-fn strip(event: &Json) -> serde_json::Value {
-    let member = |name: &str| Some((name.to_owned(), event.get(name)?.clone()));
-    let members: Object = ["sender", "type", "state_key", "content"].into_iter().filter_map(member).collect();
-    Json::Object(members).into()
+/// Only sender, type, state key and content, also where another server sent whole events. What is no state event is left
+/// out: it would reach clients, which expect one.
+fn strip(event: &Json) -> Option<serde_json::Value> {
+    let mut members = Object::new();
+    for name in ["sender", "type", "state_key"] {
+        members.insert(name.to_owned(), Json::from(event.get(name)?.as_str()?));
+    }
+    members.insert("content".to_owned(), Json::Object(event.get("content")?.as_object()?.clone()));
+    Some(Json::Object(members).into())
 }
