@@ -133,15 +133,18 @@ impl Handshakes {
     ) -> Result<Import> {
         let malformed = |reason: &str| Error::Malformed { server: server.to_owned(), reason: reason.to_owned() };
         let Joined { state, auth_chain, frame } = joined;
+        let restricted = rules.restricted && join.pdu().content.contains_key("join_authorised_via_users_server");
         let join = match frame.event {
-            Some(signed) if join.pdu().content.contains_key("join_authorised_via_users_server") => {
+            Some(signed) if restricted => {
                 let signed = Bytes::from(String::from(Box::<str>::from(signed)));
                 let signed = verify::pdu(&self.keys, rules, signed, EdgeLimits::Enforced).await??;
-                if signed.pdu().event_id != join.pdu().event_id {
+                if signed.pdu().event_id != join.pdu().event_id || signed.redacted() {
                     return Err(malformed("`event` is not the join that was sent"));
                 }
                 signed
             }
+            // Nobody else would take it.
+            None if restricted => return Err(malformed("the join comes back without the signature that it needs")),
             _ => join,
         };
         let create = state.iter().find(|event| event.pdu().is_create());
