@@ -7,8 +7,10 @@
 //! that builds on unknown events waits in the room engine while [`gaps`] asks other servers for what is missing. A dead
 //! end costs only the event that led there: it is tried again a few times, ever later, and then dropped with its reason.
 //!
-//! Peers are bounded: in the transactions under way, in the events queued, in the workers that their events keep busy.
+//! Peers are bounded: in the transactions under way, in the events queued, in the workers that their events keep busy,
+//! in the gaps that are filled because of them.
 
+mod acquaintances;
 mod ask;
 mod edus;
 mod gaps;
@@ -25,6 +27,7 @@ use store::tables::federation::{InboundDropRow, InboundTransactionRow};
 use store::{CommitBatch, Read, Store};
 use tokio::sync::watch;
 
+use self::acquaintances::Acquaintances;
 use self::gaps::Pauses;
 use self::queue::{Queue, commit};
 use self::transaction::Lanes;
@@ -49,11 +52,13 @@ pub(crate) struct Receiver {
     queue: Queue,
     lanes: Lanes,
     gaps: Pauses,
+    acquaintances: Acquaintances,
 }
 
 impl Receiver {
     pub(crate) fn new(store: Store) -> Self {
-        Self { queue: Queue::new(store), lanes: Lanes::default(), gaps: Pauses::default() }
+        let acquaintances = Acquaintances::new(store.clone());
+        Self { queue: Queue::new(store), lanes: Lanes::default(), gaps: Pauses::default(), acquaintances }
     }
 }
 

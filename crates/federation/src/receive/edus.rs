@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use endpoint::Error;
 use event::edu::Edu;
 use event::{Json, Object, ids};
-use rooms::Room;
 use rooms::state::{MEMBER, type_key};
+use rooms::{Event, Room};
 use store::{DeviceId, UserId};
 use users::presence::{Presence, PresenceState, STATUS_BYTES_MAX};
 use users::receipts::ReadUpTo;
@@ -15,10 +15,14 @@ use users::to_device::Messages;
 use crate::Federation;
 use crate::inbound::error_map;
 
+/// The thread of what stands in no thread.
+const MAIN_TIMELINE: &str = "main";
 /// How long a remote user types who does not say that it stopped, in milliseconds.
 const TYPING_MS: i64 = 60_000;
 /// Most users of one EDU.
 const USERS_MAX: usize = 1_000;
+/// Most rooms of one EDU.
+const ROOMS_MAX: usize = 100;
 /// Bytes that the id of a to-device message may have; the specification asks for 32 characters.
 const MESSAGE_ID_BYTES_MAX: usize = 255;
 /// Bytes that the type of a to-device message may have.
@@ -46,18 +50,21 @@ impl Federation {
     /// # Errors
     /// Only what makes the other server send the transaction again.
     pub(super) async fn take_edu(&self, origin: &str, edu: Json) -> Result<(), Error> {
+        if !edu.is_read() {
+            return Ok(());
+        }
         let Json::Object(edu) = edu else { return Ok(()) };
         let Some(Edu { kind, content }) = Edu::from_json(edu) else { return Ok(()) };
         match kind.as_str() {
             "m.typing" => self.take_typing(origin, &content).await,
             "m.receipt" => self.take_receipts(origin, &content).await,
-            "m.presence" => {
-                self.take_presence(origin, &content);
-                Ok(())
-            }
+            "m.presence" => self.take_presence(origin, &content).await,
             "m.direct_to_device" => self.take_to_device(origin, &content).await,
             "m.device_list_update" | "m.signing_key_update" | "org.matrix.signing_key_update" => {
                 let Some(user) = user_of(origin, &content) else { return Ok(()) };
+                if !self.receiver.acquaintances.of(origin).knows(&user).await? {
+                    return Ok(());
+                }
                 match kind.as_str() {
                     "m.device_list_update" => self.edus.device_list_update(origin, &user, &content).await?,
                     _ => self.edus.signing_key_update(origin, &user, &content).await?,
@@ -83,7 +90,7 @@ impl Federation {
 
     async fn take_receipts(&self, origin: &str, content: &Object) -> Result<(), Error> {
         let mut left = USERS_MAX;
-        for (room_id, receipts) in content {
+        for (room_id, receipts) in content.iter().take(ROOMS_MAX) {
             let Some(Json::Object(read)) = receipts.get("m.read") else { continue };
             let Some(room) = self.resident_room(room_id).await? else { continue };
             if !self.is_heard(&room, origin).await.map_err(error_map::rooms)? {
@@ -114,6 +121,9 @@ impl Federation {
         }
         let event = self.rooms.event_by_id(room, event_id).await.map_err(error_map::rooms)?;
         let event = event.filter(|event| event.row.fragment.is_some());
+        if !self.is_thread(room, thread, event.as_deref()).await? {
+            return Ok(());
+        }
         let target = match event {
             Some(event) => ReadUpTo {
                 event_id: event_id.to_owned(),
@@ -132,12 +142,28 @@ impl Federation {
         }
     }
 
-    fn take_presence(&self, origin: &str, content: &Object) {
+    /// Whether a receipt's thread is one: each has a receipt of its own, and names could be made up without end.
+    async fn is_thread(&self, room: &Room, thread: &str, read: Option<&Event>) -> Result<bool, Error> {
+        if matches!(thread, "" | MAIN_TIMELINE) {
+            return Ok(true);
+        }
+        let named = read.and_then(|event| event.pdu.content.get("m.relates_to")?.get("event_id")?.as_str());
+        if named == Some(thread) {
+            return Ok(true);
+        }
+        Ok(self.rooms.event_by_id(room, thread).await.map_err(error_map::rooms)?.is_some())
+    }
+
+    async fn take_presence(&self, origin: &str, content: &Object) -> Result<(), Error> {
         let now_ms = self.clock.now_ms();
+        let mut search = self.receiver.acquaintances.of(origin);
         let push = content.get("push").and_then(Json::as_array).unwrap_or_default();
         for one in push.iter().take(USERS_MAX).filter_map(Json::as_object) {
             let state = one.get("presence").and_then(Json::as_str).and_then(PresenceState::parse);
             let (Some(user), Some(state)) = (user_of(origin, one), state) else { continue };
+            if !search.knows(&user).await? {
+                continue;
+            }
             let status = one.get("status_msg").and_then(Json::as_str).filter(|text| text.len() <= STATUS_BYTES_MAX);
             let ago = one.get("last_active_ago").and_then(Json::as_i64).unwrap_or(0).max(0);
             let presence = Presence {
@@ -149,6 +175,7 @@ impl Federation {
             };
             self.users.receive_presence(&user, presence);
         }
+        Ok(())
     }
 
     async fn take_to_device(&self, origin: &str, content: &Object) -> Result<(), Error> {

@@ -89,6 +89,9 @@ async fn fe16_receipts_are_read_receipts_only() {
 async fn fe13_presence_is_for_users_of_the_sender() {
     let world = World::new().await;
     let two = Peer::new("two.test");
+    let room = world.room("10").await;
+    two.join(&world, &room, "bob").await;
+    two.join(&world, &room, "eve").await;
     let push = json!([
         { "user_id": two.user("bob"), "presence": "online", "last_active_ago": 10, "currently_active": true,
           "status_msg": "here" },
@@ -136,6 +139,8 @@ async fn fe13_to_device_messages_come_once_and_to_active_local_users_only() {
 async fn fe13_device_lists_are_for_users_of_the_sender() {
     let world = World::new().await;
     let two = Peer::new("two.test");
+    let room = world.room("10").await;
+    two.join(&world, &room, "bob").await;
     let edu = |kind: &str, user: &str| json!({ "edu_type": kind, "content": { "user_id": user } });
     let (bob, carol) = (two.user("bob"), "@carol:three.test");
     let edus = ["m.device_list_update", "m.signing_key_update"].map(|kind| [edu(kind, &bob), edu(kind, carol)]);
