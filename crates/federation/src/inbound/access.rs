@@ -53,7 +53,7 @@ impl FromRequest<Arc<Federation>> for Signed {
 }
 
 fn content_of(bytes: &[u8]) -> Result<Object, Error> {
-    match Json::from_slice(bytes) {
+    match Json::from_slice_shallow(bytes) {
         Ok(Json::Object(object)) => Ok(object),
         Ok(_) => Err(Error::bad_json("The body is no JSON object.")),
         Err(error) => Err(Error::not_json(format!("The body is no JSON: {error}."))),
@@ -63,6 +63,16 @@ fn content_of(bytes: &[u8]) -> Result<Object, Error> {
 impl Signed {
     /// The body, exactly as events need it.
     pub fn object(self) -> Result<Object, Error> {
+        let content = self.transaction()?;
+        if !content.values().all(Json::is_read) {
+            return Err(Error::not_json("The body is nested too deeply."));
+        }
+        Ok(content)
+    }
+
+    /// The body of a transaction: one event in it that is nested too deeply ([`Json::Deep`]) must not keep the others
+    /// from being read, for the server that hands it on would send them again for ever.
+    pub fn transaction(self) -> Result<Object, Error> {
         self.content.ok_or_else(|| Error::not_json("The request has no body."))
     }
 

@@ -91,7 +91,7 @@ struct Invite {
 impl Invite {
     /// Checks it, stores it, and returns the event with this server's signature.
     async fn take(self, federation: &Federation) -> Result<Value, Error> {
-        let bytes = federation_form(&self.event);
+        let bytes = federation_form(self.rules, &self.event);
         let pdu = Pdu::parse(self.rules, bytes.clone()).map_err(|error| refused(&error.to_string()))?;
         let target = self.check(&pdu)?;
         let target = UserId::from(target);
@@ -145,7 +145,9 @@ impl Invite {
         if !self.rules.special_create {
             return Ok(());
         }
-        let texts = self.state.iter().filter_map(EventJson::as_object).map(federation_form).collect();
+        let texts = (self.state.iter().filter_map(EventJson::as_object))
+            .map(|event| federation_form(self.rules, event))
+            .collect();
         let verified = verify::pdus(&federation.key_ring, self.rules, texts, EdgeLimits::Enforced).await?;
         let of_room = |event: &Verified| event.pdu().room_id == self.room_id.as_str();
         let good = verified.iter().flatten().filter(|event| of_room(event)).count();

@@ -49,7 +49,7 @@ impl Federation {
         event: &Object,
     ) -> Result<(Arc<Room>, Arc<Event>), Error> {
         let room = self.room_to_enter(origin, room_id).await?;
-        let bytes = federation_form(event);
+        let bytes = federation_form(room.rules, event);
         let pdu = Pdu::parse(room.rules, bytes.clone()).map_err(|error| Error::invalid_param(error.to_string()))?;
         check_member(&pdu, origin, room_id, event_id, membership)?;
         let verified = self.verify_member(&room, &pdu, bytes).await?;

@@ -22,6 +22,6 @@ async fn send(
     request: Signed,
 ) -> Result<Response, Error> {
     let origin = request.origin.clone();
-    let answer = federation.transaction(&origin, &txn_id, request.object()?).await?;
+    let answer = federation.transaction(&origin, &txn_id, request.transaction()?).await?;
     Ok(([(CONTENT_TYPE, "application/json")], answer).into_response())
 }

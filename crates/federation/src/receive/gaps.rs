@@ -270,7 +270,7 @@ impl Federation {
     /// Those of the events that verify and are of the room, oldest first.
     async fn verify_of_room(&self, room: &Room, events: Vec<Bytes>) -> crate::Result<Vec<Verified>> {
         let texts = events.iter().filter_map(|event| event::Json::object_from_slice(event).ok());
-        let texts = texts.map(|event| super::transaction::federation_form(&event)).collect();
+        let texts = texts.map(|event| super::transaction::federation_form(room.rules, &event)).collect();
         let verified = verify::pdus(&self.key_ring, room.rules, texts, EdgeLimits::Enforced).await?;
         let mut verified: Vec<Verified> = verified
             .into_iter()

@@ -71,7 +71,7 @@ impl Federation {
     /// Those of the events that verify and are of the room. How many edges they have was for others to judge.
     async fn verify_history(&self, room: &Room, events: Vec<Bytes>) -> Result<Vec<Verified>> {
         let objects = events.iter().filter_map(|event| Json::object_from_slice(event).ok());
-        let texts = objects.map(|event| super::transaction::federation_form(&event)).collect();
+        let texts = objects.map(|event| super::transaction::federation_form(room.rules, &event)).collect();
         let verified = verify::pdus(&self.key_ring, room.rules, texts, EdgeLimits::Lifted).await?;
         let good = verified.into_iter().filter_map(|event| {
             event.inspect_err(|error| tracing::debug!(%error, "an event of history was dropped")).ok()

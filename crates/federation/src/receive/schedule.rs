@@ -1,5 +1,5 @@
 //! Whose turn it is: rooms with queued events take turns, one worker each, and no peer's events keep more than a few
-//! workers busy.
+//! workers busy. A turn is short: where the answers of other servers are waited for, the room is left to others.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
@@ -8,6 +8,10 @@ use tokio::sync::Notify;
 
 /// Most rooms that are worked on at a time because of one peer's events.
 const ROOMS_PER_PEER_MAX: usize = 4;
+/// Most gaps that are filled at a time because of one peer's events.
+const GAPS_PER_PEER_MAX: usize = 4;
+/// Most gaps that are filled at a time: some workers are always left for what waits for nobody.
+const GAPS_MAX: usize = super::WORKERS - 4;
 
 /// The rooms that have queued events.
 #[derive(Default)]
@@ -29,6 +33,8 @@ struct Rooms {
     per_peer: HashMap<String, usize>,
     /// Rooms with an event that is to be tried again, and when.
     later: BTreeSet<(i64, String, String)>,
+    /// The gaps that are being filled, by peer and room.
+    gaps: BTreeSet<(String, String)>,
 }
 
 /// A room that a worker has until this is dropped.
@@ -37,6 +43,12 @@ pub(super) struct Turn<'a> {
     /// The room.
     pub room_id: String,
     origin: String,
+}
+
+/// The right to fill a room's gap before a peer's events, until this is dropped.
+pub(super) struct Filling<'a> {
+    schedule: &'a Schedule,
+    gap: (String, String),
 }
 
 impl Schedule {
@@ -65,6 +77,22 @@ impl Schedule {
         rooms.taken.insert(room_id.clone(), false);
         *rooms.per_peer.entry(origin.clone()).or_default() += 1;
         Some(Turn { schedule: self, room_id, origin })
+    }
+
+    /// The right to fill a room's gap before a peer's events. `None` if somebody has it, or too many gaps are being
+    /// filled.
+    pub fn fill(&self, room_id: &str, origin: &str) -> Option<Filling<'_>> {
+        let mut rooms = self.rooms.lock();
+        let gap = (origin.to_owned(), room_id.to_owned());
+        let of_peer = rooms.gaps.iter().filter(|(peer, _)| peer == origin).count();
+        let free = rooms.gaps.len() < GAPS_MAX && of_peer < GAPS_PER_PEER_MAX;
+        (free && rooms.gaps.insert(gap.clone())).then(|| Filling { schedule: self, gap })
+    }
+}
+
+impl Drop for Filling<'_> {
+    fn drop(&mut self) {
+        self.schedule.rooms.lock().gaps.remove(&self.gap);
     }
 }
 
@@ -101,6 +129,24 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+
+    #[test]
+    fn fe6_gaps_are_filled_by_a_few_and_each_by_one() {
+        let schedule = Schedule::default();
+        let first = schedule.fill("!a", "x").unwrap();
+        assert!(schedule.fill("!a", "x").is_none(), "it is being filled");
+        let mut held = vec![first, schedule.fill("!a", "y").unwrap()];
+        for number in 1..GAPS_PER_PEER_MAX {
+            held.push(schedule.fill(&number.to_string(), "x").unwrap());
+        }
+        assert!(schedule.fill("!z", "x").is_none(), "one peer's events keep only so many workers waiting");
+        while held.len() < GAPS_MAX {
+            held.push(schedule.fill("!a", &held.len().to_string()).unwrap());
+        }
+        assert!(schedule.fill("!a", "w").is_none());
+        held.clear();
+        assert!(schedule.fill("!a", "x").is_some());
+    }
 
     #[test]
     fn rooms_take_turns_and_none_has_two_workers() {

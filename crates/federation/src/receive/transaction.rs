@@ -153,7 +153,7 @@ impl Federation {
         for event in &outside {
             sorted.refuse(rules, event, "this server is not in the room");
         }
-        let texts = events.iter().map(federation_form).collect();
+        let texts = events.iter().map(|event| federation_form(rules, event)).collect();
         let verified = verify::pdus(&self.key_ring, rules, texts, EdgeLimits::Enforced).await?;
         for (event, verified) in events.iter().zip(verified) {
             match verified {
@@ -194,10 +194,14 @@ fn list(content: &mut Object, member: &str) -> Result<Vec<Json>, Error> {
     }
 }
 
-/// An event as it is kept: canonical, without what its server says beside it.
-pub(crate) fn federation_form(event: &Object) -> Bytes {
+/// An event as it is kept: canonical, without what its server says beside it. Numbers that the room version refuses stay as
+/// they are, so that they are: the canonical form of `1e3` would be a good number.
+pub(crate) fn federation_form(rules: &Rules, event: &Object) -> Bytes {
     let mut event = event.clone();
     event.remove("unsigned");
+    if rules.strict_canonical_json && canonical_json::check_strict_object(&event).is_err() {
+        return serde_json::to_vec(&Json::Object(event)).unwrap_or_default().into();
+    }
     Bytes::from(canonical_json::to_bytes(&event))
 }
 

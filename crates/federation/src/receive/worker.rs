@@ -1,4 +1,6 @@
-//! A worker: takes the rooms in turn and their queued events in order, until each is judged, dropped or put off.
+//! A worker: takes the rooms in turn and their queued events in order, until each is judged, dropped or put off. What
+//! waits for events that are not known is looked after when the room's turn is over, so that whoever answers slowly
+//! holds up nobody else's events.
 
 use event::{EdgeLimits, Rules, Verified, VerifyError};
 use rooms::Accepted;
@@ -16,6 +18,23 @@ const DELAYS_MS: [i64; 5] = [10_000, 60_000, 10 * 60_000, 60 * 60_000, 6 * 60 * 
 const PAUSE_MS: i64 = 10_000;
 /// How long an event waits where the fault is ours, in milliseconds.
 const OWN_FAULT_MS: i64 = 5_000;
+/// How long an event waits before whose gap somebody else works, or too many work on gaps, in milliseconds.
+const OTHERS_FILL_MS: i64 = 5_000;
+/// After this time an event is taken again before which a gap was being filled: the process has died, in milliseconds.
+const FILLED_MS: i64 = 15 * 60_000;
+
+/// What came of an event in its room's turn.
+enum Taken {
+    Settled(Outcome),
+    /// It builds on these events, which are not known here.
+    Waiting(Verified, Vec<OwnedEventId>),
+}
+
+impl From<Outcome> for Taken {
+    fn from(outcome: Outcome) -> Self {
+        Self::Settled(outcome)
+    }
+}
 
 impl Federation {
     /// Works on the room whose turn it is. False if there is none.
@@ -37,40 +56,60 @@ impl Federation {
             queue.schedule.add(&turn.room_id, &row.origin);
         }
         let mut settled = Vec::with_capacity(rows.len());
+        let mut waiting = Vec::new();
         for row in rows {
-            let outcome = self.take(&row).await;
+            let outcome = match self.take(&row).await {
+                Taken::Settled(outcome) => outcome,
+                Taken::Waiting(event, missing) => {
+                    waiting.push((row.clone(), event, missing));
+                    Outcome::Later { due_ms: now_ms.saturating_add(FILLED_MS), attempts: row.attempts }
+                }
+            };
             settled.push((row, outcome));
         }
-        if let Err(error) = queue.settle(settled, now_ms).await {
-            // The rows stand: the events are taken again, and are known then.
-            tracing::warn!(%error, room_id = turn.room_id, "what became of events could not be written");
-            queue.schedule.add_later(&turn.room_id, "", now_ms + OWN_FAULT_MS);
+        self.settle(&turn.room_id, settled).await;
+        drop(turn);
+        for (row, event, missing) in waiting {
+            let outcome = self.take_waiting(&row, event, missing).await;
+            self.settle(&row.room_id.clone(), vec![(row, outcome)]).await;
         }
         true
     }
 
-    async fn take(&self, row: &InboundPduRow) -> Outcome {
+    async fn settle(&self, room_id: &str, settled: Vec<(InboundPduRow, Outcome)>) {
+        let queue = &self.receiver.queue;
+        let now_ms = self.clock.now_ms();
+        if let Err(error) = queue.settle(settled, now_ms).await {
+            // The rows stand: the events are taken again, and are known then.
+            tracing::warn!(%error, room_id, "what became of events could not be written");
+            queue.schedule.add_later(room_id, "", now_ms + OWN_FAULT_MS);
+        }
+    }
+
+    async fn take(&self, row: &InboundPduRow) -> Taken {
         let rules = match self.rules_of(&row.room_id).await {
             Ok(Some(rules)) => rules,
-            Ok(None) => return Outcome::Dropped("the room is not known here any more".to_owned()),
-            Err(_) => return self.own_fault(row),
+            Ok(None) => return Outcome::Dropped("the room is not known here any more".to_owned()).into(),
+            Err(_) => return self.own_fault(row).into(),
         };
         let event = match self.verified(rules, row).await {
             Ok(Ok(event)) => event,
-            Ok(Err(error @ VerifyError::NoUsableKey { .. })) => return self.put_off(row, &error.to_string(), None),
-            Ok(Err(error)) => return Outcome::Dropped(error.to_string()),
-            Err(_) => return self.own_fault(row),
+            Ok(Err(error @ VerifyError::NoUsableKey { .. })) => {
+                return self.put_off(row, &error.to_string(), None).into();
+            }
+            Ok(Err(error)) => return Outcome::Dropped(error.to_string()).into(),
+            Err(_) => return self.own_fault(row).into(),
         };
         match self.resident_room(&row.room_id).await {
             Ok(Some(_)) => {}
-            Ok(None) => return self.take_out_of_band(row, rules, event).await,
-            Err(_) => return self.own_fault(row),
+            Ok(None) => return self.take_out_of_band(row, rules, event).await.into(),
+            Err(_) => return self.own_fault(row).into(),
         }
         match self.rooms.accept(event.clone()).await {
-            Ok(Accepted::Judged(_) | Accepted::Known(_)) => Outcome::Done,
-            Ok(Accepted::Waiting(missing)) => self.take_waiting(row, event, missing).await,
-            Err(rooms::Error::Busy | rooms::Error::Store(_)) => self.own_fault(row),
-            Err(error) => Outcome::Dropped(error.to_string()),
+            Ok(Accepted::Judged(_) | Accepted::Known(_)) => Outcome::Done.into(),
+            Ok(Accepted::Waiting(missing)) => Taken::Waiting(event, missing),
+            Err(rooms::Error::Busy | rooms::Error::Store(_)) => self.own_fault(row).into(),
+            Err(error) => Outcome::Dropped(error.to_string()).into(),
         }
     }
 
@@ -92,6 +131,10 @@ impl Federation {
             // The same gap could not be filled just now: the events behind it share its fate.
             return self.put_off(row, "what came before it could not be had", Some(until_ms));
         }
+        let Some(_filling) = self.receiver.queue.schedule.fill(&row.room_id, &row.origin) else {
+            let due_ms = self.clock.now_ms().saturating_add(OTHERS_FILL_MS);
+            return Outcome::Later { due_ms, attempts: row.attempts };
+        };
         match self.fill(&row.room_id, &row.origin, event, missing).await {
             Ok(None) => Outcome::Done,
             Ok(Some(reason)) => {
