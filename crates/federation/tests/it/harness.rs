@@ -11,6 +11,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use event::{Json, Object, Rules, SigningKey, Template, Verified};
 use federation::client::{Client, Reach};
+use federation::handshakes::Handshakes;
 use federation::key_ring::{self, KeyRing, OwnKeys};
 use federation::outbound::Outbound;
 use federation::receive::Edus;
@@ -85,8 +86,25 @@ impl Entropy for TestEntropy {
     }
 }
 
-/// What a peer answers to a request: status and body.
-type Answer = (u16, Value);
+/// What a peer answers to a request.
+#[derive(Clone)]
+pub enum Answer {
+    /// Status and body.
+    Json(u16, Value),
+    /// A body of any bytes, with 200.
+    Bytes(Bytes),
+    /// It takes the request and keeps silent.
+    Never,
+}
+
+/// A request that left.
+#[derive(Clone)]
+pub struct Sent {
+    /// To whom.
+    pub server: String,
+    /// The body; null if there was none.
+    pub body: Value,
+}
 
 /// A network of peers that answer as they are told.
 #[derive(Default)]
@@ -101,13 +119,37 @@ pub struct Net {
     routers: Mutex<BTreeMap<String, Router>>,
     /// Those of them to and from which nothing comes through.
     pub cut: Mutex<BTreeSet<String>>,
+    /// All that left.
+    pub sent: Mutex<Vec<Sent>>,
 }
 
 impl Net {
     /// From now on a server answers so to paths that begin so; several answers are given one after the other.
     pub fn answer(&self, server: &str, path: &str, status: u16, body: Value) {
+        self.react(server, path, Answer::Json(status, body));
+    }
+
+    /// From now on a server does so at paths that begin so.
+    pub fn react(&self, server: &str, path: &str, answer: Answer) {
         let key = (server.to_owned(), path.to_owned());
-        self.answers.lock().entry(key).or_default().push_back((status, body));
+        self.answers.lock().entry(key).or_default().push_back(answer);
+    }
+
+    /// Forgets how a server answers to paths that begin so.
+    pub fn clear(&self, server: &str, path: &str) {
+        self.answers.lock().retain(|(of, beginning), _| of != server || !beginning.starts_with(path));
+    }
+
+    /// What a server publishes as its keys from now on.
+    pub fn publish(&self, server: &str, response: Value) {
+        self.keys.lock().insert(server.to_owned(), response);
+    }
+
+    /// The events that left with this server's signature.
+    pub fn signed_events(&self) -> Vec<Value> {
+        let sent = self.sent.lock();
+        let events = sent.iter().flat_map(|sent| [sent.body.clone(), sent.body["event"].clone()]);
+        events.filter(|event| event["signatures"][US].is_object()).collect()
     }
 
     /// How often a server was asked something that begins so.
@@ -138,7 +180,7 @@ impl Net {
 
     fn find(&self, server: &str, path: &str) -> Option<Answer> {
         if path.starts_with("/_matrix/key/v2/server") {
-            return Some((200, self.keys.lock().get(server)?.clone()));
+            return Some(Answer::Json(200, self.keys.lock().get(server)?.clone()));
         }
         let mut answers = self.answers.lock();
         let fits = |(of, beginning): &(String, String)| of == server && path.starts_with(beginning.as_str());
@@ -152,13 +194,21 @@ impl Transport for Net {
     async fn send(&self, request: Outgoing) -> Result<Incoming, TransportError> {
         let path = request.path_and_query.as_str();
         self.asked.lock().push(format!("{} {path}", request.destination));
+        self.sent.lock().push(Sent {
+            server: request.destination.clone(),
+            body: serde_json::from_slice(request.body.as_deref().unwrap_or_default()).unwrap_or_default(),
+        });
         let router = self.routers.lock().get(&request.destination).cloned();
         if let Some(router) = router {
             return self.forward(router, request).await;
         }
         let found = self.find(&request.destination, path);
-        let (status, body) = found.ok_or_else(|| TransportError::NotFound(request.destination.clone()))?;
-        let body = Full::new(Bytes::from(body.to_string())).map_err(|never| match never {}).boxed_unsync();
+        let (status, body) = match found.ok_or_else(|| TransportError::NotFound(request.destination.clone()))? {
+            Answer::Json(status, body) => (status, Bytes::from(body.to_string())),
+            Answer::Bytes(body) => (200, body),
+            Answer::Never => std::future::pending().await,
+        };
+        let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
         Ok(Incoming { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::new(), body })
     }
 }
@@ -191,6 +241,7 @@ pub struct World {
     pub users: Arc<Users>,
     pub media: Media,
     pub federation: Arc<Federation>,
+    pub handshakes: Handshakes,
     pub net: Arc<Net>,
     pub clock: Arc<TestClock>,
     pub edus: Arc<SeenEdus>,
@@ -297,6 +348,14 @@ impl World {
             blocking: Arc::new(Inline),
             cores: 1,
         }));
+        let handshakes = Handshakes::new(
+            Arc::new(client.clone()),
+            Arc::clone(&key_ring),
+            Arc::clone(&rooms),
+            Arc::clone(&ticks),
+            Arc::clone(&entropy),
+            key,
+        );
         let edus = Arc::new(SeenEdus::default());
         let heard = Arc::new(Mutex::new(Vec::new()));
         let hears = Arc::clone(&heard);
@@ -332,6 +391,7 @@ impl World {
             users,
             media,
             federation,
+            handshakes,
             net,
             clock,
             edus,
@@ -455,7 +515,7 @@ impl Peer {
             "old_verify_keys": {},
         }));
         self.key.sign_json(&mut response, &self.name);
-        world.net.keys.lock().insert(self.name.clone(), Json::Object(response).into());
+        world.net.publish(&self.name, Json::Object(response).into());
     }
 
     /// Its signed request.

@@ -5,6 +5,7 @@
 
 mod discovery;
 mod harness;
+mod hostile;
 mod inbound;
 mod joining;
 mod key_routes;

@@ -12,10 +12,12 @@ use federation::transport::{Incoming, Outgoing, Transport, TransportError};
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
-use store::{Clock, DeviceId, Entropy, UserId};
+use store::{Clock, DeviceId, Entropy, StreamPosition, UserId};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use users::keys::cross_signing::CrossSigningKeys;
+use users::presence::PresenceState;
+use users::receipts::{ReadUpTo, ReceiptType};
 
 use crate::harness::{Peer, US, World, key, object};
 
@@ -52,6 +54,10 @@ struct Sending {
 
 impl Sending {
     fn start(world: &World) -> Self {
+        Self::with(world, Options::default())
+    }
+
+    fn with(world: &World, options: Options) -> Self {
         let (sender, edus) = mpsc::unbounded_channel();
         let client = Client::new(US, Arc::new(key(US)), Arc::new(Wire(sender)), Reach::default());
         let outbound = Outbound::new(Parts {
@@ -61,7 +67,7 @@ impl Sending {
             users: Arc::clone(&world.users),
             clock: Arc::clone(&world.clock) as Arc<dyn Clock>,
             entropy: Arc::new(Bytewise(0.into())),
-            options: Options::default(),
+            options,
         });
         let (stop, stopping) = watch::channel(false);
         let task = tokio::spawn(async move { outbound.run(stopping).await.unwrap() });
@@ -111,7 +117,7 @@ async fn stream_id(world: &World, peer: &Peer, user: &UserId) -> Value {
 }
 
 #[tokio::test]
-async fn fe16_a_peer_learns_of_new_changed_and_deleted_devices_and_of_cross_signing_keys() {
+async fn fq2_fq3_a_peer_learns_of_new_changed_and_deleted_devices_and_of_cross_signing_keys() {
     let world = World::new().await;
     let alice = world.register("alice").await;
     let room = world.room("10").await;
@@ -146,7 +152,7 @@ async fn fe16_a_peer_learns_of_new_changed_and_deleted_devices_and_of_cross_sign
 }
 
 #[tokio::test]
-async fn fe16_what_changed_while_nothing_was_sent_is_told_later() {
+async fn fq2_what_changed_while_nothing_was_sent_is_told_later() {
     let world = World::new().await;
     let alice = world.register("alice").await;
     let room = world.room("10").await;
@@ -184,5 +190,55 @@ async fn ce10_messages_to_devices_of_other_servers_are_sent_once() {
         assert_eq!((&content["sender"], &content["type"]), (&json!(alice.as_str()), &json!("m.test")));
         assert_eq!(content["messages"], json!({ "@bob:two.test": { "*": { "n": n } } }));
     }
+    sending.stop().await;
+}
+
+#[tokio::test]
+async fn fe16_of_receipts_only_public_ones_leave_each_as_it_moves() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let room = world.room("10").await;
+    Peer::new("two.test").join(&world, &room, "bob").await;
+    let said = [world.say(&room, "one").await, world.say(&room, "two").await];
+    let mut sending = Sending::start(&world);
+    let read = async |kind: ReceiptType, thread: &str, event_id: &str, place: i64| {
+        let event_id = event_id.to_owned();
+        let target = ReadUpTo { event_id, event: None, pos: StreamPosition(place), messages: 0 };
+        world.users.set_receipt(room.num, &room.id, &alice, kind, thread, &target).await.unwrap();
+    };
+    read(ReceiptType::ReadPrivate, "", said[1].as_str(), 9).await;
+    read(ReceiptType::FullyRead, "", said[1].as_str(), 9).await;
+    read(ReceiptType::Read, "", said[0].as_str(), 1).await;
+    let told = |content: Value| content[&room.id].clone();
+    let receipt = told(sending.next("m.receipt").await);
+    assert_eq!(receipt.as_object().unwrap().keys().collect::<Vec<_>>(), ["m.read"]);
+    assert_eq!(receipt["m.read"][alice.as_str()]["event_ids"], json!([said[0]]));
+    read(ReceiptType::Read, "main", said[1].as_str(), 2).await;
+    let receipt = told(sending.next("m.receipt").await);
+    assert_eq!(receipt["m.read"][alice.as_str()]["data"]["thread_id"], "main");
+    assert_eq!(receipt["m.read"].as_object().unwrap().len(), 1, "only what moved");
+    sending.stop().await;
+}
+
+#[tokio::test]
+async fn fq4_presence_is_for_servers_that_share_a_room_and_may_be_switched_off() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let carol = world.register("carol").await;
+    let room = world.room("10").await;
+    Peer::new("two.test").join(&world, &room, "bob").await;
+    // Carol is in no room with anybody; her presence is nobody's business.
+    let mut sending = Sending::start(&world);
+    world.users.set_presence(&carol, PresenceState::Online, None).unwrap();
+    world.users.set_presence(&alice, PresenceState::Online, Some("here".to_owned())).unwrap();
+    let push = sending.next("m.presence").await["push"][0].clone();
+    assert_eq!((&push["user_id"], &push["presence"]), (&json!(alice.as_str()), &json!("online")));
+    assert_eq!((&push["status_msg"], &push["currently_active"]), (&json!("here"), &json!(true)));
+    assert!(push["last_active_ago"].as_i64().unwrap() >= 0);
+    sending.stop().await;
+    let mut sending = Sending::with(&world, Options { presence: false, ..Options::default() });
+    world.users.set_presence(&alice, PresenceState::Unavailable, None).unwrap();
+    add_device(&world, &alice, "PHONE").await;
+    sending.next("m.device_list_update").await;
     sending.stop().await;
 }

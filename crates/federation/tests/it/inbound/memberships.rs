@@ -36,7 +36,7 @@ fn signed(world: &World, peer: &Peer, room: &Room, template: &Value) -> event::V
 }
 
 #[tokio::test]
-async fn fj1_fj3_a_user_of_another_server_joins() {
+async fn fj1_fj3_fj5_a_user_of_another_server_joins() {
     for version in ["1", "2", "3", "6", "10", "11", "12"] {
         let world = World::new().await;
         let room = world.room(version).await;
@@ -70,7 +70,7 @@ async fn fj1_fj3_a_user_of_another_server_joins() {
 }
 
 #[tokio::test]
-async fn fj3_the_old_form_and_the_one_without_members() {
+async fn fj3_fj13_the_old_form_and_the_one_without_members() {
     let world = World::new().await;
     let room = world.room("10").await;
     let two = Peer::new("two.test");
