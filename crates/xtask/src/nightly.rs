@@ -79,6 +79,8 @@ pub enum Part {
     Fuzz,
     /// The chat against Synapse: a story that it does not pass is wrong itself.
     Control,
+    /// How names lead to servers, by DNS and `.well-known`, between a hearth and a Synapse.
+    Delegation,
 }
 
 impl Options {
@@ -118,16 +120,20 @@ pub fn nightly(root: &Path, options: &Options) -> Result<(), Error> {
     if options.wants(Part::Control) {
         control(root, &tools, &mut night);
     }
+    if options.wants(Part::Delegation) {
+        delegation(root, &tools, options, &mut night);
+    }
     night.end(&target.join("nightly.md"))
 }
 
 /// Builds everything first, so that no part's time holds a build.
 fn build(root: &Path, options: &Options, night: &mut Night) {
-    if options.wants(Part::Kills) && options.hearth.is_none() {
+    let needs_server = options.wants(Part::Kills) || options.wants(Part::Delegation);
+    if needs_server && options.hearth.is_none() {
         let args = ["build", "--release", "--package", "server"];
         night.step("building the server", || run::shown("cargo", &args, root, &[]));
     }
-    let only_scripts = [Part::Kills, Part::Control];
+    let only_scripts = [Part::Kills, Part::Control, Part::Delegation];
     if options.only.is_empty() || options.only.iter().any(|part| !only_scripts.contains(part)) {
         let args = ["test", "--profile", PROFILE, "--workspace", "--no-run"];
         night.step("building the tests", || run::shown("cargo", &args, root, &[]));
@@ -186,6 +192,19 @@ fn control(root: &Path, tools: &setup::Tools, night: &mut Night) {
     let mut command = Command::new(&tools.node);
     command.arg("chat.mjs").arg("--synapse").arg(synapse).current_dir(root.join("tests/e2e"));
     night.tests("the chat on Synapse", command, &[]);
+}
+
+/// Every way in which a name leads to a server, from a hearth to a Synapse and back. Without a network namespace the
+/// script says so, and checks nothing.
+fn delegation(root: &Path, tools: &setup::Tools, options: &Options, night: &mut Night) {
+    let Some(synapse) = &tools.synapse else {
+        return println!("nightly: without Synapse, nothing is shown of how servers find each other");
+    };
+    let built = root.join("target/release/hearth");
+    let mut command = Command::new(&tools.node);
+    command.arg("delegation.mjs").current_dir(root.join("tests/e2e"));
+    command.arg("--hearth").arg(options.hearth.as_deref().unwrap_or(&built)).arg("--synapse").arg(synapse);
+    night.part("delegation", |tally, each| tally.counted("delegation.mjs", &mut command, each));
 }
 
 /// A number that the next night does not have.

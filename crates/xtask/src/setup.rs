@@ -39,6 +39,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "python3-venv", present: python_makes_environments },
     // `kill`: tests of the program end it with signals.
     Package { name: "procps", present: || run::exists("kill") },
+    // `ip`: stories of DNS are played in a network namespace.
+    Package { name: "iproute2", present: || run::exists("ip") },
     Package { name: "openssl", present: || run::output("openssl", &["version"], Path::new("/")).is_ok() },
 ];
 

@@ -24,11 +24,11 @@ export class Authority {
         ]);
     }
 
-    /** A certificate for `localhost` and 127.0.0.1 in `folder`; answers the paths of chain and key. */
-    async issue(folder) {
-        const [key, request, leaf] = ["tls.key", "tls.csr", "tls.pem"].map((name) => join(folder, name));
-        const extensions = join(folder, "tls.ext");
-        await writeFile(extensions, "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n");
+    /** A certificate for `names` (`DNS:…`, `IP:…`) in `folder`; answers the paths of chain and key. */
+    async issue(folder, names = ["DNS:localhost", "IP:127.0.0.1"], stem = "tls") {
+        const [key, request, leaf] = ["key", "csr", "pem"].map((kind) => join(folder, `${stem}.${kind}`));
+        const extensions = join(folder, `${stem}.ext`);
+        await writeFile(extensions, `subjectAltName=${names.join(",")}\nextendedKeyUsage=serverAuth,clientAuth\n`);
         await run("openssl", ["req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", key, "-out", request]);
         await run("openssl", [
             "x509", "-req", "-in", request, "-CA", this.certificate, "-CAkey", this.key, "-CAcreateserial",
