@@ -77,14 +77,15 @@ async fn connect(peer: &Peer, port: u16) -> Result<Sender, String> {
 
 async fn transaction(sender: &mut Sender, from: &Server, to: &str, id: &str, body: Object) -> Result<Value, String> {
     let path = format!("/_matrix/federation/v1/send/{id}");
-    let signed = x_matrix::sign(&from.key, &Method::PUT, &path, &from.name, to, Some(&body));
+    let body = Json::Object(body).to_canonical_string();
+    let signed = x_matrix::sign(&from.key, &Method::PUT, &path, &from.name, to, Some(body.as_bytes()));
     let request = Request::builder()
         .method(Method::PUT)
         .uri(path)
         .header(HOST, to)
         .header(CONTENT_TYPE, "application/json")
         .header(AUTHORIZATION, signed.header())
-        .body(Full::new(Bytes::from(Json::Object(body).to_canonical_string())))
+        .body(Full::new(Bytes::from(body)))
         .map_err(|error| error.to_string())?;
     sender.ready().await.map_err(|error| error.to_string())?;
     let response = sender.send_request(request).await.map_err(|error| error.to_string())?;

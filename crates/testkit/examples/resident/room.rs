@@ -183,6 +183,15 @@ impl Room {
         self.events[..=place].iter().rev().take(limit).collect()
     }
 
+    /// The newest events between two of the room's line, oldest first.
+    pub fn between(&self, earliest: &[String], latest: &[String], limit: usize) -> Vec<&Event> {
+        let place = |id: &String| OwnedEventId::try_from(id.as_str()).ok().and_then(|id| self.places.get(&id).copied());
+        let from = earliest.iter().filter_map(place).max().map_or(0, |place| place + 1);
+        let to = latest.iter().filter_map(place).max().unwrap_or(0);
+        let from = from.max(to.saturating_sub(limit));
+        self.events.get(from..to).into_iter().flatten().collect()
+    }
+
     /// Places of the state before the event at a place.
     fn state_before(&self, place: usize) -> BTreeMap<&(String, String), usize> {
         let entries = self.events[..place].iter().enumerate();

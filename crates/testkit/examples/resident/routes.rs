@@ -128,7 +128,10 @@ fn in_room(peer: &Peer, own: &str, path: (&str, &str, &str, &str), asked: &Asked
             let limit = asked.value("limit").parse().unwrap_or(100);
             Some(pdus(own, "pdus", &room.back_from(asked.value("v"), limit)))
         }
-        ("v1", "get_missing_events") => Some(json_bytes(&json!({ "events": [] }))),
+        ("v1", "get_missing_events") => {
+            let asked: Missing = serde_json::from_slice(&body).ok()?;
+            Some(pdus(own, "events", &room.between(&asked.earliest_events, &asked.latest_events, asked.limit)))
+        }
         _ => None,
     }
 }
@@ -160,6 +163,14 @@ fn keys(peer: &Peer, place: usize) -> Bytes {
 struct Transaction<'a> {
     #[serde(borrow, default)]
     pdus: Vec<&'a RawValue>,
+}
+
+/// What is asked about a gap.
+#[derive(serde::Deserialize)]
+struct Missing {
+    earliest_events: Vec<String>,
+    latest_events: Vec<String>,
+    limit: usize,
 }
 
 /// What tells whose event it is.

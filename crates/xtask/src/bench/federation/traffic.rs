@@ -12,6 +12,10 @@ use crate::bench::world::{User, segment, send, text};
 
 /// PDUs in a full transaction.
 const TRANSACTION_PDUS: usize = 50;
+/// Events that are under way at a time: a server may answer before it has judged, and some drop what waits for too long.
+const UNDER_WAY: usize = 50;
+/// Between two looks whether an event has arrived.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// How long what was sent may be under way.
 const ARRIVAL_MAX: Duration = Duration::from_secs(600);
 
@@ -107,13 +111,18 @@ fn accept(
     per_transaction: usize,
 ) -> Result<Rate, String> {
     let port = server.federation_port.ok_or("the server does not federate")?;
-    let load = format!("load {room} localhost:{port} {port} {events} {per_transaction}");
     spent(server, events, || {
-        let loaded = resident.command(&load)?;
-        if loaded.get("failed").and_then(Value::as_u64) != Some(0) {
-            return Err(format!("some events were refused: {loaded}"));
+        let mut left = events;
+        while left > 0 {
+            let some = left.min(UNDER_WAY);
+            left -= some;
+            let loaded = resident.command(&format!("load {room} localhost:{port} {port} {some} {per_transaction}"))?;
+            if loaded.get("failed").and_then(Value::as_u64) != Some(0) {
+                return Err(format!("some events were refused: {loaded}"));
+            }
+            wait_for_event(server, user, room, &text(&loaded, "last")?)?;
         }
-        wait_for_event(server, user, room, &text(&loaded, "last")?)
+        Ok(())
     })
 }
 
@@ -125,7 +134,7 @@ fn wait_for_event(server: &Server, user: &User, room: &str, event: &str) -> Resu
         if started.elapsed() > ARRIVAL_MAX {
             return Err(format!("{event} does not arrive"));
         }
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(LOOK_AGAIN);
     }
     Ok(())
 }
@@ -150,6 +159,6 @@ fn wait_for_arrival(resident: &mut Resident, room: &str, servers: usize, events:
         if started.elapsed() > ARRIVAL_MAX {
             return Err(format!("only {least} of {events} events arrived everywhere"));
         }
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(LOOK_AGAIN);
     }
 }
