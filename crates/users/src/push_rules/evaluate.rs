@@ -3,7 +3,9 @@
 //! Default rules speak of one user in two places only: an invite for it, and a mention of it. So they are evaluated once
 //! for everybody, and again only for the few whom the event names.
 
-use std::collections::BTreeSet;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::LazyLock;
 
 use event::{Json, Pdu};
@@ -15,6 +17,11 @@ use crate::{Error, Users};
 
 /// The power level for keys of `notifications` that are not named.
 const NOTIFICATION_LEVEL: i64 = 50;
+/// How many characters the patterns of all users together may look at for one event; a pattern for which nothing is left
+/// does not match. Some milliseconds: the room waits meanwhile.
+const LOOKS_MAX: u64 = 20_000_000;
+/// Bounds of each user's share of them. A message of any size can be searched for many usual patterns with the least.
+const LOOKS_OF_USER: std::ops::RangeInclusive<u64> = 200_000..=4_000_000;
 /// The user id of nobody, for whom the default rules are evaluated on behalf of all that an event does not name.
 const NOBODY: &str = "@";
 
@@ -84,9 +91,56 @@ enum Comparison {
     AtLeast,
 }
 
-/// A glob over lower-cased characters: `*` any number, `?` exactly one.
+/// A glob over lower-cased characters: pieces between which `*` stands for any number, in which [`ONE`] stands for exactly
+/// one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Glob(Vec<char>);
+pub(crate) struct Glob(Vec<Vec<char>>);
+
+/// An event under evaluation: its texts are lower-cased once, and what patterns cost is bounded.
+struct Sight<'a> {
+    event: &'a Pdu,
+    context: &'a Context<'a>,
+    folded: RefCell<BTreeMap<Vec<String>, Option<Rc<[char]>>>>,
+    looks: Looks,
+}
+
+/// How many characters may still be looked at.
+pub(crate) struct Looks(Cell<u64>);
+
+impl Looks {
+    /// So many.
+    pub(crate) fn new(count: u64) -> Self {
+        Self(Cell::new(count))
+    }
+
+    /// Takes so many, if they are left; else none are left.
+    fn take(&self, count: usize) -> bool {
+        let left = self.0.get().checked_sub(u64::try_from(count).unwrap_or(u64::MAX));
+        self.0.set(left.unwrap_or(0));
+        left.is_some()
+    }
+}
+
+impl<'a> Sight<'a> {
+    fn new(event: &'a Pdu, context: &'a Context<'a>) -> Self {
+        Self { event, context, folded: RefCell::default(), looks: Looks::new(*LOOKS_OF_USER.end()) }
+    }
+
+    /// Whether the text at `path` matches; false if there is none.
+    fn matches(&self, path: &[String], glob: &Glob, words: bool) -> bool {
+        let known = self.folded.borrow().get(path).cloned();
+        let folded = known.unwrap_or_else(|| {
+            let text = text_at(self.event, self.context, path);
+            let folded = text.map(|text| fold(text).into());
+            self.folded.borrow_mut().insert(path.to_vec(), folded.clone());
+            folded
+        });
+        folded.is_some_and(|text| match words {
+            true => glob.matches_words(&text, &self.looks),
+            false => glob.matches(&text, &self.looks),
+        })
+    }
+}
 
 impl Compiled {
     /// Compiles the enabled ones of these rules.
@@ -105,16 +159,20 @@ impl Compiled {
 
     /// The actions of the first rule that matches; empty if none does.
     pub fn actions(&self, user: &UserId, event: &Pdu, context: &Context<'_>) -> &[Value] {
-        self.first(user, event, context).map_or(&[], |rule| &rule.actions)
+        self.first(user, &Sight::new(event, context)).map_or(&[], |rule| &rule.actions)
     }
 
     /// What the first rule that matches says; nothing if none does.
     pub fn evaluate(&self, user: &UserId, event: &Pdu, context: &Context<'_>) -> Notified {
-        self.first(user, event, context).map_or(Notified::default(), |rule| rule.outcome)
+        self.outcome(user, &Sight::new(event, context))
     }
 
-    fn first(&self, user: &UserId, event: &Pdu, context: &Context<'_>) -> Option<&CompiledRule> {
-        self.0.iter().find(|rule| rule.conditions.iter().all(|condition| condition.holds(user, event, context)))
+    fn outcome(&self, user: &UserId, sight: &Sight<'_>) -> Notified {
+        self.first(user, sight).map_or(Notified::default(), |rule| rule.outcome)
+    }
+
+    fn first(&self, user: &UserId, sight: &Sight<'_>) -> Option<&CompiledRule> {
+        self.0.iter().find(|rule| rule.conditions.iter().all(|condition| condition.holds(user, sight)))
     }
 }
 
@@ -202,28 +260,19 @@ fn segments(key: &str) -> Vec<String> {
 }
 
 impl Condition {
-    fn holds(&self, user: &UserId, event: &Pdu, context: &Context<'_>) -> bool {
+    fn holds(&self, user: &UserId, sight: &Sight<'_>) -> bool {
+        let (event, context) = (sight.event, sight.context);
         match self {
-            Self::Match { path, glob, words } => {
-                with_text(
-                    event,
-                    context,
-                    path,
-                    |text| {
-                        if *words { glob.matches_words(text) } else { glob.matches(text) }
-                    },
-                )
-            }
+            Self::Match { path, glob, words } => sight.matches(path, glob, *words),
             Self::Is { path, value } => match value.as_str() {
-                Some(wanted) => with_text(event, context, path, |text| text == wanted),
+                Some(wanted) => text_at(event, context, path) == Some(wanted),
                 None => find(event, path).is_some_and(|found| equal(found, value)),
             },
             Self::Contains { path, value } => find(event, path)
                 .and_then(Json::as_array)
                 .is_some_and(|items| items.iter().any(|item| equal(item, value))),
             Self::DisplayName => (context.display_name)(user).is_some_and(|name| {
-                let glob = Glob::literal(&name);
-                with_text(event, context, &["content".to_owned(), "body".to_owned()], |body| glob.matches_words(body))
+                sight.matches(&["content".to_owned(), "body".to_owned()], &Glob::literal(&name), true)
             }),
             Self::MemberCount { comparison, count } => match comparison {
                 Comparison::Equal => context.joined == *count,
@@ -241,17 +290,17 @@ impl Condition {
     }
 }
 
-/// Whether the string at `path` fulfils `test`; false if there is none.
-fn with_text(event: &Pdu, context: &Context<'_>, path: &[String], test: impl Fn(&str) -> bool) -> bool {
+/// The string at `path`.
+fn text_at<'a>(event: &'a Pdu, context: &Context<'a>, path: &[String]) -> Option<&'a str> {
     let parts: Vec<&str> = path.iter().map(String::as_str).collect();
     match parts.as_slice() {
-        ["type"] => test(&event.kind),
-        ["sender"] => test(&event.sender),
-        ["state_key"] => event.state_key.as_deref().is_some_and(test),
-        ["room_id"] => test(context.room_id),
-        ["event_id"] => test(event.event_id.as_str()),
-        ["redacts"] => event.redacts.as_ref().is_some_and(|id| test(id.as_str())),
-        _ => find(event, path).and_then(Json::as_str).is_some_and(test),
+        ["type"] => Some(&event.kind),
+        ["sender"] => Some(&event.sender),
+        ["state_key"] => event.state_key.as_deref(),
+        ["room_id"] => Some(context.room_id),
+        ["event_id"] => Some(event.event_id.as_str()),
+        ["redacts"] => event.redacts.as_ref().map(|id| id.as_str()),
+        _ => find(event, path).and_then(Json::as_str),
     }
 }
 
@@ -275,87 +324,81 @@ fn equal(found: &Json, wanted: &Value) -> bool {
     }
 }
 
-/// Stand-ins for `*` and `?` in a compiled glob: no text has these private-use characters folded to them.
-const ANY: char = '\u{10FFFE}';
+/// Stands for `?` in a compiled glob: no text has this private-use character folded to it.
 const ONE: char = '\u{10FFFF}';
 
+fn fold(text: &str) -> Vec<char> {
+    text.chars().flat_map(char::to_lowercase).collect()
+}
+
 impl Glob {
-    fn new(pattern: &str) -> Self {
-        let chars = pattern.chars().flat_map(char::to_lowercase).map(|c| match c {
-            '*' => ANY,
-            '?' => ONE,
-            c => c,
-        });
-        let mut glob: Vec<char> = chars.collect();
-        glob.dedup_by(|one, other| *one == ANY && *other == ANY);
-        Self(glob)
+    pub(crate) fn new(pattern: &str) -> Self {
+        let one = |c: char| if c == '?' { ONE } else { c };
+        Self(pattern.split('*').map(|piece| fold(piece).into_iter().map(one).collect()).collect())
     }
 
     /// Matches this text itself.
     fn literal(text: &str) -> Self {
-        Self(text.chars().flat_map(char::to_lowercase).collect())
+        Self(vec![fold(text)])
     }
 
-    /// Whether the glob matches the whole text. Takes at most length of glob × length of text steps.
-    fn matches(&self, text: &str) -> bool {
-        let text: Vec<char> = text.chars().flat_map(char::to_lowercase).collect();
-        reach(&self.0, &text, 0).last() == Some(&true)
+    /// Whether the glob matches the whole text, which is lower-cased.
+    pub(crate) fn matches(&self, text: &[char], looks: &Looks) -> bool {
+        self.matches_between(text, &|start| start == 0, &|end| end == text.len(), looks)
     }
 
     /// Whether the glob matches a part of the text that begins and ends at word boundaries.
-    fn matches_words(&self, text: &str) -> bool {
-        if self.0.is_empty() {
-            return false;
-        }
-        let text: Vec<char> = text.chars().flat_map(char::to_lowercase).collect();
+    pub(crate) fn matches_words(&self, text: &[char], looks: &Looks) -> bool {
         let is_word = |c: Option<&char>| c.is_some_and(|c| c.is_ascii_alphanumeric() || *c == '_');
         // Before a place and after it: at least one is outside of words, or the text ends there.
         let boundary = |place: usize| {
             place == 0 || place >= text.len() || !is_word(text.get(place - 1)) || !is_word(text.get(place))
         };
-        // A leading `*` matches from the start if it matches at all, so one pass is enough for it.
-        let free = self.0.first() == Some(&ANY);
-        let starts = (0..=text.len()).filter(|start| boundary(*start)).take(if free { 1 } else { text.len() + 1 });
-        starts.into_iter().any(|start| {
-            let plausible = match self.0.first() {
-                Some(&ANY | &ONE) | None => true,
-                Some(first) => text.get(start) == Some(first),
-            };
-            plausible
-                && reach(&self.0, &text, start)
-                    .iter()
-                    .enumerate()
-                    .any(|(length, reached)| *reached && boundary(start + length))
-        })
+        let empty = self.0.iter().all(Vec::is_empty) && self.0.len() < 2;
+        !empty && self.matches_between(text, &boundary, &boundary, looks)
+    }
+
+    /// Whether a part of the text matches that begins and ends where it may. Each piece but the last is taken where it
+    /// comes first: what follows a `*` has the most room then, so there is no going back.
+    fn matches_between(
+        &self,
+        text: &[char],
+        begins: &dyn Fn(usize) -> bool,
+        ends: &dyn Fn(usize) -> bool,
+        looks: &Looks,
+    ) -> bool {
+        let Some((last, before)) = self.0.split_last() else { return false };
+        let mut from = 0;
+        for (n, piece) in before.iter().enumerate() {
+            match place_of(piece, text, from, looks, |start| n > 0 || begins(start)) {
+                Some(start) => from = start + piece.len(),
+                None => return false,
+            }
+        }
+        let alone = before.is_empty();
+        place_of(last, text, from, looks, |start| (!alone || begins(start)) && ends(start + last.len())).is_some()
     }
 }
 
-/// For each length, whether the glob matches exactly that much of `text` from `start` on.
-fn reach(glob: &[char], text: &[char], start: usize) -> Vec<bool> {
-    let text = text.get(start..).unwrap_or_default();
-    let mut reached = vec![false; text.len() + 1];
-    if let Some(first) = reached.first_mut() {
-        *first = true;
-    }
-    for wanted in glob {
-        let mut next = vec![false; text.len() + 1];
-        if *wanted == ANY {
-            let mut seen = false;
-            for (next, reached) in next.iter_mut().zip(&reached) {
-                seen |= *reached;
-                *next = seen;
-            }
-        } else {
-            for ((next, reached), c) in next.iter_mut().skip(1).zip(&reached).zip(text) {
-                *next = *reached && (*wanted == ONE || wanted == c);
-            }
+/// Where a piece comes first in the text from a place on, among the places that `may` allows.
+fn place_of(piece: &[char], text: &[char], from: usize, looks: &Looks, may: impl Fn(usize) -> bool) -> Option<usize> {
+    for start in from..=text.len().checked_sub(piece.len())? {
+        if !looks.take(1) {
+            return None;
         }
-        if !next.contains(&true) {
-            return vec![false; text.len() + 1];
+        if !may(start) {
+            continue;
         }
-        reached = next;
+        let agrees = |(wanted, found): &(&char, &char)| **wanted == ONE || wanted == found;
+        let agreeing = piece.iter().zip(text.get(start..).unwrap_or_default()).take_while(agrees).count();
+        if !looks.take(agreeing) {
+            return None;
+        }
+        if agreeing == piece.len() {
+            return Some(start);
+        }
     }
-    reached
+    None
 }
 
 impl Users {
@@ -365,19 +408,24 @@ impl Users {
     /// [`Error::Store`].
     pub async fn judge(&self, event: &Pdu, context: &Context<'_>, users: &[UserId]) -> Result<Judgement, Error> {
         self.refresh_push_rules().await?;
-        let base = DEFAULT.evaluate(&UserId::from(NOBODY), event, context);
+        let sight = Sight::new(event, context);
+        let base = DEFAULT.outcome(&UserId::from(NOBODY), &sight);
         let named = named_users(event);
         let mut exceptions = Vec::new();
         let all_own = self.push_rules.own.read();
+        let n_own = users.iter().filter(|user| all_own.contains_key(*user)).count();
+        let share = LOOKS_MAX / u64::try_from(n_own.max(1)).unwrap_or(u64::MAX);
+        let share = share.clamp(*LOOKS_OF_USER.start(), *LOOKS_OF_USER.end());
         for user in users {
             let own = all_own.get(user);
+            sight.looks.0.set(share);
             let ignored = own.is_some_and(|own| own.ignored.contains(event.sender.as_str()));
             let says = if ignored || user.as_str() == event.sender {
                 Notified::default()
             } else if let Some(rules) = own.and_then(|own| own.rules.as_ref()) {
-                rules.evaluate(user, event, context)
+                rules.outcome(user, &sight)
             } else if named.contains(user.as_str()) {
-                Compiled::new(&Ruleset::default().rules(user)).evaluate(user, event, context)
+                Compiled::new(&Ruleset::default().rules(user)).outcome(user, &sight)
             } else {
                 base
             };

@@ -2,12 +2,14 @@
 
 use bytes::Bytes;
 use event::{Pdu, Rules};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use serde_json::{Value as Json, json};
 use store::UserId;
 
 use super::{Bench, user};
 use crate::Error;
-use crate::push_rules::evaluate::{Compiled, Context, Notified};
+use crate::push_rules::evaluate::{Compiled, Context, Glob, Looks, Notified};
 use crate::push_rules::{NewRule, Place, Rule, RuleKind, Ruleset};
 
 fn message(content: Json) -> Json {
@@ -295,4 +297,69 @@ async fn rules_hold_after_a_restart_and_on_other_nodes() {
     other.enable_push_rule(&alice, RuleKind::Override, ".m.rule.master", false).await.unwrap();
     let judged = bench.users.judge(&event, &context(5, 0), alone).await.unwrap();
     assert_eq!(judged.exceptions, []);
+}
+
+/// For each length, whether a glob matches exactly that much of `text`: said slowly.
+fn reach(pattern: &str, text: &[char]) -> Vec<bool> {
+    let mut reached = vec![false; text.len() + 1];
+    reached[0] = true;
+    for wanted in pattern.chars() {
+        let mut next = vec![false; text.len() + 1];
+        let mut seen = false;
+        for length in 0..=text.len() {
+            seen |= reached[length];
+            next[length] = match wanted {
+                '*' => seen,
+                wanted => length > 0 && reached[length - 1] && (wanted == '?' || wanted == text[length - 1]),
+            };
+        }
+        reached = next;
+    }
+    reached
+}
+
+/// Whether it matches between two word boundaries, said slowly.
+fn between_words(pattern: &str, text: &[char]) -> bool {
+    let in_word = |place: usize| text.get(place).is_some_and(|c| c.is_ascii_alphanumeric() || *c == '_');
+    let boundary = |place: usize| place == 0 || place == text.len() || !in_word(place - 1) || !in_word(place);
+    let from = |start: usize| reach(pattern, &text[start..]).into_iter().enumerate().collect::<Vec<_>>();
+    !pattern.is_empty()
+        && (0..=text.len())
+            .filter(|start| boundary(*start))
+            .any(|start| from(start).into_iter().any(|(length, reached)| reached && boundary(start + length)))
+}
+
+#[test]
+fn cp2_globs_match_what_the_slow_way_matches() {
+    let mut random = StdRng::seed_from_u64(1);
+    let mut matched = [0; 2];
+    for _ in 0..20_000 {
+        let mut some = |alphabet: &[char], most: usize| -> String {
+            (0..random.random_range(0..=most)).map(|_| alphabet[random.random_range(0..alphabet.len())]).collect()
+        };
+        let pattern = some(&['a', 'b', ' ', '*', '?'], 5);
+        let text: Vec<char> = some(&['a', 'b', ' ', '-'], 9).chars().collect();
+        let (glob, looks) = (Glob::new(&pattern), Looks::new(u64::MAX));
+        let whole = glob.matches(&text, &looks);
+        assert_eq!(whole, reach(&pattern, &text)[text.len()], "{pattern:?} and all of {text:?}");
+        let part = glob.matches_words(&text, &looks);
+        assert_eq!(part, between_words(&pattern, &text), "{pattern:?} and a part of {text:?}");
+        matched = [matched[0] + i32::from(whole), matched[1] + i32::from(part)];
+    }
+    assert!(matched.iter().all(|count| *count > 500), "{matched:?}");
+}
+
+#[test]
+fn cp2_absurd_patterns_cost_no_more_than_they_may() {
+    let long: Vec<char> = "a ".repeat(32_000).chars().collect();
+    for pattern in ["a ".repeat(100) + "b", "a*b".to_owned(), "*a".repeat(2_000) + "b", "?".repeat(16_000) + "b"] {
+        let looks = Looks::new(1_000_000);
+        assert!(!Glob::new(&pattern).matches_words(&long, &looks));
+        let looks = Looks::new(1_000);
+        assert!(!Glob::new(&pattern).matches(&long, &looks), "nothing is left to look with");
+    }
+    // A usual word is found at the end of the longest message.
+    let mut text = long;
+    text.extend("lunch".chars());
+    assert!(Glob::new("lunch").matches_words(&text, &Looks::new(200_000)));
 }
