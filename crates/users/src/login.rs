@@ -135,6 +135,11 @@ impl Users {
     /// # Errors
     /// [`Error::Deactivated`], [`Error::Locked`], [`Error::InvalidParam`] for the device id, [`Error::NotFound`].
     pub async fn login(&self, user: &UserId, device: NewDevice) -> Result<LoggedIn, Error> {
+        // Two logins with one device at once: the later ends the tokens of the earlier (CA5).
+        let _turn = match &device.id {
+            Some(id) => Some(self.queues.turn(&(user, id)).await),
+            None => None,
+        };
         let account = self.account(user).await?.ok_or(Error::NotFound("the account"))?;
         if account.deactivated {
             return Err(Error::Deactivated);

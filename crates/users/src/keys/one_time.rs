@@ -12,8 +12,8 @@ use crate::{Error, Users};
 
 /// One-time keys that a device may have waiting.
 pub const ONE_TIME_KEYS_MAX: usize = 1_000;
-/// How often a claim that lost its key to another is tried again.
-const CLAIMS_MAX: usize = 20;
+/// How often a claim is tried again whose key another took, on another node or together with keys of other devices.
+const CLAIMS_MAX: usize = 200;
 /// Devices of which one batch claims keys.
 const CLAIMS_PER_BATCH: usize = 100;
 
@@ -55,7 +55,7 @@ impl Users {
     /// answer maps device to `{algorithm:id: key}`.
     ///
     /// # Errors
-    /// [`Error::Store`], [`Error::Conflict`].
+    /// [`Error::Store`].
     pub async fn claim_keys(&self, wanted: &ByUser<String>) -> Result<ByUser<Map<String, Json>>, Error> {
         let texts = self.claim_key_texts(wanted).await?;
         let values = |keys: BTreeMap<String, Text>| keys.into_iter().map(|(id, key)| (id, parsed(key.get()))).collect();
@@ -66,7 +66,7 @@ impl Users {
     /// As [`Users::claim_keys`], with the keys as they are stored.
     ///
     /// # Errors
-    /// [`Error::Store`], [`Error::Conflict`].
+    /// [`Error::Store`].
     pub async fn claim_key_texts(&self, wanted: &ByUser<String>) -> Result<ByUser<BTreeMap<String, Text>>, Error> {
         let local = wanted.iter().filter(|(user, _)| self.is_local(user));
         let claims: Vec<Claim<'_>> = local
@@ -76,8 +76,12 @@ impl Users {
             .collect();
         let mut claimed = BTreeMap::new();
         for some in claims.chunks(CLAIMS_PER_BATCH) {
-            match self.try_claim(some, &mut claimed).await {
-                // Some of the keys went to others: each by itself is sure to get ahead.
+            let together = match some {
+                [claim] => return self.claim_one(claim, &mut claimed).await.map(|()| claimed),
+                some => self.try_claim(some, &mut claimed).await,
+            };
+            match together {
+                // Some of the keys went to others: each by itself gets ahead.
                 Err(Error::Conflict) => {
                     for claim in some {
                         self.claim_one(claim, &mut claimed).await?;
@@ -89,14 +93,18 @@ impl Users {
         Ok(claimed)
     }
 
+    /// Claims a key of one device, for which claims queue. If others take every key that it tries, the device is left
+    /// out: the keys of other devices that were claimed before it must not be lost.
     async fn claim_one(&self, claim: &Claim<'_>, claimed: &mut ByUser<BTreeMap<String, Text>>) -> Result<(), Error> {
+        let _turn = self.queues.turn(&(claim.user, claim.device)).await;
         for _ in 0..CLAIMS_MAX {
             match self.try_claim(std::slice::from_ref(claim), claimed).await {
                 Err(Error::Conflict) => {}
                 outcome => return outcome,
             }
         }
-        Err(Error::Conflict)
+        tracing::warn!(user = %claim.user, device = claim.device, "a key could not be claimed: too many others did");
+        Ok(())
     }
 
     /// Claims a key of each, all in one batch, unless another takes one of them at the same time.

@@ -100,6 +100,19 @@ async fn ca5_an_existing_device_loses_its_tokens_and_keeps_its_keys() {
     assert_eq!(bench.users.devices(&user("alice")).await.unwrap().len(), 2);
 }
 
+#[tokio::test]
+async fn ca5_of_logins_at_once_with_one_device_one_lives() {
+    let bench = Bench::new().await;
+    bench.join("alice").await;
+    let alice = user("alice");
+    let logins = (0..8).map(|_| bench.users.login(&alice, device("PHONE")));
+    let mut alive = 0;
+    for login in futures_util::future::join_all(logins).await {
+        alive += usize::from(bench.works(&login.unwrap().access_token).await);
+    }
+    assert_eq!(alive, 1);
+}
+
 async fn put_key(bench: &Bench, device: &str) {
     let mut batch = CommitBatch::new();
     batch.put(OneTimeKeyRow {

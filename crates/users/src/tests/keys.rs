@@ -327,3 +327,28 @@ async fn ce2_keys_of_many_devices_are_claimed_at_once() {
     }
     assert_eq!(bench.users.claim_keys(&wanted).await.unwrap(), BTreeMap::new());
 }
+
+#[tokio::test]
+async fn ce2_many_claims_at_once_get_a_key_each_or_none() {
+    let bench = Bench::new().await;
+    let login = bench.join("alice").await;
+    let keys = (0..30).map(|n| (format!("signed_curve25519:{n:02}"), json!({ "key": n })));
+    bench.users.put_one_time_keys(&login.user, &login.device, &Map::from_iter(keys), &Map::new()).await.unwrap();
+    let other = bench.join("bob").await;
+    bench.users.put_one_time_keys(&other.user, &other.device, &one_time(&["B"]), &Map::new()).await.unwrap();
+    let wanted = |login: &LoggedIn| {
+        let devices = [(login.device.to_string(), "signed_curve25519".to_owned())];
+        (login.user.clone(), devices.into_iter().collect())
+    };
+    let alone: ByUser<String> = [wanted(&login)].into();
+    let both: ByUser<String> = [wanted(&login), wanted(&other)].into();
+    let claims = (0..40).map(|n| bench.users.claim_keys(if n % 8 == 0 { &both } else { &alone }));
+    let mut ids = Vec::new();
+    for claimed in futures_util::future::join_all(claims).await {
+        ids.extend(claimed.unwrap().into_values().flat_map(BTreeMap::into_values).flat_map(|keys| keys.into_iter()));
+    }
+    let count = ids.len();
+    ids.sort_by(|a, b| a.0.cmp(&b.0));
+    ids.dedup_by(|a, b| a.0 == b.0);
+    assert_eq!((count, ids.len()), (31, 31), "every key once");
+}
