@@ -98,7 +98,7 @@ pub struct Users {
     sessions: Arc<sessions::Cache>,
     push_rules: Arc<push_rules::Cache>,
     volatile: Arc<Volatile>,
-    typing: typing::Typists,
+    typing: Arc<typing::Typists>,
     presence: presence::Board,
     nonces: registration::Nonces,
     /// Whoever changes what a user keeps by reading and writing it whole waits here for its turn.
@@ -123,9 +123,11 @@ impl Users {
         store.notifier().add_follower(Arc::clone(&sessions) as Arc<dyn store::Follower>);
         store.notifier().add_follower(Arc::clone(&push_rules) as Arc<dyn store::Follower>);
         let volatile = Arc::new(Volatile::new(store::clock::random_text(&*entropy, volatile::EPOCH_LENGTH)));
+        let typing = Arc::new(typing::Typists::new(Arc::clone(&volatile)));
+        store.notifier().add_follower(Arc::clone(&typing) as Arc<dyn store::Follower>);
         let users = Self {
             passwords: passwords::Passwords::new(blocking, Arc::clone(&entropy)),
-            typing: typing::Typists::new(Arc::clone(&volatile)),
+            typing,
             presence: presence::Board::new(Arc::clone(&volatile), options.server_name.clone()),
             nonces: registration::Nonces::default(),
             queues: queues::Queues::default(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use store::{RoomNum, UserId};
+use store::{Follower, RoomNum, StreamEntry, StreamKind, StreamPosition, UserId};
 
 use crate::Users;
 use crate::volatile::{Volatile, VolatileChange};
@@ -79,6 +79,17 @@ impl Typists {
         };
         if entry.until.len() != before {
             self.change(room, entry);
+        }
+    }
+}
+
+/// Whose membership changes does not type: whoever leaves would go on until the time is over.
+impl Follower for Typists {
+    fn committed(&self, _first: StreamPosition, entries: &[StreamEntry]) {
+        for entry in entries.iter().filter(|entry| entry.kind == StreamKind::Event) {
+            if let (Some(room), Some(user)) = (entry.room, &entry.user) {
+                self.set(room, user, None);
+            }
         }
     }
 }

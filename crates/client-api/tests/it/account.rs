@@ -329,6 +329,18 @@ async fn cr24_typing_is_ones_own_and_for_members() {
 }
 
 #[tokio::test]
+async fn cr24_who_leaves_does_not_type_on() {
+    let (_server, alice, bob, room) = two_in_a_room().await;
+    let typing = json!({ "typing": true, "timeout": 30_000 });
+    bob.put(&format!("/rooms/{}/typing/{}", encoded(&room), bob.user), typing).await.ok();
+    let since = alice.sync("").await;
+    assert_eq!(ephemeral(&since, &room, "m.typing").unwrap()["content"]["user_ids"], json!([bob.user]));
+    bob.leave(&room).await;
+    let seen = alice.sync_since(&since, "").await;
+    assert_eq!(ephemeral(&seen, &room, "m.typing").unwrap()["content"]["user_ids"], json!([]));
+}
+
+#[tokio::test]
 async fn cr25_cr32_receipts_and_markers() {
     let (_server, alice, bob, room) = two_in_a_room().await;
     let event = alice.say(&room, "hi").await;
