@@ -17,8 +17,14 @@ use crate::view::Rendering;
 use crate::visibility::Viewer;
 use crate::{Error, NewEvent, Result, Rooms, flags};
 
-/// Most children of one parent that are looked at.
+/// Most children of one parent that are looked at; of more, the newest.
 const CHILDREN_MAX: u32 = 10_000;
+/// Children of one parent that are read at first, whatever their relation: few parents have more.
+const CHILDREN_FEW: u32 = 100;
+/// Relations that parents carry bundled, and how many children of each are looked at.
+const BUNDLED: [(&str, u32); 3] = [("m.reference", 1_000), ("m.replace", 1_000), ("m.thread", CHILDREN_MAX)];
+/// Events of a thread that are read at a time.
+const THREAD_CHUNK: usize = 500;
 /// Annotations of one parent that are looked through at a time.
 const ANNOTATIONS_PAGE: u32 = 1_000;
 /// Most levels of relations that `recurse` follows.
@@ -66,12 +72,15 @@ impl Rooms {
         let reads = events
             .iter()
             .map(|event| {
-                Read::prefix::<RelationRow>(vec![room.num.into(), event.id().as_str().into()]).limit(CHILDREN_MAX)
+                Read::prefix::<RelationRow>(vec![room.num.into(), event.id().as_str().into()]).limit(CHILDREN_FEW)
             })
             .collect();
         let mut bundles = Vec::with_capacity(events.len());
         for (event, rows) in events.iter().zip(self.store.read(reads).await?) {
             let mut rows = rows.all::<RelationRow>()?;
+            if rows.len() == CHILDREN_FEW as usize {
+                rows = self.newest_bundled(room, event).await?;
+            }
             rows.retain(|row| !rendering.ignored.contains(row.sender.as_str()));
             let bundled = if rows.is_empty() || event.pdu.is_state() || event.has(flags::REDACTED) {
                 None
@@ -81,6 +90,17 @@ impl Rooms {
             bundles.push(bundled);
         }
         Ok(bundles)
+    }
+
+    /// The newest children of an event that has many, of each relation that is bundled; the oldest of each first.
+    async fn newest_bundled(&self, room: &Room, event: &Event) -> Result<Vec<RelationRow>> {
+        let prefix = |kind: &str| vec![room.num.into(), event.id().as_str().into(), kind.into()];
+        let reads = BUNDLED.map(|(kind, most)| Read::prefix::<RelationRow>(prefix(kind)).reverse().limit(most));
+        let mut rows = Vec::new();
+        for found in self.store.read(reads.into()).await? {
+            rows.extend(found.all::<RelationRow>()?.into_iter().rev());
+        }
+        Ok(rows)
     }
 
     /// Whether any event relates to one of these.
@@ -165,8 +185,11 @@ impl Rooms {
         rendering: &Rendering<'_>,
     ) -> Result<Option<Value>> {
         let mut seen = Vec::new();
-        for row in rows.iter().filter(|row| row.rel_type == "m.thread") {
-            seen.extend(viewer.view(self.event(room, row.event).await?).await?);
+        let nums: Vec<EventNum> = rows.iter().filter(|row| row.rel_type == "m.thread").map(|row| row.event).collect();
+        for chunk in nums.chunks(THREAD_CHUNK) {
+            for child in self.events(room, None, chunk).await? {
+                seen.extend(viewer.view(child).await?);
+            }
         }
         let Some(latest) = seen.iter().max_by_key(|child| (child.row.fragment, child.row.idx)) else { return Ok(None) };
         let participated =
@@ -374,7 +397,8 @@ fn relation_of(content: &Object) -> Option<(&str, &str, Option<&str>)> {
 fn children(room: &Room, parent: &str, query: &RelationsQuery) -> Read {
     let mut prefix = vec![room.num.into(), parent.into()];
     prefix.extend(query.rel_type.as_deref().map(store::Value::from));
-    Read::prefix::<RelationRow>(prefix).limit(CHILDREN_MAX)
+    let read = Read::prefix::<RelationRow>(prefix).limit(CHILDREN_MAX);
+    if query.direction == Direction::Backward { read.reverse() } else { read }
 }
 
 fn within(at: Place, query: &RelationsQuery) -> bool {

@@ -197,3 +197,25 @@ async fn threads_are_listed_by_their_last_reply() {
     let own = bob.get(&format!("{path}?include=participated")).await.ok();
     assert_eq!(each(&own["chunk"], "event_id"), [roots[0].clone()]);
 }
+
+#[tokio::test]
+async fn cr16_cr17_many_children_hide_neither_the_edit_nor_the_thread() {
+    let server = Server::new().await;
+    let alice = server.register("alice").await;
+    let room = alice.public_room().await;
+    let parent = alice.say(&room, "original").await;
+    for number in 0..120 {
+        alice.send(&room, "m.reaction", reaction(&parent, &number.to_string())).await;
+    }
+    alice.send(&room, "m.room.message", edit(&parent, "edited")).await;
+    let mut replies = Vec::new();
+    for _ in 0..110 {
+        replies.push(alice.send(&room, "m.room.message", related("m.thread", &parent)).await);
+    }
+    let bundle = bundle(&alice, &room, &parent).await;
+    assert_eq!(bundle["m.replace"]["content"]["m.new_content"]["body"], "edited");
+    assert_eq!(
+        (&bundle["m.thread"]["count"], &bundle["m.thread"]["latest_event"]["event_id"]),
+        (&json!(110), &json!(replies.last()),)
+    );
+}
