@@ -13,7 +13,7 @@ use store::tables::rooms::{
 use store::{CommitBatch, EventNum, RoomNum, StreamKind, StreamPosition, UserId};
 use tokio::sync::MutexGuard;
 
-use crate::event::Event;
+use crate::event::{Event, relation};
 use crate::notify::Judgement;
 use crate::room::{Extremity, Head, Overlay, Pending, Room, is_marker};
 use crate::state::{MEMBER, Roots, type_key};
@@ -148,7 +148,10 @@ impl<'a> Draft<'a> {
         row.state_after =
             (state_after != judged.state_before).then(|| state_after.map(|state| state.encode())).flatten();
         let notified = if visible { self.notified(&judged.pdu).await? } else { Judgement::default() };
-        self.place(&mut row, &judged.pdu, visible, &notified);
+        if visible {
+            row.thread = self.thread_of(&judged.pdu).await?;
+        }
+        self.place(&mut row, visible, &notified);
         let event = Arc::new(Event::new(row.clone(), Arc::clone(&judged.pdu)));
         self.overlay.events.insert(num, Arc::clone(&event));
         self.overlay.ids.insert(event.id().clone(), num);
@@ -260,8 +263,22 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// The root of the thread that an event belongs to: its own, or that of what it relates to, as an edit or a reaction
+    /// does (client-server API, threaded read receipts).
+    async fn thread_of(&self, pdu: &Pdu) -> Result<Option<String>> {
+        if let Some(root) = thread_of(pdu) {
+            return Ok(Some(root));
+        }
+        let Some(parent) = relation(pdu).and_then(|(_, parent)| OwnedEventId::try_from(parent).ok()) else {
+            return Ok(None);
+        };
+        let Some(num) = self.num_of(&parent).await? else { return Ok(None) };
+        let found = self.rooms.events_left(self.room, Some(&self.overlay), &[num]).await?;
+        Ok(found.first().and_then(|parent| parent.row.thread.clone()))
+    }
+
     /// Gives a visible event its place in the timeline and counts it.
-    fn place(&mut self, row: &mut EventRow, pdu: &Pdu, visible: bool, notified: &Judgement) {
+    fn place(&mut self, row: &mut EventRow, visible: bool, notified: &Judgement) {
         if !visible {
             row.messages = self.head.row.messages;
             return;
@@ -269,7 +286,6 @@ impl<'a> Draft<'a> {
         row.fragment = Some(self.head.row.fragment);
         row.idx = Some(self.head.row.next_index);
         self.head.row.next_index += 1;
-        row.thread = thread_of(pdu);
         if notified.by_default {
             row.flags |= flags::NOTIFIABLE;
             if row.thread.is_none() {
@@ -690,10 +706,7 @@ impl<'a> Draft<'a> {
 
 /// The thread root's id, if the event belongs to a thread.
 pub(crate) fn thread_of(pdu: &Pdu) -> Option<String> {
-    let relation = pdu.content.get("m.relates_to")?;
-    (relation.get("rel_type")?.as_str()? == "m.thread")
-        .then(|| relation.get("event_id")?.as_str().map(str::to_owned))
-        .flatten()
+    relation(pdu).filter(|(rel_type, _)| *rel_type == "m.thread").map(|(_, root)| root.to_owned())
 }
 
 /// The row of an event without its place and the state after it.

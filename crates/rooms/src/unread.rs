@@ -1,7 +1,7 @@
 //! Unread counts: a function of (read markers, events, rules). Messages that count by the default rules are counted by
 //! the room's prefix counter; everything else has a row of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use store::tables::rooms::{MembershipRow, NotificationRow, OwnMessageRow, RelationRow, ThreadRow};
 use store::{EventNum, Read, StreamPosition};
@@ -100,6 +100,7 @@ impl Rooms {
         let main = all.max(own).max(marks.main);
         let mut unread = Unread::default();
         unread.main.notifications = (head.row.messages - main.messages).max(0);
+        let looked_at: BTreeSet<String> = threads.iter().map(|thread| thread.root.clone()).collect();
         for thread in threads {
             let mark = all.max(marks.threads.get(&thread.root).copied().unwrap_or_default());
             let (counts, mark) = self.unread_in_thread(room, row, &thread, mark).await?;
@@ -113,6 +114,13 @@ impl Rooms {
         }
         for row in rows.iter().filter(|row| row.thread.is_empty() && row.pos > main.pos) {
             add(&mut unread.main, row);
+        }
+        // An edit or a reaction can be newer than every reply of its thread.
+        for row in rows.iter().filter(|row| !row.thread.is_empty() && !looked_at.contains(&row.thread)) {
+            let mark = all.max(marks.threads.get(&row.thread).copied().unwrap_or_default());
+            if row.pos > mark.pos {
+                add(unread.threads.entry(row.thread.clone()).or_default(), row);
+            }
         }
         unread.main.notifications = unread.main.notifications.max(0);
         Ok(unread)

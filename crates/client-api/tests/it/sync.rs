@@ -400,6 +400,43 @@ async fn cy10_threads_are_counted_apart() {
 }
 
 #[tokio::test]
+async fn cy10_cr25_edits_and_reactions_count_in_the_thread_of_their_target() {
+    let server = Server::new().await;
+    let (alice, bob, room) = two(&server).await;
+    let root = alice.say(&room, "root").await;
+    read(&bob, &room, &root, ReceiptType::Read).await;
+    let start = bob.sync("").await;
+    let in_thread = json!({ "rel_type": "m.thread", "event_id": root });
+    let content = json!({ "msgtype": "m.text", "body": "reply", "m.relates_to": in_thread });
+    let reply = alice.send(&room, "m.room.message", content).await;
+    let edit = json!({
+        "msgtype": "m.text", "body": "* bob", "m.mentions": { "user_ids": [bob.user] },
+        "m.new_content": { "msgtype": "m.text", "body": "bob", "m.mentions": { "user_ids": [bob.user] } },
+        "m.relates_to": { "rel_type": "m.replace", "event_id": reply },
+    });
+    let edit = alice.send(&room, "m.room.message", edit).await;
+    alice.say(&room, "main").await;
+    let split = filter(json!({ "room": { "timeline": { "unread_thread_notifications": true } } }));
+    let counts = |answer: &Value| {
+        let section = joined(answer, &room);
+        let main = section["unread_notifications"]["notification_count"].clone();
+        (main, section["unread_thread_notifications"][&root]["notification_count"].clone())
+    };
+    let answer = bob.sync_since(&start, &split).await;
+    let (main, thread) = counts(&answer);
+    assert_eq!(main, 1, "the edit is none of the main timeline: {answer}");
+    assert!(thread.as_i64() >= Some(1), "{answer}");
+    // A reaction to a reply reads nothing of the main timeline.
+    let reaction = json!({ "m.relates_to": { "rel_type": "m.annotation", "event_id": reply, "key": "x" } });
+    bob.send(&room, "m.reaction", reaction).await;
+    assert_eq!(counts(&bob.sync_since(&start, &split).await).0, 1);
+    let path = format!("/rooms/{room}/receipt/m.read/{edit}");
+    bob.post(&path, json!({ "thread_id": root })).await.ok();
+    let answer = bob.sync_since(&start, &split).await;
+    assert_eq!(counts(&answer), (json!(1), Value::Null), "{answer}");
+}
+
+#[tokio::test]
 async fn cy11_tokens_go_forward_and_old_ones_work() {
     let server = Server::new().await;
     let (alice, bob, room) = two(&server).await;
