@@ -76,6 +76,14 @@ async fn messages(
         Some(to) => Some(place(&state, room, to).await?),
         None => None,
     };
+    let until = match (direction, reader.left_at()) {
+        // What came after the leave is not for those who left, though anybody might have seen it (CR9).
+        (Direction::Forward, Some(left)) => {
+            let end = state.rooms.place_at(room, left).await.map_err(error_map::rooms)?;
+            Some(until.filter(|until| *until < end).unwrap_or(end))
+        }
+        _ => until,
+    };
     if !filter.accepts_room(&room.id) {
         return Ok(JsonText::object().list("chunk", &[]).value("start", from.to_string()));
     }

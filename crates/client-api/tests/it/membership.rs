@@ -186,6 +186,26 @@ async fn cr9_what_was_seen_stays_as_it_was_at_the_leave() {
 }
 
 #[tokio::test]
+async fn cr9_what_came_after_the_leave_is_shown_in_neither_direction() {
+    let server = Server::new().await;
+    let [alice, bob] = server.people(["alice", "bob"]).await;
+    let room = alice.public_room().await;
+    bob.join(&room).await;
+    alice.say(&room, "before").await;
+    bob.leave(&room).await;
+    for visibility in ["world_readable", "joined"] {
+        alice.set_state(&room, "m.room.history_visibility", json!({ "history_visibility": visibility })).await;
+        alice.say(&room, &format!("after {visibility}")).await;
+    }
+    for dir in ["b", "f"] {
+        let page = bob.get(&format!("/rooms/{room}/messages?dir={dir}&limit=100")).await.ok();
+        let bodies: Vec<_> =
+            list(&page["chunk"]).iter().filter_map(|event| event["content"].get("body").cloned()).collect();
+        assert_eq!(bodies, ["before"], "{dir}");
+    }
+}
+
+#[tokio::test]
 async fn cr10_strangers_learn_nothing_of_a_room() {
     let server = Server::new().await;
     let [alice, mallory] = server.people(["alice", "mallory"]).await;
