@@ -1,6 +1,6 @@
 //! Rooms: every route whose subject is a room, one file per thing that the specification names.
 
-mod access;
+pub(crate) mod access;
 mod banning;
 mod create_room;
 mod directory;

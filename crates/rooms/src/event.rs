@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use event::{Json, Pdu, Rules};
+use event::{Json, MAX_ID_BYTES, Pdu, Rules};
 use ruma_common::OwnedEventId;
 use store::tables::rooms::EventRow;
 use store::{EventNum, StreamPosition};
@@ -83,8 +83,7 @@ impl Event {
 
     /// The relation in the event's content: (relation type, parent event id), where both are well formed.
     pub fn relation(&self) -> Option<(&str, &str)> {
-        let relates_to = self.pdu.content.get("m.relates_to")?.as_object()?;
-        Some((relates_to.get("rel_type")?.as_str()?, relates_to.get("event_id")?.as_str()?))
+        relation(&self.pdu)
     }
 
     /// The members of the event's client form without `room_id` and `unsigned`, without the braces. Made once.
@@ -100,6 +99,14 @@ impl Event {
         let (sent_by, transaction) = self.row.transaction.as_deref()?.split_once('\n')?;
         (device.map(store::DeviceId::as_str) == Some(sent_by)).then_some(transaction)
     }
+}
+
+/// The relation in an event's content: (relation type, parent event id), where both are well formed. Longer ids than events
+/// can have name no event, and no index takes such texts.
+pub(crate) fn relation(pdu: &Pdu) -> Option<(&str, &str)> {
+    let relates_to = pdu.content.get("m.relates_to")?.as_object()?;
+    let text = |name: &str| relates_to.get(name)?.as_str().filter(|text| text.len() <= MAX_ID_BYTES);
+    Some((text("rel_type")?, text("event_id")?))
 }
 
 fn client_members(pdu: &Pdu) -> Box<str> {

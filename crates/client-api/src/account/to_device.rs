@@ -6,11 +6,13 @@ use std::collections::BTreeMap;
 use axum::routing::put;
 use axum::{Json, Router, extract};
 use endpoint::{Error, GuestRequester, JsonBody, Path, error};
+use event::MAX_ID_BYTES;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use store::{DeviceId, UserId};
 use users::to_device::Messages;
 
+use crate::room::access::check_txn_id;
 use crate::{Routes, State, error_map};
 
 /// Messages that one request sends.
@@ -32,6 +34,10 @@ async fn send(
     Path((kind, txn_id)): Path<(String, String)>,
     JsonBody(body): JsonBody<Body>,
 ) -> Result<Json<Value>, Error> {
+    check_txn_id(&txn_id)?;
+    if kind.len() > MAX_ID_BYTES {
+        return Err(Error::invalid_param(format!("`eventType` may have {MAX_ID_BYTES} bytes.")));
+    }
     if body.messages.values().map(BTreeMap::len).sum::<usize>() > MESSAGES_MAX {
         return Err(Error::too_large("Too many messages at once."));
     }

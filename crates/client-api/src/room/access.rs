@@ -113,8 +113,26 @@ pub fn parse_user(text: &str) -> Result<UserId, Error> {
     }
 }
 
+/// Most bytes of a transaction id: it is part of keys that databases index.
+const TXN_ID_BYTES_MAX: usize = 255;
+
 /// The transaction of a request of this device (CB7).
-pub fn transaction(requester: &Requester, path: String, txn_id: String) -> Transaction {
+///
+/// # Errors
+/// `M_INVALID_PARAM`.
+pub fn transaction(requester: &Requester, path: String, txn_id: String) -> Result<Transaction, Error> {
+    check_txn_id(&txn_id)?;
     let device = requester.device_id.clone().unwrap_or_else(|| DeviceId::from(""));
-    Transaction { device, path, txn_id }
+    Ok(Transaction { device, path, txn_id })
+}
+
+/// Refuses transaction ids of a length that no client makes.
+///
+/// # Errors
+/// `M_INVALID_PARAM`.
+pub fn check_txn_id(txn_id: &str) -> Result<(), Error> {
+    if txn_id.len() > TXN_ID_BYTES_MAX {
+        return Err(Error::invalid_param(format!("`txnId` may have {TXN_ID_BYTES_MAX} bytes.")));
+    }
+    Ok(())
 }

@@ -37,7 +37,7 @@ async fn redact(
     }
     let mut new = NewEvent::message(&requester.user_id, "m.room.redaction", content);
     let path = format!("/rooms/{room_id}/redact/{event_id}");
-    new.transaction = Some(transaction(&requester, path, txn_id));
+    new.transaction = Some(transaction(&requester, path, txn_id)?);
     if requester.suspended {
         owns(&state, &requester, &room_id, &event_id).await?;
     }

@@ -31,7 +31,7 @@ async fn send(
     let content = parse_content(&bytes)?;
     let path = format!("/rooms/{room_id}/send/{kind}");
     let mut new = NewEvent::message(&requester.user_id, &kind, content);
-    new.transaction = Some(transaction(&requester, path, txn_id));
+    new.transaction = Some(transaction(&requester, path, txn_id)?);
     let event_id = send_event(&state, &room_id, new).await?;
     Ok(Json(json!({ "event_id": event_id })))
 }

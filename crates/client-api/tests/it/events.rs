@@ -234,3 +234,42 @@ async fn events_have_a_type() {
         assert!(matches!(answer.status, 400 | 404), "{path}: {}", answer.status);
     }
 }
+
+/// Longer than what indexes take, and nothing that compresses.
+fn long_text() -> String {
+    let mut state = 1_u64;
+    (0..4_000)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            char::from_digit(u32::try_from(state >> 60).unwrap(), 16).unwrap()
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn cb4_absurdly_long_names_are_refused_or_mean_nothing() {
+    let server = Server::new().await;
+    let alice = server.register("alice").await;
+    let room = alice.public_room().await;
+    let event = alice.say(&room, "hi").await;
+    let long = long_text();
+    let refused = [
+        (format!("/rooms/{room}/send/m.room.message/{long}"), json!({ "body": "x", "msgtype": "m.text" })),
+        (format!("/rooms/{room}/redact/{event}/{long}"), json!({})),
+        (format!("/sendToDevice/m.x/{long}"), json!({ "messages": {} })),
+        (format!("/sendToDevice/{long}/x"), json!({ "messages": {} })),
+    ];
+    for (path, body) in refused {
+        alice.put(&path, body).await.refused(400, "M_INVALID_PARAM");
+    }
+    for keys in ["one_time_keys", "fallback_keys"] {
+        let key = json!({ (keys): { (format!("{long}:A")): "AAAA" } });
+        alice.post("/keys/upload", key).await.refused(400, "M_INVALID_PARAM");
+    }
+    // Relations to what no event is called are none.
+    for relation in [json!({ "rel_type": long, "event_id": event }), json!({ "rel_type": "m.x", "event_id": long })] {
+        alice.send(&room, "m.room.message", json!({ "body": "x", "m.relates_to": relation })).await;
+    }
+    let children = alice.get(&format!("/_matrix/client/v1/rooms/{room}/relations/{event}")).await.ok();
+    assert_eq!(children["chunk"], json!([]));
+}

@@ -9,6 +9,8 @@ use crate::{Error, RETRIES_MAX, Users};
 
 /// Keys that one request brings.
 const KEYS_MAX: usize = 10_000;
+/// Most bytes of the ids of a room and of a session.
+const ID_BYTES_MAX: usize = 255;
 /// Bytes that `auth_data` or one key's `session_data` may have.
 const DATA_BYTES_MAX: usize = 64 * 1_024;
 
@@ -117,7 +119,8 @@ impl Users {
     /// Puts keys into the current version: a stored one gives way only to a better one. Returns the version's row after.
     ///
     /// # Errors
-    /// [`Error::WrongBackupVersion`] with the current one, [`Error::NotFound`] without any, [`Error::TooLarge`].
+    /// [`Error::WrongBackupVersion`] with the current one, [`Error::NotFound`] without any, [`Error::TooLarge`],
+    /// [`Error::InvalidParam`] for ids that are too long.
     pub async fn put_backup_keys(
         &self,
         user: &UserId,
@@ -126,6 +129,9 @@ impl Users {
     ) -> Result<BackupVersionRow, Error> {
         if keys.len() > KEYS_MAX {
             return Err(Error::TooLarge("the number of keys"));
+        }
+        if keys.iter().any(|key| key.room_id.len() > ID_BYTES_MAX || key.session_id.len() > ID_BYTES_MAX) {
+            return Err(Error::InvalidParam(format!("Room and session ids may have {ID_BYTES_MAX} bytes.")));
         }
         for _ in 0..RETRIES_MAX {
             let current = self.backup(user, None).await?;

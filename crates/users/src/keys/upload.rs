@@ -14,6 +14,9 @@ use crate::{Error, Users};
 /// The sequence by which one-time keys are ordered.
 const SEQUENCE: &str = "one_time_keys";
 
+/// Most bytes of a key's id with its algorithm: both are part of keys that databases index.
+const KEY_ID_BYTES_MAX: usize = 255;
+
 /// Keys of a device, as it uploads them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Upload<'a> {
@@ -200,6 +203,9 @@ fn split_key<'a>(id: &'a str, key: &Json) -> Result<Fresh<'a>, Error> {
     let Some((algorithm, key_id)) = id.split_once(':') else {
         return Err(Error::InvalidParam(format!("{id} is no key id.")));
     };
+    if id.len() > KEY_ID_BYTES_MAX {
+        return Err(Error::InvalidParam(format!("A key id may have {KEY_ID_BYTES_MAX} bytes.")));
+    }
     if !key.is_string() && !key.is_object() {
         return Err(Error::InvalidParam(format!("{id} is no key.")));
     }
