@@ -96,11 +96,14 @@ enum Comparison {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Glob(Vec<Vec<char>>);
 
+/// A text in lower case, where there is one.
+type Folded = Option<Rc<[char]>>;
+
 /// An event under evaluation: its texts are lower-cased once, and what patterns cost is bounded.
 struct Sight<'a> {
     event: &'a Pdu,
     context: &'a Context<'a>,
-    folded: RefCell<BTreeMap<Vec<String>, Option<Rc<[char]>>>>,
+    folded: RefCell<BTreeMap<Vec<String>, Folded>>,
     looks: Looks,
 }
 
