@@ -210,14 +210,12 @@ fn end_to_end(root: &Path, tools: &Tools, tally: &mut Tally) {
     }
 }
 
-/// Two servers of ours and a Synapse share rooms. The scenes in which a server is away are played by hand: a Synapse that
-/// comes back sometimes asks for the state at events from before our join, which we do not know, and then does without
-/// the room's oldest history.
+/// Two servers of ours and a Synapse share rooms, and each of them is away for a while.
 fn federate(root: &Path, tools: &Tools, hearth: &Path, synapse: &Path, tally: &mut Tally) {
     println!("story: federation.mjs");
     let mut command = Command::new(&tools.node);
     command.arg("federation.mjs").current_dir(root.join("tests/e2e"));
-    command.arg("--hearth").arg(hearth).arg("--synapse").arg(synapse).arg("--no-outages");
+    command.arg("--hearth").arg(hearth).arg("--synapse").arg(synapse);
     tally.counted("federation.mjs", &mut command, &mut |_| {});
 }
 
