@@ -1,7 +1,7 @@
 //! What is sent to other servers: one queue per destination, at most one transaction under way in each.
 //!
-//! A message costs no row per destination. [`dispatch`] follows the stream behind one stored position and puts each
-//! event into the in-memory queues of the servers that are in the room. A destination that fails gets a row with the
+//! A message costs no row per destination. [`dispatch`] follows the stream behind a few stored positions ([`shards`]) and puts
+//! each event into the in-memory queues of the servers that are in the room. A destination that fails gets a row with the
 //! position from which on it is behind, its queue is dropped, and once it answers again [`catch_up`] reads what it
 //! misses from the rooms themselves. To-device messages and changes of device lists have rows: they are never dropped.
 
@@ -12,6 +12,7 @@ mod device_lists;
 mod dispatch;
 mod edus;
 mod residents;
+mod shards;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -23,14 +24,15 @@ use std::time::Duration;
 use event::Object;
 use parking_lot::Mutex;
 use rooms::Rooms;
-use store::tables::federation::{DestinationRow, OutboundEduRow};
-use store::{Clock, Entropy, Read, RoomNum, Store, UserId};
+use store::{Clock, Entropy, RoomNum, Store, UserId};
 use tokio::sync::{Semaphore, watch};
 use users::Users;
 
 use self::destination::Destination;
 pub use self::destination::EduKey;
 use self::dispatch::Inbox;
+use self::shards::Shards;
+pub use self::shards::{Alone, Nodes, is_first};
 use crate::Result;
 use crate::client::Client;
 
@@ -78,6 +80,8 @@ pub struct Outbound {
     /// As `under_way`, for destinations that did not answer the last time.
     tries: Semaphore,
     inbox: Arc<Inbox>,
+    nodes: Arc<dyn Nodes>,
+    shards: Shards,
     /// Who was told to type where.
     typing_told: Mutex<BTreeMap<RoomNum, BTreeSet<UserId>>>,
     stopping: watch::Sender<bool>,
@@ -97,6 +101,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Random bytes: transaction ids and jitter.
     pub entropy: Arc<dyn Entropy>,
+    /// Which nodes share the sending.
+    pub nodes: Arc<dyn Nodes>,
     /// Settings.
     pub options: Options,
 }
@@ -104,7 +110,7 @@ pub struct Parts {
 impl Outbound {
     /// Queues on a store, whose stream they follow from now on. Nothing is sent before [`Outbound::run`].
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { client, store, rooms, users, clock, entropy, options } = parts;
+        let Parts { client, store, rooms, users, clock, entropy, nodes, options } = parts;
         let inbox = Arc::new(Inbox::default());
         store.notifier().add_follower(Arc::clone(&inbox) as _);
         users.volatile().add_follower(Arc::clone(&inbox) as _);
@@ -120,6 +126,8 @@ impl Outbound {
             options,
             destinations: Mutex::default(),
             inbox,
+            nodes,
+            shards: Shards::default(),
             typing_told: Mutex::default(),
             stopping: watch::Sender::new(false),
         })
@@ -130,33 +138,12 @@ impl Outbound {
     /// # Errors
     /// As the store says, at the start.
     pub async fn run(self: &Arc<Self>, mut stop: watch::Receiver<bool>) -> Result<()> {
-        self.resume().await?;
         tokio::select! {
             outcome = self.dispatch() => outcome?,
             _ = stop.wait_for(|stop| *stop) => {}
         }
         self.stopping.send_replace(true);
-        self.keep_position().await
-    }
-
-    /// Destinations that were behind, or have to-device messages to get, when the process ended.
-    async fn resume(self: &Arc<Self>) -> Result<()> {
-        let rows: Vec<DestinationRow> = self.store.all(Read::prefix::<DestinationRow>(vec![])).await?;
-        for row in rows {
-            let destination = self.destination(&row.server);
-            destination.restore(&row);
-            self.wake(&destination);
-        }
-        let mut after = String::new();
-        loop {
-            let read = Read::prefix::<OutboundEduRow>(vec![]).after(after.as_str());
-            let Some(row) = self.store.one::<OutboundEduRow>(read).await? else { break };
-            let destination = self.destination(&row.server);
-            destination.queue.lock().stored_edus = true;
-            self.wake(&destination);
-            after = row.server;
-        }
-        self.resume_device_lists().await
+        self.keep_positions().await
     }
 
     /// Another server has spoken to us: it is there, whatever was learnt before, and is tried again soon.
@@ -169,9 +156,10 @@ impl Outbound {
 
     /// Queues an EDU that need not arrive. A newer one of the same key takes the place of an older.
     pub fn queue_edu(self: &Arc<Self>, server: &str, key: EduKey, edu: Object) {
-        let destination = self.destination(server);
-        destination.queue.lock().add_edu(key, edu);
-        self.wake(&destination);
+        if let Some(destination) = self.destination(server) {
+            destination.queue.lock().add_edu(key, edu);
+            self.wake(&destination);
+        }
     }
 
     /// How each destination fares that was sent to since the start: (server, failures in a row, queued events).
@@ -184,16 +172,12 @@ impl Outbound {
         destinations.values().map(line).collect()
     }
 
-    fn destination(&self, server: &str) -> Arc<Destination> {
+    /// The queue to a server; `None` if another node sends there.
+    fn destination(&self, server: &str) -> Option<Arc<Destination>> {
+        let shard = self.shards.get(Shards::of(server))?;
         let mut destinations = self.destinations.lock();
-        match destinations.get(server) {
-            Some(destination) => Arc::clone(destination),
-            None => {
-                let destination = Arc::new(Destination::new(server));
-                destinations.insert(server.to_owned(), Arc::clone(&destination));
-                destination
-            }
-        }
+        let known = destinations.entry(server.to_owned());
+        Some(Arc::clone(known.or_insert_with(|| Arc::new(Destination::new(server, shard.epoch)))))
     }
 
     /// Starts the destination's task if it has something to send and none runs.

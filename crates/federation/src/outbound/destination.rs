@@ -13,6 +13,7 @@ use store::{CommitBatch, CommitError, Read, RoomNum, StreamPosition, UserId, Val
 use tokio::sync::Notify;
 
 use super::device_lists::Told;
+use super::shards::Shards;
 use super::transaction::{self, EDUS_MAX, PDUS_MAX};
 use super::{Outbound, back_off};
 use crate::{Error, Result};
@@ -91,6 +92,8 @@ pub(super) struct Queue {
     heard: bool,
     /// Whether a row in the store says that it is behind.
     pub stored: bool,
+    /// Another node sends there now.
+    left: bool,
     singles: u64,
     running: bool,
 }
@@ -191,6 +194,8 @@ impl Queue {
 pub(super) struct Destination {
     /// Its server name.
     pub server: String,
+    /// In which epoch of its shard this node sends there.
+    pub epoch: i64,
     /// What waits for it.
     pub queue: Mutex<Queue>,
     /// It has spoken to us: there is no need to wait.
@@ -198,8 +203,8 @@ pub(super) struct Destination {
 }
 
 impl Destination {
-    pub fn new(server: &str) -> Self {
-        Self { server: server.to_owned(), queue: Mutex::default(), heard: Notify::new() }
+    pub fn new(server: &str, epoch: i64) -> Self {
+        Self { server: server.to_owned(), epoch, queue: Mutex::default(), heard: Notify::new() }
     }
 
     pub fn restore(&self, row: &DestinationRow) {
@@ -214,7 +219,7 @@ impl Destination {
     /// Whether the caller is to start the task.
     pub fn begin(&self) -> bool {
         let mut queue = self.queue.lock();
-        if queue.running || queue.is_empty() {
+        if queue.running || queue.left || queue.is_empty() {
             return false;
         }
         queue.running = true;
@@ -224,8 +229,14 @@ impl Destination {
     /// Whether the task may end; if so, it counts as ended.
     fn ends(&self) -> bool {
         let mut queue = self.queue.lock();
-        queue.running = !queue.is_empty();
+        queue.running = !queue.left && !queue.is_empty();
         !queue.running
+    }
+
+    /// Nothing more is sent there.
+    pub fn leave(&self) {
+        self.queue.lock().left = true;
+        self.heard.notify_one();
     }
 
     /// It has spoken to us: it is tried soon, and waits are short again.
@@ -274,13 +285,13 @@ impl Outbound {
     /// Waits until a destination that fails is to be tried again.
     async fn wait(&self, destination: &Destination) {
         loop {
-            let (failures, retry_at_ms) = {
+            let (waits, retry_at_ms) = {
                 let queue = destination.queue.lock();
-                (queue.failures, queue.retry_at_ms)
+                (queue.failures > 0 && !queue.left, queue.retry_at_ms)
             };
             let left_ms = retry_at_ms.saturating_sub(self.clock.now_ms());
             let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or(0));
-            if failures == 0 || left.is_zero() {
+            if !waits || left.is_zero() {
                 return;
             }
             tokio::select! {
@@ -366,7 +377,7 @@ impl Outbound {
                 }
             }
         }
-        self.store_soon(broken).await?;
+        self.store_owned(destination, broken).await?;
         Ok((keys, edus))
     }
 
@@ -381,7 +392,7 @@ impl Outbound {
         }
         let mut batch = CommitBatch::new();
         batch.delete::<DestinationRow>(vec![Value::from(destination.server.as_str())]);
-        self.store_soon(batch).await
+        self.store_owned(destination, batch).await
     }
 
     /// The peer has the transaction.
@@ -406,7 +417,7 @@ impl Outbound {
             batch.delete::<DestinationRow>(vec![Value::from(destination.server.as_str())]);
             destination.queue.lock().stored = false;
         }
-        self.store_soon(batch).await
+        self.store_owned(destination, batch).await
     }
 
     async fn failed(&self, destination: &Destination, error: &Error) -> Result<()> {
@@ -438,7 +449,7 @@ impl Outbound {
             DestinationRow {
                 server: destination.server.clone(),
                 // Where nothing but EDUs waits, the row is there for the time of the next try.
-                behind_from: behind_from.unwrap_or_else(|| self.inbox.dispatched()),
+                behind_from: behind_from.unwrap_or_else(|| self.shards.dispatched(&destination.server)),
                 failing_since_ms: queue.failing_since_ms,
                 failures: i64::from(queue.failures),
                 retry_at_ms: queue.retry_at_ms,
@@ -446,9 +457,18 @@ impl Outbound {
         };
         let mut batch = CommitBatch::new();
         batch.put(row);
-        self.store_soon(batch).await?;
+        self.store_owned(destination, batch).await?;
         destination.queue.lock().stored = true;
         Ok(())
+    }
+
+    /// Writes about a destination, unless another node sends there now.
+    async fn store_owned(&self, destination: &Destination, mut batch: CommitBatch) -> Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.expect_owned(&mut batch, Shards::of(&destination.server), destination.epoch);
+        self.store_soon(batch).await
     }
 
     pub(super) async fn store_soon(&self, batch: CommitBatch) -> Result<()> {

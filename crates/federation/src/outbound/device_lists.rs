@@ -19,6 +19,7 @@ use store::{CommitBatch, Read, StreamPosition, UserId, Value};
 use super::Outbound;
 use super::destination::Destination;
 use super::edus::edu;
+use super::shards::Shards;
 use crate::Result;
 
 /// Users of whose devices one transaction tells.
@@ -56,7 +57,10 @@ impl Outbound {
     /// A local user's devices or keys changed at `pos`.
     pub(super) async fn tell_device_list(self: &Arc<Self>, user: &UserId, pos: StreamPosition) -> Result<()> {
         let servers = self.servers_sharing_with(user).await?;
-        let servers: Vec<String> = servers.into_iter().filter(|server| self.client.reach().permits(server)).collect();
+        let servers: Vec<String> = servers
+            .into_iter()
+            .filter(|server| self.client.reach().permits(server) && self.shards.get(Shards::of(server)).is_some())
+            .collect();
         for some in servers.chunks(SERVERS_PER_BATCH) {
             let mut batch = CommitBatch::new();
             for server in some {
@@ -71,20 +75,10 @@ impl Outbound {
         Ok(())
     }
 
-    fn wake_for_device_lists(self: &Arc<Self>, server: &str) {
-        let destination = self.destination(server);
-        destination.queue.lock().device_lists = true;
-        self.wake(&destination);
-    }
-
-    /// Wakes the destinations that were not told when the process ended.
-    pub(super) async fn resume_device_lists(self: &Arc<Self>) -> Result<()> {
-        let mut after = String::new();
-        loop {
-            let read = Read::prefix::<DeviceListDueRow>(vec![]).after(after.as_str());
-            let Some(row) = self.store.one::<DeviceListDueRow>(read).await? else { return Ok(()) };
-            self.wake_for_device_lists(&row.server);
-            after = row.server;
+    pub(super) fn wake_for_device_lists(self: &Arc<Self>, server: &str) {
+        if let Some(destination) = self.destination(server) {
+            destination.queue.lock().device_lists = true;
+            self.wake(&destination);
         }
     }
 

@@ -6,22 +6,22 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rooms::{Event, Room, flags};
-use store::tables::core::{ReaderRow, StreamRow};
-use store::{CommitBatch, Follower, Read, RoomNum, StreamEntry, StreamKind, StreamPosition, UserId, Value};
+use store::tables::core::StreamRow;
+use store::{Follower, Read, RoomNum, StreamEntry, StreamKind, StreamPosition, UserId};
 use tokio::sync::Notify;
 use users::volatile::{VolatileChange, VolatileFollower};
 
 use super::Outbound;
 use crate::{Error, Result};
 
-/// Name of the reader's row.
-const READER: &str = "federation";
 /// Entries that wait in memory; beyond, they are read from the stream.
 const INBOX_MAX: usize = 10_000;
 /// Entries that are read from the stream at a time.
 const STREAM_PAGE: u32 = 1_000;
-/// How often the position is stored, at most.
+/// How often the positions are stored, at most.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
+/// How often a node looks whether it is to send to other servers than before.
+const SHARE_EVERY: Duration = Duration::from_secs(2);
 /// How often others are told of changes of presence, at most: each destination once.
 const PRESENCE_EVERY: Duration = Duration::from_secs(5);
 /// Users of whose presence others are told at a time; further ones wait for the next time.
@@ -36,9 +36,6 @@ struct Waiting {
     overflow: bool,
     typing: BTreeSet<RoomNum>,
     presence: BTreeSet<UserId>,
-    dispatched: StreamPosition,
-    /// What the reader's row says, as far as it was read or written in this life.
-    kept: Option<StreamPosition>,
 }
 
 /// What was committed and is not yet dispatched.
@@ -49,16 +46,9 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    /// All that waits but for how far it was dispatched.
+    /// All that waits.
     fn take(&self) -> Waiting {
-        let mut waiting = self.waiting.lock();
-        let (dispatched, kept) = (waiting.dispatched, waiting.kept);
-        std::mem::replace(&mut *waiting, Waiting { dispatched, kept, ..Waiting::default() })
-    }
-
-    /// Everything up to here is in the queues.
-    pub fn dispatched(&self) -> StreamPosition {
-        self.waiting.lock().dispatched
+        std::mem::take(&mut *self.waiting.lock())
     }
 }
 
@@ -98,32 +88,24 @@ fn is_told(kind: StreamKind) -> bool {
 }
 
 impl Outbound {
-    /// Follows the stream for ever. The position at which it begins must be readable; later it waits while the store is
-    /// away, and what cannot be told is passed over, so that one broken room does not silence the others.
+    /// Follows the stream for ever. At the start the store must be readable; later it waits while the store is away, and
+    /// what cannot be told is passed over, so that one broken room does not silence the others.
     pub(super) async fn dispatch(self: &Arc<Self>) -> Result<()> {
-        let mut position = self.read_position().await?;
-        let mut keep = tokio::time::interval(KEEP_EVERY);
-        keep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut presence = tokio::time::interval(PRESENCE_EVERY);
-        presence.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.share().await?;
+        let [mut keep, mut presence, mut share] = [KEEP_EVERY, PRESENCE_EVERY, SHARE_EVERY].map(ticks);
         let mut changed = BTreeSet::new();
         loop {
-            match self.read_stream(position).await {
-                Ok(end) => position = end,
-                Err(error) => {
-                    tracing::warn!(%error, "the stream cannot be read for other servers");
-                    tokio::time::sleep(PAUSE).await;
-                    position = self.inbox.dispatched();
-                    continue;
-                }
+            if let Err(error) = self.read_stream().await {
+                tracing::warn!(%error, "the stream cannot be read for other servers");
+                tokio::time::sleep(PAUSE).await;
+                continue;
             }
             loop {
                 let taken = self.inbox.take();
                 for (pos, entry) in taken.entries {
-                    if pos > position {
+                    if self.shards.position().is_some_and(|position| pos > position) {
                         self.dispatch_surely(pos, &entry).await;
-                        position = pos;
-                        self.inbox.waiting.lock().dispatched = position;
+                        self.shards.passed(pos);
                     }
                 }
                 self.tell_all_typing(taken.typing).await;
@@ -134,8 +116,14 @@ impl Outbound {
                 tokio::select! {
                     () = self.inbox.filled.notified() => {}
                     _ = presence.tick() => self.tell_some_presence(&mut changed).await,
+                    _ = share.tick() => match self.share().await {
+                        Ok(false) => {}
+                        // What their last owner left is read from the stream.
+                        Ok(true) => break,
+                        Err(error) => tracing::warn!(%error, "it is not known which servers are this node's to send to"),
+                    },
                     _ = keep.tick() => {
-                        if let Err(error) = self.keep_position().await {
+                        if let Err(error) = self.keep_positions().await {
                             tracing::warn!(%error, "how far other servers were told cannot be stored");
                         }
                     }
@@ -175,29 +163,21 @@ impl Outbound {
         }
     }
 
-    /// Where the reader stands; at its first start, at the end of the stream.
-    async fn read_position(&self) -> Result<StreamPosition> {
-        let row: Option<ReaderRow> = self.store.get(vec![Value::from(READER)]).await?;
-        let position = row.map_or_else(|| self.store.watermark_at_open(), |row| StreamPosition(row.done));
-        self.inbox.waiting.lock().dispatched = position;
-        Ok(position)
-    }
-
-    /// Dispatches what the stream holds after `position`, up to its end.
-    async fn read_stream(self: &Arc<Self>, mut position: StreamPosition) -> Result<StreamPosition> {
-        loop {
+    /// Dispatches what the stream holds that is not dispatched, up to its end.
+    async fn read_stream(self: &Arc<Self>) -> Result<()> {
+        while let Some(position) = self.shards.position() {
             let up_to = self.store.watermark();
             let read = Read::prefix::<StreamRow>(vec![]).after(position).up_to(up_to).limit(STREAM_PAGE);
             let rows: Vec<StreamRow> = self.store.all(read).await?;
-            let Some(last) = rows.last().map(|row| row.pos) else { return Ok(position) };
+            let Some(last) = rows.last().map(|row| row.pos) else { break };
             for row in rows {
                 let Some(kind) = StreamKind::from_number(row.kind).filter(|kind| is_told(*kind)) else { continue };
                 let entry = StreamEntry { kind, room: row.room, user: row.user_id, number: row.number };
                 self.dispatch_surely(row.pos, &entry).await;
             }
-            position = last;
-            self.inbox.waiting.lock().dispatched = position;
+            self.shards.passed(last);
         }
+        Ok(())
     }
 
     async fn dispatch_entry(self: &Arc<Self>, pos: StreamPosition, entry: &StreamEntry) -> Result<()> {
@@ -206,9 +186,10 @@ impl Outbound {
                 self.dispatch_event(room, number, target.is_some(), pos).await
             }
             (StreamKind::ToDevice, _, Some(user), _) if !self.users.is_local(user) => {
-                let destination = self.destination(user.server_name());
-                destination.queue.lock().stored_edus = true;
-                self.wake(&destination);
+                if let Some(destination) = self.destination(user.server_name()) {
+                    destination.queue.lock().stored_edus = true;
+                    self.wake(&destination);
+                }
                 Ok(())
             }
             (StreamKind::Receipt, Some(room), Some(user), _) if self.users.is_local(user) => {
@@ -237,7 +218,10 @@ impl Outbound {
             return Ok(());
         }
         for server in self.recipients(&room, &event, pos).await? {
-            let destination = self.destination(&server);
+            if !self.shards.is_due(&server, pos) {
+                continue;
+            }
+            let Some(destination) = self.destination(&server) else { continue };
             destination.queue.lock().add_event(pos, Arc::clone(&event));
             self.wake(&destination);
         }
@@ -264,34 +248,12 @@ impl Outbound {
         servers.remove(event.row.sender.server_name());
         Ok(servers.into_iter().collect())
     }
+}
 
-    /// Stores how far everything has come, if it has moved.
-    pub(super) async fn keep_position(&self) -> Result<()> {
-        let mut done = self.inbox.dispatched();
-        for destination in self.destinations.lock().values() {
-            if let Some(from) = destination.queue.lock().waits_from() {
-                done = done.min(from);
-            }
-        }
-        if self.inbox.waiting.lock().kept == Some(done) {
-            return Ok(());
-        }
-        let key = vec![Value::from(READER)];
-        let row: Option<ReaderRow> = self.store.get(key).await?;
-        if row.as_ref().is_some_and(|row| row.done >= done.0) {
-            return Ok(());
-        }
-        let owner_epoch = row.map_or(0, |row| row.owner_epoch);
-        let mut batch = CommitBatch::new();
-        batch.put(ReaderRow { name: READER.to_owned(), owner_epoch, done: done.0 });
-        match self.store.commit(batch).await {
-            Ok(_) | Err(store::CommitError::Conflict { .. }) => {
-                self.inbox.waiting.lock().kept = Some(done);
-                Ok(())
-            }
-            Err(store::CommitError::Store(error)) => Err(error.into()),
-        }
-    }
+fn ticks(every: Duration) -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    ticks
 }
 
 /// Whether an error lies in the store as a whole, which may be back in a moment, rather than in what was asked of it.

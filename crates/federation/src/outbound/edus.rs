@@ -90,7 +90,7 @@ impl Outbound {
         }
         let push = Json::from(push);
         for server in self.servers_sharing_with(user).await?.into_iter().take(PRESENCE_SERVERS_MAX) {
-            let destination = self.destination(&server);
+            let Some(destination) = self.destination(&server) else { continue };
             destination.queue.lock().add_presence(user.clone(), push.clone());
             self.wake(&destination);
         }

@@ -14,6 +14,7 @@ mod network;
 mod outage;
 mod outbound;
 mod receive;
+mod senders;
 mod trust;
 mod verify;
 mod x_matrix;

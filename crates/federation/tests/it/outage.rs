@@ -10,7 +10,7 @@ use bytes::Bytes;
 use event::Object;
 use federation::client::{Client, Reach};
 use federation::handshakes::Handshakes;
-use federation::outbound::{Options, Outbound, Parts};
+use federation::outbound::{Alone, Options, Outbound, Parts};
 use federation::transport::{Incoming, Outgoing, Transport, TransportError};
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -56,6 +56,7 @@ impl Server {
             users: Arc::clone(&world.users),
             clock: Arc::clone(clock) as Arc<dyn Clock>,
             entropy,
+            nodes: Arc::new(Alone),
             options: Options::default(),
         });
         assert!(world.outbound.set(Arc::clone(&outbound)).is_ok());
@@ -281,6 +282,7 @@ impl Sending {
             users: Arc::clone(&world.users),
             clock: Arc::clone(&world.clock) as Arc<dyn Clock>,
             entropy: Arc::new(TestEntropy::new(3)),
+            nodes: Arc::new(Alone),
             options,
         });
         let (stop, stopping) = watch::channel(false);

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use event::SigningKey;
 use federation::client::{Client, Reach};
-use federation::outbound::{Options, Outbound, Parts};
+use federation::outbound::{Alone, Options, Outbound, Parts};
 use federation::transport::{Incoming, Outgoing, Transport, TransportError};
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -67,6 +67,7 @@ impl Sending {
             users: Arc::clone(&world.users),
             clock: Arc::clone(&world.clock) as Arc<dyn Clock>,
             entropy: Arc::new(Bytewise(0.into())),
+            nodes: Arc::new(Alone),
             options,
         });
         let (stop, stopping) = watch::channel(false);
