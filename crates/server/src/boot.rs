@@ -22,6 +22,7 @@ use users::Users;
 use crate::config::{Config, Database, RegistrationMode};
 use crate::first_account::{self, FirstAccount, Rename};
 use crate::metrics::{self, Metrics};
+use crate::nodes::Nodes;
 use crate::notify::PushRules;
 use crate::sessions::Accounts;
 use crate::world::World;
@@ -157,6 +158,8 @@ pub struct Running {
     pub sync: Arc<Sync>,
     /// The media store.
     pub media: Media,
+    /// The nodes of the database.
+    pub nodes: Arc<Nodes>,
     /// Other servers; none where this server does not federate.
     pub remote: Option<Arc<::federation::Remote>>,
 }
@@ -201,6 +204,7 @@ pub async fn build_on(
         rooms::Options { default_version: config.default_room_version.clone(), ..rooms::Options::new(&server_name) },
     );
     let media = media_of(&store, config, world, &server_name).await?;
+    let nodes = Nodes::new(users.volatile().position().epoch.to_string(), &store, &clock);
     let base = federation::Base {
         config,
         world,
@@ -208,6 +212,7 @@ pub async fn build_on(
         users: &users,
         rooms: &rooms,
         media: &media,
+        nodes: &nodes,
         key: &signing_key,
         server_name: &server_name,
     };
@@ -243,7 +248,21 @@ pub async fn build_on(
         .merge(metrics::routes(Arc::clone(&metrics), Arc::clone(&sync)));
     let router = layered(routes, metrics);
     let config = config.clone();
-    Ok(Running { router, config, store, sqlite, postgres, server_name, clock, users, rooms, sync, media, remote })
+    Ok(Running {
+        router,
+        config,
+        store,
+        sqlite,
+        postgres,
+        server_name,
+        clock,
+        users,
+        rooms,
+        sync,
+        media,
+        nodes,
+        remote,
+    })
 }
 
 fn layered(routes: Router, metrics: Arc<Metrics>) -> Router {

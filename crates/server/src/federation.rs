@@ -21,6 +21,7 @@ use users::Users;
 
 use crate::boot::Error;
 use crate::config::Config;
+use crate::nodes::Nodes;
 use crate::world::World;
 
 /// What federation is built on.
@@ -37,6 +38,8 @@ pub struct Base<'a> {
     pub rooms: &'a Arc<Rooms>,
     /// The media store.
     pub media: &'a Media,
+    /// The nodes of the database.
+    pub nodes: &'a Arc<Nodes>,
     /// The key that signs.
     pub key: &'a Arc<SigningKey>,
     /// The server's name.
@@ -79,7 +82,7 @@ pub async fn build_if_enabled(base: Base<'_>) -> Result<Option<Arc<Remote>>, Err
 /// # Errors
 /// As the store says.
 pub async fn build(base: Base<'_>, transport: Arc<dyn Transport>) -> Result<Arc<Remote>, Error> {
-    let Base { config, world, store, users, rooms, media, key, server_name } = base;
+    let Base { config, world, store, users, rooms, media, nodes, key, server_name } = base;
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     let allowed = (!config.federation_allow.is_empty()).then_some(config.federation_allow.as_slice());
     let reach = Reach::new(allowed, &config.federation_deny);
@@ -100,6 +103,7 @@ pub async fn build(base: Base<'_>, transport: Arc<dyn Transport>) -> Result<Arc<
         users: Arc::clone(users),
         clock: Arc::clone(&clock),
         entropy: Arc::clone(&entropy),
+        nodes: Arc::clone(nodes) as _,
         options: outbound::Options::default(),
     });
     let heard = Arc::clone(&outbound);
@@ -122,7 +126,7 @@ pub async fn build(base: Base<'_>, transport: Arc<dyn Transport>) -> Result<Arc<
 }
 
 /// Receives and sends until `stop` becomes true.
-pub async fn run(remote: Arc<Remote>, stop: watch::Receiver<bool>) {
+pub async fn run(remote: Arc<Remote>, nodes: Arc<Nodes>, stop: watch::Receiver<bool>) {
     if let Err(error) = remote.federation.resume().await {
         tracing::error!(%error, "what other servers sent before the last stop cannot be read");
     }
@@ -132,10 +136,14 @@ pub async fn run(remote: Arc<Remote>, stop: watch::Receiver<bool>) {
         workers.spawn(async move { federation.receive(stop).await });
     }
     let outbound = Arc::clone(&remote.outbound);
+    let (living, stops) = (Arc::clone(&nodes), stop.clone());
+    workers.spawn(async move { living.run(stops).await });
     workers.spawn(async move {
+        nodes.meet().await;
         if let Err(error) = outbound.run(stop).await {
             tracing::error!(%error, "sending to other servers has ended");
         }
+        nodes.leave();
     });
     while workers.join_next().await.is_some() {}
 }

@@ -13,6 +13,7 @@ pub mod keys;
 pub mod listeners;
 pub mod metrics;
 pub mod neighbors;
+pub mod nodes;
 pub mod notify;
 pub mod readers;
 pub mod resources;

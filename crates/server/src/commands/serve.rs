@@ -115,7 +115,8 @@ impl Builder {
         self.stop_federating().await;
         if let Some(remote) = running.remote.clone() {
             let (stop, stopping) = watch::channel(false);
-            *self.federating.lock().await = Some((stop, tokio::spawn(federation::run(remote, stopping))));
+            *self.federating.lock().await =
+                Some((stop, tokio::spawn(federation::run(remote, Arc::clone(&running.nodes), stopping))));
         }
         Ok(running)
     }
