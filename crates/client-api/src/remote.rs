@@ -6,9 +6,9 @@ use endpoint::Error;
 use event::{Json, Object};
 use federation::Remote;
 use http::StatusCode;
-use rooms::Room;
 use rooms::aliases::is_alias;
 use rooms::timeline::{Direction, Page, PageQuery};
+use rooms::{Event, Room};
 use store::UserId;
 
 use crate::{State, error_map};
@@ -108,4 +108,23 @@ pub async fn fill_history(state: &State, room: &Room, query: PageQuery, page: &P
         return Ok(false);
     }
     remote.federation.fill_history(room, query.from, query.limit).await.map_err(error)
+}
+
+/// Where the search for an event by its time came to a place where history is missing, fetches that if other servers
+/// know an event there that is nearer to the time. True if something came, so that the search is to be made again.
+///
+/// # Errors
+/// `M_UNKNOWN` when the store fails.
+pub async fn fetch_by_time(
+    state: &State,
+    room: &Room,
+    ts: i64,
+    direction: Direction,
+    found: Option<&Event>,
+) -> Result<bool, Error> {
+    let Some(remote) = &state.remote else { return Ok(false) };
+    let behind = state.rooms.gap_beside(room, found, direction).await.map_err(error_map::rooms)?;
+    let Some(behind) = behind else { return Ok(false) };
+    let known_ts = found.map(|event| event.row.ts);
+    remote.federation.fetch_by_time(room, ts, direction, known_ts, behind).await.map_err(error)
 }

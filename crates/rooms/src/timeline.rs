@@ -194,10 +194,9 @@ impl Rooms {
                 if query.until.is_some_and(|until| until.fragment == at.fragment) {
                     return Ok(Page { events, end: None });
                 }
-                match self.neighbor(room, at.fragment, query.direction).await? {
-                    Some(fragment) => {
-                        let backward = query.direction == Direction::Backward;
-                        at = Place { fragment, idx: if backward { i64::MAX } else { i64::MIN } };
+                match self.beyond(room, at.fragment, query.direction).await? {
+                    Some(place) => {
+                        at = place;
                         continue;
                     }
                     None => return Ok(Page { events, end: None }),
@@ -248,6 +247,42 @@ impl Rooms {
         let prefix = vec![room.num.into(), fragment.into()];
         let read = Read::along::<EventRow>(EventRow::BY_TIMELINE, prefix).from(idx.max(0));
         Ok(self.store.one::<EventRow>(read).await?.and_then(|row| row.pos).unwrap_or(StreamPosition::ZERO))
+    }
+
+    /// The place at the near end of the next fragment in a direction, if there is one.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn beyond(&self, room: &Room, fragment: i64, direction: Direction) -> Result<Option<Place>> {
+        let idx = if direction == Direction::Backward { i64::MAX } else { i64::MIN };
+        Ok(self.neighbor(room, fragment, direction).await?.map(|fragment| Place { fragment, idx }))
+    }
+
+    /// Where history is missing just beside an event, on the side from which a search came to it in a direction, or
+    /// where a search without success ended: the place before which it is missing.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn gap_beside(&self, room: &Room, found: Option<&Event>, came: Direction) -> Result<Option<Place>> {
+        let timeline =
+            |fragment: i64| Read::along::<EventRow>(EventRow::BY_TIMELINE, vec![room.num.into(), fragment.into()]);
+        let place = match (came, found.and_then(Place::before)) {
+            (Direction::Forward, None) => return Ok(None),
+            (Direction::Forward, Some(place)) => place,
+            (Direction::Backward, None) => self.start(room).await?,
+            (Direction::Backward, Some(place)) => {
+                if self.store.one::<EventRow>(timeline(place.fragment).after(place.idx)).await?.is_some() {
+                    return Ok(None);
+                }
+                match self.beyond(room, place.fragment, Direction::Forward).await? {
+                    Some(place) => place,
+                    None => return Ok(None),
+                }
+            }
+        };
+        let fragment = self.store.get::<FragmentRow>(vec![room.num.into(), place.fragment.into()]).await?;
+        let older = self.store.one::<EventRow>(timeline(place.fragment).before(place.idx)).await?;
+        Ok(Some(place).filter(|_| older.is_none() && fragment.is_some_and(|row| row.gap)))
     }
 
     async fn neighbor(&self, room: &Room, fragment: i64, direction: Direction) -> Result<Option<i64>> {

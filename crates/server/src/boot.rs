@@ -178,6 +178,7 @@ pub async fn build(config: &Config, world: &World) -> Result<Running, Error> {
 ///
 /// # Errors
 /// As [`Error`] says.
+// Long: one room on the other, from the bottom up.
 pub async fn build_on(
     opened: Opened,
     config: &Config,

@@ -88,6 +88,14 @@ export class Person {
         return status === 200 ? body.membership : undefined;
     }
 
+    /** Id of the first event of the room that is not older than a time. */
+    async eventFrom(roomId, ts) {
+        const path = `/_matrix/client/v1/rooms/${encodeURIComponent(roomId)}/timestamp_to_event?dir=f&ts=${ts}`;
+        const { status, body } = await request(this.server.baseUrl, "GET", path, { token: this.token });
+        if (status !== 200) throw new Error(`${this.name}: ${path}: ${status} ${JSON.stringify(body)}`);
+        return body.event_id;
+    }
+
     /** All events of the timeline, from the newest to the first. */
     async timeline(roomId) {
         const events = [];
@@ -213,6 +221,11 @@ export async function playOutage(checks, { title, version, creator, others, abse
         return room;
     });
     if (roomId === undefined) return;
+    if (absent.server.asksAllByTime) {
+        await checks.check(`${title}: ${absent.name} finds an event from before the join by its time`, async () => {
+            assertEqual(await absent.eventFrom(roomId, 0), await creator.eventFrom(roomId, 0), "the first event");
+        });
+    }
     let last;
     await checks.check(`${title}: ${absent.name}'s server is away, the others go on`, async () => {
         await absent.server.stop();

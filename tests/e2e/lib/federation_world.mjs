@@ -44,6 +44,9 @@ export class Authority {
 
 /** A hearth that federates. */
 export class FederatingHearth extends Hearth {
+    /** Whether it asks all servers in a room for events of a time; Synapse is content with the first that answers. */
+    asksAllByTime = true;
+
     constructor({ authority, letter, ...options }) {
         super(options);
         this.authority = authority;

@@ -1,17 +1,19 @@
 //! `GET /_matrix/client/v1/rooms/{roomId}/timestamp_to_event`
 //! (`data/api/client-server/room_event_by_timestamp.yaml`).
 
+use std::sync::Arc;
+
 use axum::routing::get;
 use axum::{Json, Router, extract};
 use endpoint::{Error, Path, Query, Requester};
-use rooms::Event;
 use rooms::timeline::{Direction, PageQuery};
+use rooms::{Event, Room};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::access::{Reader, readable};
 use super::message_pagination::{Dir, edge};
-use crate::{Routes, State, error_map};
+use crate::{Routes, State, error_map, remote};
 
 /// Most pages of the timeline that are looked through.
 const PAGES_MAX: usize = 200;
@@ -37,19 +39,37 @@ async fn timestamp_to_event(
     let room = &readable.room;
     let mut reader = Reader::new(&state, room, &requester).await?;
     let direction = Direction::from(parameters.dir);
-    let mut from = edge(&state, room, &reader, direction).await?;
+    let mut found = nearest(&state, room, &mut reader, parameters.ts, direction).await?;
+    if remote::fetch_by_time(&state, room, parameters.ts, direction, found.as_deref()).await? {
+        found = nearest(&state, room, &mut reader, parameters.ts, direction).await?;
+    }
+    if let Some(event) = found {
+        return Ok(Json(json!({ "event_id": event.id(), "origin_server_ts": event.row.ts })));
+    }
+    Err(Error::not_found("There is no event on that side of the timestamp."))
+}
+
+/// The event that is known here and nearest to a time, on its side in a direction, of those that the requester may see.
+async fn nearest(
+    state: &State,
+    room: &Room,
+    reader: &mut Reader<'_>,
+    ts: i64,
+    direction: Direction,
+) -> Result<Option<Arc<Event>>, Error> {
+    let mut from = edge(state, room, reader, direction).await?;
     let fits = |event: &Event| match direction {
-        Direction::Backward => event.row.ts <= parameters.ts,
-        Direction::Forward => event.row.ts >= parameters.ts,
+        Direction::Backward => event.row.ts <= ts,
+        Direction::Forward => event.row.ts >= ts,
     };
     for _ in 0..PAGES_MAX {
         let query = PageQuery { from, direction, until: None, limit: 1 };
         let page = state.rooms.page(room, query, &mut reader.viewer, fits).await.map_err(error_map::rooms)?;
-        if let Some(event) = page.events.first() {
-            return Ok(Json(json!({ "event_id": event.id(), "origin_server_ts": event.row.ts })));
+        if let Some(event) = page.events.into_iter().next() {
+            return Ok(Some(event));
         }
         let Some(next) = page.end else { break };
         from = next;
     }
-    Err(Error::not_found("There is no event on that side of the timestamp."))
+    Ok(None)
 }

@@ -195,7 +195,9 @@ impl Federation {
         let next = match (events.last(), query.direction) {
             (Some(event), Direction::Backward) => Place::before(event),
             (Some(event), Direction::Forward) => Place::after(event),
-            (None, _) => None,
+            (None, direction) => {
+                self.rooms.beyond(room, query.from.fragment, direction).await.map_err(error_map::rooms)?
+            }
         };
         Ok((events, next))
     }

@@ -8,7 +8,7 @@ use event::{EdgeLimits, Json, Verified};
 use http::Method;
 use rooms::Room;
 use rooms::remote::HISTORY_MAX;
-use rooms::timeline::Place;
+use rooms::timeline::{Direction, Place};
 use ruma_common::OwnedEventId;
 
 use super::ask::{is_askable, texts_of};
@@ -20,6 +20,8 @@ use crate::{Federation, Result, verify};
 const EVENTS_MAX: usize = 100;
 /// Servers that are asked about one gap.
 const SERVERS_MAX: usize = 4;
+/// How often history is asked for on the way to an event of a time.
+const FILLS_MAX: usize = 10;
 /// Events of which one request names that history before them is wanted.
 const NAMED_MAX: usize = 20;
 /// For how long a gap that nobody could fill is left alone, in milliseconds.
@@ -53,6 +55,53 @@ impl Federation {
         }
         self.receiver.gaps.put_off(&room.id, HISTORY, now_ms.saturating_add(PAUSE_MS));
         Ok(false)
+    }
+
+    /// Asks whether other servers know an event that is nearer to a time, on its side in a direction, than the nearest
+    /// one known here, and fetches the history before a place until it is known. True if anything came
+    /// (`/timestamp_to_event`).
+    ///
+    /// # Errors
+    /// As the store says; that no server helps is no error.
+    pub async fn fetch_by_time(
+        &self,
+        room: &Room,
+        ts: i64,
+        direction: Direction,
+        known_ts: Option<i64>,
+        before: Place,
+    ) -> Result<bool> {
+        let nearer = |found: i64, known: Option<i64>| match direction {
+            Direction::Forward => found >= ts && known.is_none_or(|known| found < known),
+            Direction::Backward => found <= ts && known.is_none_or(|known| found > known),
+        };
+        let dir = if direction == Direction::Forward { "f" } else { "b" };
+        let own = self.rooms.server_name();
+        let mut nearest: Option<(String, i64)> = None;
+        for server in room.servers().into_iter().filter(|server| is_askable(server, own)).take(SERVERS_MAX) {
+            match self.client.query_timestamp(&server, &room.id, ts, dir).await {
+                // The history of some begins later than that of others.
+                Ok((id, found)) if nearer(found, nearest.as_ref().map_or(known_ts, |(_, known)| Some(*known))) => {
+                    nearest = Some((id, found));
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::info!(server, room_id = room.id, %error, "a server knows no event at that time");
+                }
+            }
+        }
+        let Some((id, _)) = nearest else { return Ok(false) };
+        let mut came = false;
+        for _ in 0..FILLS_MAX {
+            if !self.fill_history(room, before, EVENTS_MAX).await? {
+                break;
+            }
+            came = true;
+            if self.rooms.event_by_id(room, &id).await?.is_some_and(|event| event.shown()) {
+                break;
+            }
+        }
+        Ok(came)
     }
 
     async fn backfill(&self, room: &Room, server: &str, gaps: &[OwnedEventId], limit: usize) -> Result<bool> {

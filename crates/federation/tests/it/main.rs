@@ -5,6 +5,7 @@
 
 mod discovery;
 mod harness;
+mod history;
 mod hostile;
 mod inbound;
 mod joining;

@@ -30,15 +30,15 @@ use crate::harness::{Net, Peer, TestClock, TestEntropy, US, World, key, object};
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A whole server: it receives, and sends.
-struct Server {
-    world: World,
-    handshakes: Handshakes,
+pub struct Server {
+    pub world: World,
+    pub handshakes: Handshakes,
     stop: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
 
 impl Server {
-    async fn start(name: &str, net: &Arc<Net>, clock: &Arc<TestClock>) -> Self {
+    pub async fn start(name: &str, net: &Arc<Net>, clock: &Arc<TestClock>) -> Self {
         let world = World::named(name, net, clock).await;
         let entropy: Arc<dyn Entropy> = Arc::new(TestEntropy::new(name.len() as u64 + u64::from(name.as_bytes()[0])));
         let handshakes = Handshakes::new(
@@ -71,34 +71,34 @@ impl Server {
         Self { world, handshakes, stop, tasks }
     }
 
-    async fn join(&self, room_id: &str, name: &str, via: &str) {
+    pub async fn join(&self, room_id: &str, name: &str, via: &str) {
         let user = self.world.user(name);
         self.handshakes.join(room_id, &user, &[via.to_owned()], &Object::new()).await.unwrap();
     }
 
-    async fn room(&self, id: &str) -> Arc<Room> {
+    pub async fn room(&self, id: &str) -> Arc<Room> {
         self.world.rooms.room(id).await.unwrap().unwrap()
     }
 
-    async fn say(&self, room_id: &str, name: &str, text: &str) {
+    pub async fn say(&self, room_id: &str, name: &str, text: &str) {
         let content = object(json!({ "msgtype": "m.text", "body": text }));
         let message = NewEvent::message(&self.world.user(name), "m.room.message", content);
         self.world.rooms.send(room_id, message).await.unwrap();
     }
 
-    async fn extremities(&self, room_id: &str) -> BTreeSet<String> {
+    pub async fn extremities(&self, room_id: &str) -> BTreeSet<String> {
         let room = self.room(room_id).await;
         room.head().extremities.iter().map(|extremity| extremity.id.to_string()).collect()
     }
 
-    async fn state(&self, room_id: &str) -> BTreeSet<String> {
+    pub async fn state(&self, room_id: &str) -> BTreeSet<String> {
         let room = self.room(room_id).await;
         let state = self.world.rooms.whole_state(&room, room.head().state).await.unwrap();
         state.iter().map(|event| event.id().to_string()).collect()
     }
 
     /// The ids of all events that have a place in the room's timeline, once other servers were asked for all gaps in it.
-    async fn timeline(&self, room_id: &str) -> BTreeSet<String> {
+    pub async fn timeline(&self, room_id: &str) -> BTreeSet<String> {
         let room = self.room(room_id).await;
         while self.world.federation.fill_history(&room, self.world.rooms.live_end(&room), 100).await.unwrap() {}
         let rows: Vec<EventRow> =
@@ -109,7 +109,7 @@ impl Server {
         set
     }
 
-    async fn end(mut self) {
+    pub async fn end(mut self) {
         self.stop.send_replace(true);
         while let Some(ended) = self.tasks.join_next().await {
             ended.unwrap();
