@@ -200,7 +200,19 @@ impl KeyRing {
         if !open.is_empty() {
             self.fetch(open, &mut known).await?;
         }
+        self.look_again(wanted, &mut known).await?;
         Ok(known)
+    }
+
+    /// A server that has just answered somebody else is not asked again, and what it said may have come after this one
+    /// had looked.
+    async fn look_again(&self, wanted: &[Wanted], known: &mut KeySet) -> Result<(), store::Error> {
+        let lacking = wanted.iter().filter(|want| want.server != self.own.server_name() && !known.satisfies(want));
+        let lacking: BTreeSet<String> = lacking.map(|want| want.server.clone()).collect();
+        if !lacking.is_empty() {
+            known.0.extend(self.book.keys(lacking.into_iter().collect()).await?);
+        }
+        Ok(())
     }
 
     /// Checks the signature of a server on an object that is no event, with a key that is valid now.

@@ -1,11 +1,18 @@
 //! Whose keys are whose: fetched, believed only if they are signed, kept, published, vouched for.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use async_trait::async_trait;
 use event::{Json, Keys, Object, SigningKey, VerifyKey};
 use federation::client::Reach;
 use federation::key_ring::{Criteria, retire};
 use serde_json::json;
+use store::model::Model;
+use store::read::Rows;
+use store::{CommitBatch, Engine, Notifier, Read, Table, Ticket, Value};
+use tokio::sync::Notify;
 
 use crate::harness::{key, object};
 use crate::trust::{NOW_MS, Net, QUERY_PATH, Trust, US, response, response_with, wanted};
@@ -400,4 +407,66 @@ async fn a_server_cannot_fill_the_store_with_keys() {
         .await
         .unwrap();
     assert_eq!(responses.len(), 256);
+}
+
+/// An engine that holds one answer back until it is told to go on.
+struct Late {
+    model: Model,
+    /// Whether the next answer is held back.
+    armed: AtomicBool,
+    held: Notify,
+    go_on: Notify,
+}
+
+#[async_trait]
+impl Engine for Late {
+    fn submit(&self, batch: CommitBatch) -> Ticket {
+        self.model.submit(batch)
+    }
+
+    async fn read(&self, reads: Vec<Read>) -> Result<Vec<Rows>, store::Error> {
+        let found = self.model.read(reads).await;
+        if self.armed.swap(false, Ordering::SeqCst) {
+            self.held.notify_one();
+            self.go_on.notified().await;
+        }
+        found
+    }
+
+    fn notifier(&self) -> &Notifier {
+        self.model.notifier()
+    }
+
+    async fn import(&self, table: &'static Table, rows: Vec<Vec<Value>>) -> Result<(), store::Error> {
+        self.model.import(table, rows).await
+    }
+
+    async fn close(&self) {
+        self.model.close().await;
+    }
+}
+
+#[tokio::test]
+async fn fa7_a_key_that_came_for_another_while_one_looked_is_found() {
+    let net = Net::default();
+    net.publish(THEM, response(THEM, &key(THEM), NOW_MS + DAY_MS));
+    let engine = Arc::new(Late {
+        model: Model::new(),
+        armed: AtomicBool::new(false),
+        held: Notify::new(),
+        go_on: Notify::new(),
+    });
+    let trust = Trust::over(Arc::clone(&engine) as Arc<dyn Engine>, net).await;
+    let their_key = key(THEM);
+    engine.armed.store(true, Ordering::SeqCst);
+    let other = async {
+        engine.held.notified().await;
+        let found = trust.has(THEM, &their_key, NOW_MS).await;
+        engine.go_on.notify_one();
+        found
+    };
+    let (first, other) = tokio::join!(trust.has(THEM, &their_key, NOW_MS), other);
+    assert!(other, "asked and answered");
+    assert!(first, "it had looked before the answer, and must not ask again after it");
+    assert_eq!(trust.net.count(THEM), 1);
 }

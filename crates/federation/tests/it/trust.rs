@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Full};
 use parking_lot::Mutex;
 use serde_json::json;
 use store::model::Model;
-use store::{Clock, Store};
+use store::{Clock, Engine, Store};
 use users::Inline;
 
 use crate::harness::{key, object};
@@ -112,6 +112,12 @@ impl Trust {
     pub async fn with(net: Net, reach: Reach, notaries: &[&str]) -> Self {
         let store = Store::new(Arc::new(Model::new())).await.unwrap();
         Self::on(store, Arc::new(net), StandingClock::new(), reach, notaries).await
+    }
+
+    /// Of a server on an engine.
+    pub async fn over(engine: Arc<dyn Engine>, net: Net) -> Self {
+        let store = Store::new(engine).await.unwrap();
+        Self::on(store, Arc::new(net), StandingClock::new(), Reach::default(), &[]).await
     }
 
     /// Another life of the same server.
