@@ -65,7 +65,7 @@ pub fn transport(config: &Config, world: &World) -> Result<Arc<dyn Transport>, E
     Ok(Arc::new(Https::new(egress, clock, entropy, HttpsOptions::default())))
 }
 
-/// Builds federation on the program's transport, or none where it is switched off.
+/// Builds federation on the world's transport, else on the program's, or none where it is switched off.
 ///
 /// # Errors
 /// As [`transport`] and [`build`] say.
@@ -73,7 +73,10 @@ pub async fn build_if_enabled(base: Base<'_>) -> Result<Option<Arc<Remote>>, Err
     if !base.config.federation_enabled {
         return Ok(None);
     }
-    let transport = transport(base.config, base.world)?;
+    let transport = match &base.world.transport {
+        Some(transport) => Arc::clone(transport),
+        None => transport(base.config, base.world)?,
+    };
     Ok(Some(build(base, transport).await?))
 }
 

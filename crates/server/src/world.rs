@@ -1,8 +1,9 @@
-//! The real clock, the real randomness, and threads for work that blocks.
+//! The real clock, the real randomness, and threads for work that blocks; a simulation gives a server others.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use federation::transport::Transport;
 use rand::Rng;
 use store::{Clock, Entropy};
 
@@ -27,26 +28,42 @@ impl Entropy for SystemEntropy {
     }
 }
 
-/// Time and randomness, as a server is given them.
+/// What is around a server: time, randomness, the way to other servers, threads.
 #[derive(Clone)]
 pub struct World {
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// Random bytes.
     pub entropy: Arc<dyn Entropy>,
+    /// What carries requests to other servers, in place of the network.
+    pub transport: Option<Arc<dyn Transport>>,
+    /// Whether work that blocks is done where it is asked for instead of on threads of its own: then the order in which
+    /// things happen is the same in each run.
+    pub inline: bool,
 }
 
 impl World {
-    /// The real ones.
+    /// The real one.
     pub fn real() -> Self {
-        Self { clock: Arc::new(SystemClock), entropy: Arc::new(SystemEntropy) }
+        Self::of(Arc::new(SystemClock), Arc::new(SystemEntropy))
     }
-}
 
-impl World {
+    /// The real network and real threads, with time and randomness as given.
+    pub fn of(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
+        Self { clock, entropy, transport: None, inline: false }
+    }
+
     /// Where files are read and images decoded.
     pub fn media_threads(&self) -> Arc<dyn media::Blocking> {
-        Arc::new(|job: media::Job| drop(tokio::task::spawn_blocking(job)))
+        match self.inline {
+            true => Arc::new(|job: media::Job| job()),
+            false => Arc::new(|job: media::Job| drop(tokio::task::spawn_blocking(job))),
+        }
+    }
+
+    /// Where passwords are hashed.
+    pub fn password_threads(&self) -> Arc<dyn users::Blocking> {
+        if self.inline { Arc::new(users::Inline) } else { Arc::new(Threads) }
     }
 }
 
@@ -56,12 +73,5 @@ struct Threads;
 impl users::Blocking for Threads {
     fn run(&self, work: Box<dyn FnOnce() + Send>) {
         drop(tokio::task::spawn_blocking(work));
-    }
-}
-
-impl World {
-    /// Where passwords are hashed.
-    pub fn password_threads(&self) -> Arc<dyn users::Blocking> {
-        Arc::new(Threads)
     }
 }

@@ -26,7 +26,7 @@ async fn start(settings: &[&str]) -> Here {
     let data_dir = format!("data_dir={}", folder.path().display());
     let config = Config::of(&[&[data_dir.as_str(), "server_name=hearth.test"], settings].concat()).unwrap();
     let clock = Arc::new(FakeClock::default());
-    let world = World { clock: Arc::clone(&clock) as _, entropy: Arc::new(SystemEntropy) };
+    let world = World::of(Arc::clone(&clock) as _, Arc::new(SystemEntropy));
     let store = Store::new(Arc::new(Model::new())).await.unwrap();
     let running = boot::build_on(store.into(), &config, &world, None).await.unwrap();
     Here { clock, running, _folder: folder }
