@@ -75,6 +75,11 @@ impl Disk {
         self.state.lock().fail_syncs = fail;
     }
 
+    /// Whether syncs do nothing from now on and say that they did: a disk that lies.
+    pub fn pretend_syncs(&self, pretend: bool) {
+        self.state.lock().pretend_syncs = pretend;
+    }
+
     /// How many syncs there were.
     pub fn syncs(&self) -> u64 {
         self.state.lock().syncs
@@ -115,6 +120,7 @@ pub(crate) struct State {
     room: Option<u64>,
     fail_writes: bool,
     fail_syncs: bool,
+    pretend_syncs: bool,
     syncs: u64,
     files: BTreeMap<PathBuf, Cached>,
 }
@@ -138,6 +144,7 @@ impl State {
             room: None,
             fail_writes: false,
             fail_syncs: false,
+            pretend_syncs: false,
             syncs: 0,
             files: BTreeMap::new(),
         }
@@ -268,6 +275,9 @@ impl State {
         self.syncs += 1;
         if self.fail_syncs {
             return Err(Fault::Failed);
+        }
+        if self.pretend_syncs {
+            return Ok(());
         }
         let file = self.files.get_mut(path).ok_or(Fault::Dead)?;
         if file.valid < durable.size()? {
