@@ -157,7 +157,11 @@ impl Rooms {
         let missing = missing_of(&draft, pdu).await?;
         if !missing.is_empty() {
             self.keep_waiting(draft, pdu, known.as_deref(), more, &missing).await?;
-            return Ok(Accepted::Waiting(missing));
+            return Ok(match known.filter(|known| known.has(flags::OUTLIER)) {
+                // It is older than what is here. What came between is history, which is fetched when somebody reads it.
+                Some(outlier) => Accepted::Known(outlier),
+                None => Accepted::Waiting(missing),
+            });
         }
         let mut judged = judge(&mut draft, pdu).await?;
         judged.known = known.as_ref().map(|event| event.num());

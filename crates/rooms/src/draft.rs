@@ -161,7 +161,9 @@ impl<'a> Draft<'a> {
         }
         self.last = pos.map(|_| num);
         self.keep_edges(&event, &judged.auth).await?;
-        if !hidden && let Some(after) = state_after {
+        if self.is_past(known.as_deref(), &judged.prev) {
+            self.head.row.last_pos = pos.unwrap_or(self.head.row.last_pos);
+        } else if !hidden && let Some(after) = state_after {
             let on_head = judged.state_before == Some(self.head.state);
             self.advance(&event, &judged.prev, after, pos, on_head).await?;
         }
@@ -293,6 +295,15 @@ impl<'a> Draft<'a> {
             }
         }
         row.messages = self.head.row.messages;
+    }
+
+    /// Whether an event is no part of the present: it was known as part of the state at another event, which is thus later
+    /// than it, and follows nothing that is still at the front.
+    fn is_past(&self, known: Option<&Event>, prev: &[EventNum]) -> bool {
+        let extremities = &self.head.extremities;
+        known.is_some_and(|known| known.has(flags::OUTLIER))
+            && !extremities.is_empty()
+            && !extremities.iter().any(|extremity| prev.contains(&extremity.num))
     }
 
     /// Moves extremities and current state past an accepted event. `on_head`: the state before it is the current one.

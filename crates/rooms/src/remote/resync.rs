@@ -70,7 +70,8 @@ impl Rooms {
             Some(num) => Some(self.event(room, num).await?),
             None => None,
         };
-        if let Some(known) = known.as_ref().filter(|known| !known.has(flags::WAITING | flags::OUTLIER)) {
+        // An outlier is part of the state at another event: it is older than that, and before it is no gap but history.
+        if let Some(known) = known.as_ref().filter(|known| !known.has(flags::WAITING)) {
             return Ok(Accepted::Known(Arc::clone(known)));
         }
         let more = if event.redacted() { flags::REDACTED } else { 0 };
