@@ -1,0 +1,120 @@
+//! After the faults: everything that waits is sent, then each server says something in each room, so that what one of
+//! them did not take for part of the graph becomes part of it everywhere.
+
+use std::time::Duration;
+
+use store::Read;
+use store::tables::federation::InboundPduRow;
+
+use super::forgery::{self, Forged};
+use super::node::Up;
+use super::story::Story;
+
+/// So long nothing may pass between servers to count as quiet.
+const QUIET: Duration = Duration::from_secs(15);
+/// Simulated time in which it must become quiet: longer than any server waits before it tries again.
+const PATIENCE: Duration = Duration::from_secs(24 * 3_600);
+
+/// Waits until it is quiet, and lets all servers speak once. Answers what went wrong.
+pub async fn settle(story: &Story) -> Vec<String> {
+    let mut wrong = Vec::new();
+    wrong.extend(quiet(story).await.err());
+    wrong.extend(missing(story).await);
+    for node in &story.nodes {
+        for room in &story.rooms {
+            let Some(found) = node.up().unwrap().room(&room.id).await else { continue };
+            let local = found.head().local.clone();
+            let speaker = story.people.iter().find(|person| local.contains(person.user.as_str()));
+            if let Some(speaker) = speaker
+                && let Some(event) = speaker.say(&room.id).await
+            {
+                story.acknowledge(speaker, &room.id, event, false);
+            }
+        }
+        wrong.extend(quiet(story).await.err());
+    }
+    for syncer in &story.syncers {
+        // Until there is nothing new; a server shows so much at a time.
+        for _ in 0..3 {
+            syncer.sync(0).await;
+        }
+    }
+    wrong
+}
+
+/// Has a server send what must not be shown, and waits until it is judged.
+pub async fn attack(story: &Story, wrong: &mut Vec<String>) -> Vec<Forged> {
+    let room = story.chance.pick(&story.rooms);
+    let forged = forgery::forge(story, room).await;
+    wrong.extend(quiet(story).await.err());
+    for syncer in &story.syncers {
+        syncer.sync(0).await;
+    }
+    forged
+}
+
+/// Events that servers have not got that were in the room all the time: nobody has said anything since that would make
+/// them ask for what they lack, so each of them must have been sent.
+async fn missing(story: &Story) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for room in &story.rooms {
+        let sent: Vec<String> = {
+            let acknowledged = story.acknowledged.lock();
+            let here = acknowledged.iter().filter(|one| one.room == room.id && room.steady.contains(&one.server));
+            here.map(|one| one.event.clone()).collect()
+        };
+        for node in story.nodes.iter().filter(|node| room.steady.contains(&node.name)) {
+            let up = node.up().unwrap();
+            let Some(found) = up.room(&room.id).await else { continue };
+            // Of very much that was missed, the last event is sent, and the rest is fetched by who pages there.
+            let local = found.head().local.clone();
+            let reader = story.people.iter().find(|person| local.contains(person.user.as_str()));
+            if let Some(reader) = reader {
+                wrong.extend(reader.history(&room.id).await.err());
+            }
+            let mut lacks = Vec::new();
+            for id in &sent {
+                if up.running.rooms.event_by_id(&found, id).await.unwrap().is_none() {
+                    lacks.push(id);
+                }
+            }
+            if let Some(first) = lacks.first() {
+                let (n, room) = (lacks.len(), format!("{} (version {})", room.id, room.version));
+                wrong.push(format!("{n} events of {room}, {first} among them, were not sent to {}", node.name));
+            }
+        }
+    }
+    wrong
+}
+
+/// Waits until nothing is under way.
+pub async fn quiet(story: &Story) -> Result<(), String> {
+    let began = tokio::time::Instant::now();
+    let mut waits = QUIET;
+    loop {
+        let before = story.network.delivered();
+        tokio::time::sleep(waits).await;
+        let mut busy = Vec::new();
+        for node in &story.nodes {
+            busy.extend(busy_with(&node.up().unwrap()).await.map(|what| format!("{}: {what}", node.name)));
+        }
+        if story.network.delivered() == before && busy.is_empty() {
+            return Ok(());
+        }
+        if began.elapsed() > PATIENCE {
+            return Err(format!("it does not become quiet: {busy:?}"));
+        }
+        waits = (waits * 2).min(Duration::from_secs(600));
+    }
+}
+
+/// What a server still has to do.
+async fn busy_with(up: &Up) -> Option<String> {
+    let remote = up.running.remote.as_ref()?;
+    let behind = remote.outbound.report().into_iter().find(|(_, failures, queued)| *failures > 0 || *queued > 0);
+    if let Some((server, failures, queued)) = behind {
+        return Some(format!("{queued} events for {server}, which failed {failures} times"));
+    }
+    let row: Option<InboundPduRow> = up.running.store.one(Read::prefix::<InboundPduRow>(vec![])).await.unwrap();
+    row.map(|row| format!("{} of {} is queued", row.event_id, row.origin))
+}
