@@ -259,8 +259,16 @@ impl Federation {
         let fetches: Vec<_> = wanted.iter().map(|id| self.ask_event(server, id.as_str()).boxed()).collect();
         let fetched: Vec<crate::Result<Option<Bytes>>> =
             stream::iter(fetches).buffered(FETCHES_AT_ONCE).collect().await;
-        // One that the other does not have is no reason to do without the others.
-        let events = fetched.into_iter().filter_map(|event| event.ok().flatten()).collect();
+        let mut events = Vec::new();
+        for event in fetched {
+            match event {
+                Ok(event) => events.extend(event),
+                // It may be had in a moment: a state without it would be another one for good.
+                Err(error) if is_passing(&error) => return Err(error),
+                // One that the other does not have is no reason to do without the others.
+                Err(_) => {}
+            }
+        }
         let wanted: HashSet<&OwnedEventId> = wanted.iter().collect();
         let mut events = self.verify_of_room(room, events).await?;
         events.retain(|event| wanted.contains(&event.pdu().event_id));
@@ -298,5 +306,14 @@ impl Federation {
             }
         }
         Ok(unknown)
+    }
+}
+
+/// Whether what failed may succeed in a moment.
+fn is_passing(error: &crate::Error) -> bool {
+    match error {
+        crate::Error::Unreachable { .. } => true,
+        crate::Error::Remote { status, .. } => status.is_server_error() || status.as_u16() == 429,
+        _ => false,
     }
 }
