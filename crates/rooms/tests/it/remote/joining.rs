@@ -167,6 +167,26 @@ async fn fj12_a_later_join_begins_behind_a_gap() {
     assert!(unseen.iter().all(|id| place(id.as_str()).is_none()));
 }
 
+/// A late transaction brings what was state at the join: that is older than the join, so the present does not fork there.
+#[tokio::test]
+async fn fj4_state_at_the_join_is_no_extremity_when_it_comes_by_itself() {
+    let (one, two) = (Server::new("one.test").await, Server::new("two.test").await);
+    let room_id = one.create("11").await;
+    let topic = state(&one.user("alice"), "m.room.topic", json!({ "topic": "old" }));
+    let topic = one.rooms.send(&room_id, topic).await.unwrap();
+    one.say(&room_id, "alice", "hello").await;
+    join(&two, &one, &room_id, "bob").await.unwrap();
+    let (head, current) = (two.room(&room_id).await.head(), two.current(&room_id).await);
+    let accepted = two.accept(one.sent(&room_id, &topic).await).await;
+    assert!(matches!(accepted, Accepted::Known(_)), "{accepted:?}");
+    let before = one.rooms.state_before(&room_id, &topic).await.unwrap();
+    let told: Vec<_> = before.iter().map(|event| event.id().clone()).collect();
+    let accepted = two.rooms.accept_with_state(one.sent(&room_id, &topic).await, &told).await.unwrap();
+    assert!(matches!(accepted, Accepted::Known(_)), "{accepted:?}");
+    assert_eq!(two.room(&room_id).await.head().extremities, head.extremities);
+    assert_eq!(two.current(&room_id).await, current);
+}
+
 /// The state in the room was known from before: what agrees is neither judged nor written again.
 #[tokio::test]
 async fn a_known_event_keeps_its_number_and_place() {
