@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::postgres::{Durability, Postgres};
-use crate::test::play;
+use crate::test::{compare_with_synapse, play};
 use crate::{Error, run, setup};
 use parts::Night;
 
@@ -28,6 +28,12 @@ const POWER_CUTS: &str = "disk::a_power_cut";
 
 /// The tests that count deliveries.
 const DELIVERIES: [&str; 2] = ["wakes::", "simulated::"];
+
+/// The tests that let several servers live through faults.
+const SIMULATIONS: &str = "simulations::";
+
+/// The tests that compare resolved states with other implementations.
+const STATES: &str = "rv6_resolution_agrees";
 
 /// How long, and how much.
 #[derive(Debug, Clone, clap::Args)]
@@ -47,6 +53,12 @@ pub struct Options {
     /// Deliveries to waiting syncs.
     #[arg(long, default_value_t = 1_000_000)]
     pub deliveries: u64,
+    /// Simulations of several servers.
+    #[arg(long, default_value_t = 10_000)]
+    pub simulations: u64,
+    /// Generated rooms of each family of versions whose states are resolved by others, too.
+    #[arg(long, default_value_t = 100_000)]
+    pub states: u64,
     /// Generated rooms, and generated histories of each database.
     #[arg(long, default_value_t = 400)]
     pub seeds: u64,
@@ -73,6 +85,10 @@ pub enum Part {
     PowerCuts,
     /// Deliveries to waiting syncs.
     Deliveries,
+    /// Several servers that live through faults.
+    Simulations,
+    /// Resolved states beside those of ruma and Synapse.
+    States,
     /// All other tests, with many generated events, rooms and histories of databases.
     Seeds,
     /// Every parser of foreign bytes.
@@ -110,6 +126,16 @@ pub fn nightly(root: &Path, options: &Options) -> Result<(), Error> {
     if options.wants(Part::Deliveries) {
         let command = test(root, &["--test", "it"], &[&DELIVERIES[..], &["--nocapture"]].concat());
         night.tests("deliveries", command, &[("HEARTH_DELIVERIES", options.deliveries)]);
+    }
+    if options.wants(Part::Simulations) {
+        let command = test(root, &["--test", "it"], &[SIMULATIONS, "--nocapture"]);
+        night.tests("simulations", command, &[("HEARTH_SIMULATIONS", options.simulations)]);
+    }
+    if options.wants(Part::States) {
+        let mut command = test(root, &["--test", "it"], &[STATES, "--nocapture"]);
+        compare_with_synapse(&mut command, &tools);
+        let each = [("EVENT_STATE_SEEDS", options.states), ("EVENT_SYNAPSE_SEEDS", options.states)];
+        night.tests("resolved states", command, &each);
     }
     if options.wants(Part::Seeds) {
         seeds(root, options, &url, &mut night);
@@ -178,7 +204,7 @@ fn seeds(root: &Path, options: &Options, postgres: &str, night: &mut Night) {
         ("ROOMS_SEEDS", options.seeds),
         ("STORE_SEEDS", options.seeds),
     ];
-    let others = DELIVERIES.iter().chain([&POWER_CUTS, &fuzz::TARGETS]);
+    let others = DELIVERIES.iter().chain([&POWER_CUTS, &SIMULATIONS, &STATES, &fuzz::TARGETS]);
     let skip: Vec<&str> = others.flat_map(|other| ["--skip", *other]).collect();
     let mut command = test(root, &[], &skip);
     command.env("HEARTH_TEST_POSTGRES", postgres);

@@ -107,7 +107,7 @@ pub fn test(root: &Path, options: &Options) -> Result<(), Error> {
     if !options.only_e2e {
         checks(root, &mut tally);
         match Postgres::start(&target, Durability::Fast) {
-            Ok(postgres) => cargo_test(root, &postgres, &mut tally),
+            Ok(postgres) => cargo_test(root, &tools, &postgres, &mut tally),
             Err(error) => tally.fail(format!("PostgreSQL for the tests: {error}")),
         }
     }
@@ -137,12 +137,21 @@ fn checks(root: &Path, tally: &mut Tally) {
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: &str = "8";
 
-fn cargo_test(root: &Path, postgres: &Postgres, tally: &mut Tally) {
+fn cargo_test(root: &Path, tools: &Tools, postgres: &Postgres, tally: &mut Tally) {
     let mut command = Command::new("cargo");
     command.args(["test", "--workspace", "--no-fail-fast"]).current_dir(root);
     command.env("HEARTH_TEST_POSTGRES", postgres.url("postgres"));
     command.env("HEARTH_FUZZ_SECONDS", FUZZ_SECONDS);
+    compare_with_synapse(&mut command, tools);
     tally.counted("cargo test", &mut command, &mut |_| {});
+}
+
+/// Has the tests compare resolved states with those of Synapse, where it is installed.
+pub fn compare_with_synapse(command: &mut Command, tools: &Tools) {
+    match &tools.synapse {
+        Some(synapse) => drop(command.env("HEARTH_TEST_SYNAPSE", synapse)),
+        None => println!("without Synapse, resolved states are not compared with it"),
+    }
 }
 
 /// One script of `tests/e2e` with its arguments.

@@ -8,14 +8,15 @@ use parking_lot::Mutex;
 use crate::simulation::story::{Mutant, Outcome, STATE_EVENTS_MIN, play};
 
 /// Seeds where `HEARTH_SIMULATIONS` does not say another number: unoptimized, each costs some seconds.
-const SEEDS: u64 = 6;
+const SEEDS: u64 = 3;
 /// Seeds that are played at the same time.
 const AT_ONCE: usize = 2;
 
 /// Seeds that once failed.
 const ONCE_FAILED: &[u64] = &[
     // Parts of the state at a join became forward extremities, and an old state took the place of the current one.
-    1,
+    1, // A state at a gap lacked the events whose fetching had failed, and what followed was rejected.
+    8, 14, 23,
 ];
 
 /// Plays one seed.

@@ -31,33 +31,35 @@ pub async fn forge(story: &Story, room: &SharedRoom) -> Vec<Forged> {
         return forged;
     }
     let up = rogue.up().unwrap();
-    forged.extend(send(story, room, rogue, &up, foreign_join(story, room, rogue, &up).await).await);
+    if let Some(join) = foreign_join(story, room, rogue, &up).await {
+        forged.extend(send(story, room, rogue, &up, join).await);
+    }
     if let Some(message) = message_from_before_ban(story, room, rogue, &up).await {
         forged.extend(send(story, room, rogue, &up, message).await);
     }
     forged
 }
 
-/// A join of somebody else.
-async fn foreign_join(story: &Story, room: &SharedRoom, rogue: &Node, up: &Up) -> Template {
+/// A join of somebody else. `None` if the server is not in the room any more.
+async fn foreign_join(story: &Story, room: &SharedRoom, rogue: &Node, up: &Up) -> Option<Template> {
     let others: Vec<_> = story.people.iter().filter(|person| person.node.name != rogue.name).collect();
     let target = story.chance.pick(&others).user.clone();
-    let found = up.room(&room.id).await.unwrap();
+    let found = up.room(&room.id).await?;
     let head = found.head();
-    let sender = head.local.first().unwrap().to_string();
+    let sender = head.local.first()?.to_string();
     let state = up.running.rooms.whole_state(&found, head.state).await.unwrap();
     let cited = |kind: &str, key: &str| {
         let holds = |event: &&Arc<rooms::Event>| event.pdu.state_entry() == Some((kind, key));
         state.iter().find(holds).map(|event| event.id().clone())
     };
     let auth = [("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.member", sender.as_str())];
-    Template {
+    Some(Template {
         auth_events: auth.iter().filter_map(|(kind, key)| cited(kind, key)).collect(),
         prev_events: head.extremities.iter().map(|extremity| extremity.id.clone()).collect(),
         depth: Template::next_depth(head.extremities.iter().map(|extremity| extremity.depth)),
         state_key: Some(target),
         ..template(room, &sender, "m.room.member", json!({ "membership": "join" }))
-    }
+    })
 }
 
 /// A message of a user whom the room's creator bans first; it follows the user's join. `None` if there is no such user,
