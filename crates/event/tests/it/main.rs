@@ -17,4 +17,5 @@ mod room;
 mod speed;
 mod state_res;
 mod support;
+mod synapse;
 mod vectors;

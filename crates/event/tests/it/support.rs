@@ -46,7 +46,12 @@ impl Rng {
 
 /// How many seeds a differential test runs.
 pub fn seeds(default: u64) -> std::ops::Range<u64> {
-    let n = std::env::var("EVENT_SEEDS").ok().and_then(|n| n.parse().ok());
+    seeds_of("EVENT_SEEDS", default)
+}
+
+/// As many seeds as an environment variable says.
+pub fn seeds_of(name: &str, default: u64) -> std::ops::Range<u64> {
+    let n = std::env::var(name).ok().and_then(|n| n.parse().ok());
     0..n.unwrap_or(default)
 }
 
