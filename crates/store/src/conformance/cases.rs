@@ -4,11 +4,19 @@ use std::collections::Bound;
 
 use super::{Failure, Harness, Pair};
 use crate::tables::core::{CounterRow, JobRow, ReaderRow, SequenceRow};
+use crate::tables::media::MediaRow;
 use crate::tables::rooms::{AliasRow, RoomHeadRow, StateKeyRow};
-use crate::{CommitBatch, Engine, Error, Read, RoomNum, Row, StreamKind, Table, Value, Write};
+use crate::{CommitBatch, Engine, Error, Read, RoomNum, Row, StreamKind, Table, UserId, Value, Write};
 
-const TABLES: &[&Table] =
-    &[ReaderRow::TABLE, SequenceRow::TABLE, JobRow::TABLE, RoomHeadRow::TABLE, StateKeyRow::TABLE, AliasRow::TABLE];
+const TABLES: &[&Table] = &[
+    ReaderRow::TABLE,
+    SequenceRow::TABLE,
+    JobRow::TABLE,
+    RoomHeadRow::TABLE,
+    StateKeyRow::TABLE,
+    AliasRow::TABLE,
+    MediaRow::TABLE,
+];
 
 /// A named group of batches, submitted at once.
 struct Case {
@@ -26,6 +34,7 @@ pub(super) async fn run(harness: &dyn Harness) -> Result<(), Failure> {
             let outcome = check(&pair, case, at_once).await;
             outcome.map_err(|failure| Failure(format!("{name}, at once {at_once}: {failure}")))?;
         }
+        nulls(&pair).await.map_err(|failure| Failure(format!("nulls: {failure}")))?;
         import(&pair).await.map_err(|failure| Failure(format!("import: {failure}")))?;
         unanswered(&pair).await?;
         let reopened = pair.reopen(harness, at_once, TABLES).await;
@@ -222,6 +231,29 @@ fn nothing() -> Case {
         batch.announce(StreamKind::Profile, None, None, Some(i64::MIN));
     });
     Case { name: "batches without writes", batches: vec![CommitBatch::new(), holds, fails, announces, batch(|_| {})] }
+}
+
+/// A row that has no value in the column by which an index goes on is not found along it.
+async fn nulls(pair: &Pair) -> Result<(), Failure> {
+    let media = |id: &str, uploader: Option<&str>| MediaRow {
+        server_name: "nulls.test".to_owned(),
+        media_id: id.to_owned(),
+        uploader: uploader.map(UserId::from),
+        content_type: String::new(),
+        file_name: None,
+        size: 0,
+        sha256: Vec::new(),
+        file: format!("nulls {id}"),
+        created_ms: 1,
+        quarantined_by: None,
+        unauthenticated: false,
+    };
+    let rows = batch(|batch| {
+        batch.put(media("one", None)).put(media("two", Some("@a:nulls.test"))).put(media("three", None));
+    });
+    pair.commit(rows).await?;
+    let along = || Read::along::<MediaRow>(MediaRow::BY_UPLOADER, Vec::new());
+    pair.compare(vec![along(), along().reverse(), along().after("")]).await
 }
 
 /// Imported rows replace those of equal key; a bad import leaves nothing.
