@@ -12,7 +12,7 @@ use store::tables::core::JobRow;
 use store::tables::rooms::{
     AliasRow, EventBytesRow, EventRow, FragmentRow, HistoryGapRow, MembershipRow, MissingPrevRow, NotificationRow,
     RedactionRow, RelationRow, ResidencyRow, RoomHeadRow, RoomRow, RoomServerRow, StateEventRow, StateKeyRow,
-    StateSegmentRow, ThreadRow,
+    StateSegmentRow, ThreadRow, UncountedRow,
 };
 use store::{CommitBatch, CommitError, EventNum, Read, RoomNum, Row, StreamKind, UserId, Value};
 
@@ -108,6 +108,7 @@ impl Rooms {
             || self.remove::<RoomHeadRow>(prefix(), |row| vec![room.into(), row.pos.into()]).await?
             || self.remove::<RelationRow>(prefix(), relation_key).await?
             || self.remove::<RedactionRow>(prefix(), redaction_key).await?
+            || self.remove::<UncountedRow>(prefix(), |row| vec![room.into(), row.pos.into()]).await?
             || self.remove::<ThreadRow>(prefix(), |row| vec![room.into(), row.root.as_str().into()]).await?
             || self.remove::<FragmentRow>(prefix(), |row| vec![room.into(), row.fragment.into()]).await?
             || self.remove::<MissingPrevRow>(prefix(), missing_key).await?

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use event::Pdu;
 use event::power_levels::PowerLevels;
-use store::tables::rooms::{EventBytesRow, RedactionRow, RelationRow, ThreadRow};
+use store::tables::rooms::{EventBytesRow, RedactionRow, RelationRow, ThreadRow, UncountedRow};
 use store::{Read, StreamKind};
 
 use crate::draft::{Draft, Judged, thread_of};
@@ -107,7 +107,7 @@ impl Rooms {
         });
     }
 
-    /// Prunes the target: served pruned at once, its stored bytes rewritten when due.
+    /// Prunes the target: served pruned at once, its stored bytes rewritten when due, and nobody's to read any more.
     async fn redact(&self, draft: &mut Draft<'_>, target: &Arc<Event>, redaction: &Event) -> Result<()> {
         if target.has(flags::REDACTED) {
             return Ok(());
@@ -122,6 +122,10 @@ impl Rooms {
         row.flags |= flags::REDACTED;
         row.redacted_by = Some(redaction.num());
         draft.change_event(row, Arc::new(pruned));
+        if let Some(pos) = target.row.pos {
+            let by_default = target.has(flags::NOTIFIABLE) && target.row.thread.is_none();
+            draft.batch.put(UncountedRow { room: draft.room.num, pos, by_default });
+        }
         draft.batch.put(RedactionRow {
             room: draft.room.num,
             target: target.id().to_string(),

@@ -1,9 +1,10 @@
 //! Unread counts: a function of (read markers, events, rules). Messages that count by the default rules are counted by
-//! the room's prefix counter; everything else has a row of its own.
+//! the room's prefix counter; everything else has a row of its own. What is redacted counts no more: events that had
+//! been counted before have a row that says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use store::tables::rooms::{MembershipRow, NotificationRow, OwnMessageRow, RelationRow, ThreadRow};
+use store::tables::rooms::{MembershipRow, NotificationRow, OwnMessageRow, RelationRow, ThreadRow, UncountedRow};
 use store::{EventNum, Read, StreamPosition};
 
 use crate::room::Room;
@@ -84,22 +85,29 @@ impl Rooms {
         let head = room.head();
         let rows_read = Read::prefix::<NotificationRow>(vec![(&row.user_id).into(), room.num.into()]).after(all.pos);
         let threads_read = Read::along::<ThreadRow>(ThreadRow::BY_POS, vec![room.num.into()]).after(all.pos).reverse();
+        let redacted_read = Read::prefix::<UncountedRow>(vec![room.num.into()]).after(all.pos);
         let own_read = Read::get::<OwnMessageRow>(vec![(&row.user_id).into(), room.num.into()]);
-        let reads = vec![rows_read.clone().limit(FEW), threads_read.clone().limit(FEW), own_read];
+        let few = [&rows_read, &threads_read, &redacted_read].map(|read| read.clone().limit(FEW));
+        let reads = few.into_iter().chain([own_read]).collect();
         let mut found = self.store.read(reads).await?.into_iter();
         let mut rows = found.next().unwrap_or_default().all::<NotificationRow>()?;
         let mut threads = found.next().unwrap_or_default().all::<ThreadRow>()?;
+        let mut redacted = found.next().unwrap_or_default().all::<UncountedRow>()?;
         let own = found.next().unwrap_or_default().one::<OwnMessageRow>()?;
-        if rows.len() >= FEW as usize || threads.len() >= FEW as usize {
-            let reads = vec![rows_read.limit(ROWS_MAX), threads_read.limit(THREADS_MAX)];
+        if [rows.len(), threads.len(), redacted.len()].into_iter().max() >= Some(FEW as usize) {
+            let reads = vec![rows_read.limit(ROWS_MAX), threads_read.limit(THREADS_MAX), redacted_read.limit(ROWS_MAX)];
             let mut found = self.store.read(reads).await?.into_iter();
             rows = found.next().unwrap_or_default().all()?;
             threads = found.next().unwrap_or_default().all()?;
+            redacted = found.next().unwrap_or_default().all()?;
         }
+        // Both in the order of positions.
+        rows.retain(|row| redacted.binary_search_by_key(&row.pos, |redacted| redacted.pos).is_err());
         let own = own.map_or(Mark::default(), |row| Mark { pos: row.pos, messages: row.messages });
         let main = all.max(own).max(marks.main);
         let mut unread = Unread::default();
-        unread.main.notifications = (head.row.messages - main.messages).max(0);
+        let gone = redacted.iter().filter(|redacted| redacted.by_default && redacted.pos > main.pos).count();
+        unread.main.notifications = (head.row.messages - main.messages).max(0) - i64::try_from(gone).unwrap_or(0);
         let looked_at: BTreeSet<String> = threads.iter().map(|thread| thread.root.clone()).collect();
         for thread in threads {
             let mark = all.max(marks.threads.get(&thread.root).copied().unwrap_or_default());

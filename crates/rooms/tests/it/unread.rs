@@ -1,8 +1,9 @@
 //! Unread counts against slow counting, on conversations made by chance.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use event::Object;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rooms::unread::{Mark, ReadMarks};
@@ -19,22 +20,23 @@ struct Read {
     threads: BTreeMap<String, usize>,
 }
 
-/// Unread messages of `me`, who sees all of `said`: of the main timeline, and of threads with something unread.
-fn count(said: &[Arc<Event>], me: &str, read: &Read) -> (i64, BTreeMap<String, i64>) {
+/// Unread messages of `me`, who sees all of `said`: of the main timeline, and of threads with something unread. What is
+/// redacted counts no more, but has been said.
+fn count(said: &[Arc<Event>], gone: &BTreeSet<usize>, me: &str, read: &Read) -> (i64, BTreeMap<String, i64>) {
     let (mut main, mut threads) = (0, BTreeMap::new());
     // Whoever says something has read what stands before it, there.
     let own_main = said.iter().rposition(|event| event.row.thread.is_none() && event.row.sender.as_str() == me);
     for (place, event) in said.iter().enumerate() {
         let unread_after = |mark: Option<usize>| mark.is_none_or(|mark| place > mark);
-        if !unread_after(read.all) {
+        if !unread_after(read.all) || gone.contains(&place) {
             continue;
         }
         match &event.row.thread {
             None => main += i64::from(unread_after(read.main) && unread_after(own_main)),
             Some(root) => {
-                let own = said
-                    .iter()
-                    .rposition(|other| other.row.thread.as_ref() == Some(root) && other.row.sender.as_str() == me);
+                let own = said.iter().enumerate().rposition(|(place, other)| {
+                    other.row.thread.as_ref() == Some(root) && other.row.sender.as_str() == me && !gone.contains(&place)
+                });
                 if unread_after(read.threads.get(root).copied()) && unread_after(own) {
                     *threads.entry(root.clone()).or_default() += 1;
                 }
@@ -56,12 +58,12 @@ async fn unread_counts_are_what_slow_counting_says() {
         }
         let room = rooms.room(&room_id).await.unwrap().unwrap();
         let mut said: Vec<Arc<Event>> = Vec::new();
-        let mut read = Read::default();
+        let (mut read, mut gone) = (Read::default(), BTreeSet::new());
         let me = &people[1];
         for step in 0..60 {
             let sender = &people[random.random_range(0..people.len())];
             let root = (!said.is_empty()).then(|| Arc::clone(&said[random.random_range(0..said.len().min(4))]));
-            match (random.random_range(0..8), root) {
+            match (random.random_range(0..9), root) {
                 (0..3, Some(root)) if root.row.thread.is_none() => {
                     let relation = json!({ "rel_type": "m.thread", "event_id": root.id() });
                     let reply = content(json!({ "msgtype": "m.text", "body": "x", "m.relates_to": relation }));
@@ -74,6 +76,14 @@ async fn unread_counts_are_what_slow_counting_says() {
                     read.all = read.all.max(Some(place));
                 }
                 (4, _) if !said.is_empty() => read.main = read.main.max(Some(random.random_range(0..said.len()))),
+                (8, Some(_)) => {
+                    let place = random.random_range(0..said.len());
+                    // Not by oneself: whoever sends something has read what stands before it.
+                    let mut redaction = NewEvent::message(&people[0], "m.room.redaction", Object::new());
+                    redaction.redacts = Some(said[place].id().clone());
+                    rooms.send(&room_id, redaction).await.unwrap();
+                    gone.insert(place);
+                }
                 (5, Some(root)) => {
                     let mark = read.threads.entry(root.id().to_string()).or_default();
                     *mark = (*mark).max(random.random_range(0..said.len()));
@@ -91,7 +101,7 @@ async fn unread_counts_are_what_slow_counting_says() {
             };
             let row = rooms.membership_row(room.num, me).await.unwrap().unwrap();
             let unread = rooms.unread(&room, &row, &marks).await.unwrap();
-            let (main, threads) = count(&said, me.as_str(), &read);
+            let (main, threads) = count(&said, &gone, me.as_str(), &read);
             assert_eq!(unread.main.notifications, main, "seed {seed}, step {step}: {read:?}");
             let found: BTreeMap<String, i64> =
                 unread.threads.into_iter().map(|(root, counts)| (root, counts.notifications)).collect();

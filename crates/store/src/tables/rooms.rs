@@ -19,6 +19,7 @@ pub const TABLES: &[&Table] = &[
     AliasRow::TABLE,
     TransactionRow::TABLE,
     NotificationRow::TABLE,
+    UncountedRow::TABLE,
     ThreadRow::TABLE,
     OwnMessageRow::TABLE,
     HistoryGapRow::TABLE,
@@ -342,6 +343,19 @@ table! {
         notify: i64,
         /// Whether it highlights.
         highlight: bool,
+    }
+}
+
+table! {
+    /// An event that was redacted after it had been counted: whoever had not read it has nothing to read there any more.
+    /// Prefix counters and the rows of the event stay as they are, so that a redaction costs the same in a room of any size.
+    "uncounted" => UncountedRow key(room, pos) {
+        /// The room.
+        room: RoomNum,
+        /// The event's position.
+        pos: StreamPosition,
+        /// Whether the prefix counter of the main timeline holds it.
+        by_default: bool,
     }
 }
 
