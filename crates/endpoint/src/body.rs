@@ -1,14 +1,17 @@
 //! Request bodies: JSON whatever the `Content-Type` says, with errors that name the member (behaviours CB4, CB11).
 
+mod objects;
+
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{FromRef, FromRequest, Request};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::{Door, Error};
+use objects::Objects;
 
 /// A JSON body of type `T`.
 ///
@@ -30,11 +33,14 @@ pub struct RawBody(pub Bytes);
 /// # Errors
 /// `M_TOO_LARGE`; `M_UNKNOWN` when the connection broke.
 pub async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Error> {
+    let too_large = || Error::too_large(format!("A request of this kind may have {bytes_max} bytes."));
+    // What announces itself as too large is not waited for.
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(too_large());
+    }
     match Limited::new(body, bytes_max).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(Error::too_large(format!("A request of this kind may have {bytes_max} bytes.")))
-        }
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
         Err(_) => Err(Error::unknown(http::StatusCode::BAD_REQUEST, "The request broke off.")),
     }
 }
@@ -45,7 +51,17 @@ pub async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Error> {
 /// As [`JsonBody`].
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     let text = std::str::from_utf8(bytes).map_err(|_| Error::not_json("The body is no UTF-8."))?;
-    serde_json::from_str(text).map_err(|error| explain::<T>(text, &error))
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let read = T::deserialize(Objects(&mut deserializer)).and_then(|read| deserializer.end().map(|()| read));
+    read.map_err(|error| explain::<T>(text, &error))
+}
+
+/// Reads a JSON value as type `T`, as [`parse_json`] does.
+///
+/// # Errors
+/// `M_BAD_JSON`.
+pub fn from_value<T: DeserializeOwned>(value: serde_json::Value) -> Result<T, Error> {
+    T::deserialize(Objects(value)).map_err(|error| Error::bad_json(error.to_string()))
 }
 
 /// Says what is wrong with a body that did not parse: this may take its time.
@@ -54,7 +70,7 @@ fn explain<T: DeserializeOwned>(text: &str, error: &serde_json::Error) -> Error 
         return Error::not_json("The body is no JSON.");
     }
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+    match serde_path_to_error::deserialize::<_, T>(Objects(&mut deserializer)) {
         Err(found) if found.path().iter().next().is_some() => {
             Error::bad_json(format!("`{}`: {}", found.path(), without_place(&found.inner().to_string())))
         }
@@ -149,6 +165,8 @@ mod tests {
         check(b"{\"name\":\"a\"} x", "M_NOT_JSON", "");
         check(b"{}", "M_BAD_JSON", "missing field `name`");
         check(b"[]", "M_BAD_JSON", "");
+        check(b"[\"a\",[]]", "M_BAD_JSON", "sequence");
+        check(b"{\"name\":\"a\",\"inner\":[[1]]}", "M_BAD_JSON", "`inner[0]`");
         check(b"{\"name\":1}", "M_BAD_JSON", "`name`");
         check(b"{\"name\":\"a\",\"inner\":[{\"count\":1},{\"count\":-1}]}", "M_BAD_JSON", "`inner[1].count`");
     }
