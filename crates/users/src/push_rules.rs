@@ -275,6 +275,9 @@ fn check_rule(kind: RuleKind, rule_id: &str, new: &NewRule) -> Result<(), Error>
     if kind == RuleKind::Content && new.pattern.is_none() {
         return refused("A content rule has a `pattern`.");
     }
+    if !new.conditions.iter().all(|condition| condition.get("kind").is_some_and(Json::is_string)) {
+        return refused("A condition is an object with a `kind`.");
+    }
     let conditions_bytes: usize = new.conditions.iter().chain(&new.actions).map(|one| one.to_string().len()).sum();
     if conditions_bytes + new.pattern.as_ref().map_or(0, String::len) + rule_id.len() > RULE_BYTES_MAX {
         return Err(Error::TooLarge("the push rule"));

@@ -86,6 +86,22 @@ pub struct SharedSecretProof<'a> {
     pub user_type: Option<&'a str>,
 }
 
+/// The grammar of the part of a user id before the colon (appendices, "User Identifiers").
+///
+/// # Errors
+/// [`Error::InvalidUsername`].
+pub fn check_localpart(localpart: &str) -> Result<(), Error> {
+    if localpart.is_empty() {
+        return Err(Error::InvalidUsername("it is empty"));
+    }
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._=-/+".contains(&byte);
+    if localpart.bytes().all(allowed) {
+        Ok(())
+    } else {
+        Err(Error::InvalidUsername("only a-z, 0-9 and . _ = - / + are allowed"))
+    }
+}
+
 impl Users {
     /// The user id that a name would get: lower-cased, within grammar and length, and free.
     ///
@@ -105,15 +121,7 @@ impl Users {
     /// [`Error::InvalidUsername`].
     pub fn check_name(&self, name: &str) -> Result<UserId, Error> {
         let localpart = name.to_lowercase();
-        if localpart.is_empty() {
-            return Err(Error::InvalidUsername("it is empty"));
-        }
-        if !localpart
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._=-/+".contains(&byte))
-        {
-            return Err(Error::InvalidUsername("only a-z, 0-9 and . _ = - / + are allowed"));
-        }
+        check_localpart(&localpart)?;
         let user = self.user_id(&localpart);
         if user.as_str().len() > USER_ID_BYTES_MAX {
             return Err(Error::InvalidUsername("the whole user id may have 255 bytes"));
