@@ -78,7 +78,8 @@ pub fn routes() -> Router<State> {
 /// A body that was read whole, for the sake of user-interactive authentication, as its own type.
 ///
 /// # Errors
-/// `M_BAD_JSON`.
+/// `M_BAD_JSON`, also for an `auth` of the wrong shape.
 fn typed<T: DeserializeOwned>(body: &Map<String, Value>) -> Result<T, Error> {
-    T::deserialize(Value::Object(body.clone())).map_err(|error| Error::bad_json(error.to_string()))
+    uia::check_shape(body.get("auth"))?;
+    endpoint::body::from_value(Value::Object(body.clone()))
 }

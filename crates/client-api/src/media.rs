@@ -82,6 +82,15 @@ struct DownloadParameters {
     timeout_ms: Option<u64>,
 }
 
+/// What the deprecated routes take on top. They never ask another server and never redirect, whatever is asked for.
+#[derive(Debug, Deserialize)]
+struct OldParameters {
+    #[serde(rename = "allow_remote")]
+    _allow_remote: Option<bool>,
+    #[serde(rename = "allow_redirect")]
+    _allow_redirect: Option<bool>,
+}
+
 /// The parameters of a thumbnail.
 #[derive(Debug, Deserialize)]
 struct ThumbnailParameters {
@@ -102,7 +111,7 @@ struct Asker {
     headers: HeaderMap,
 }
 
-async fn config(_: GuestRequester, State(media): State<Media>) -> Json<Value> {
+async fn config(_: Requester, State(media): State<Media>) -> Json<Value> {
     Json(json!({ "m.upload.size": media.upload_bytes_max() }))
 }
 
@@ -235,6 +244,7 @@ async fn old_download(
     State(door): State<Arc<Door>>,
     Path((server_name, media_id)): Path<(String, String)>,
     Query(parameters): Query<DownloadParameters>,
+    _: Query<OldParameters>,
     http_method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
@@ -247,6 +257,7 @@ async fn old_download_as(
     State(door): State<Arc<Door>>,
     Path((server_name, media_id, file_name)): Path<(String, String, String)>,
     Query(parameters): Query<DownloadParameters>,
+    _: Query<OldParameters>,
     http_method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Error> {
@@ -259,6 +270,7 @@ async fn old_thumbnail(
     State(door): State<Arc<Door>>,
     Path((server_name, media_id)): Path<(String, String)>,
     Query(parameters): Query<ThumbnailParameters>,
+    _: Query<OldParameters>,
     http_method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Error> {

@@ -27,6 +27,16 @@ pub fn error(error: federation::Error) -> Error {
     }
 }
 
+/// As [`error`], where a user of the other server was to be invited: it is that server which lacks the room's version.
+pub fn invite_error(failed: federation::Error) -> Error {
+    match failed {
+        federation::Error::Remote { errcode, .. } if errcode == "M_INCOMPATIBLE_ROOM_VERSION" => {
+            Error::unsupported_room_version()
+        }
+        failed => error(failed),
+    }
+}
+
 /// What another server refused, with its own code where the client-server API knows it for the same thing.
 fn refusal(status: StatusCode, errcode: &str, message: String, body: &serde_json::Value) -> Error {
     match (status, errcode) {
@@ -127,4 +137,25 @@ pub async fn fetch_by_time(
     let Some(behind) = behind else { return Ok(false) };
     let known_ts = found.map(|event| event.row.ts);
     remote.federation.fetch_by_time(room, ts, direction, known_ts, behind).await.map_err(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn cr31_a_version_that_the_invitees_server_lacks_is_told_as_such() {
+        let refused = || federation::Error::Remote {
+            server: "two.test".to_owned(),
+            status: StatusCode::BAD_REQUEST,
+            errcode: "M_INCOMPATIBLE_ROOM_VERSION".to_owned(),
+            message: "No.".to_owned(),
+            body: json!({ "room_version": "12" }),
+        };
+        let told = |error: Error| (error.status.as_u16(), error.errcode);
+        assert_eq!(told(invite_error(refused())), (400, "M_UNSUPPORTED_ROOM_VERSION"));
+        assert_eq!(told(error(refused())), (400, "M_INCOMPATIBLE_ROOM_VERSION"));
+    }
 }

@@ -4,7 +4,7 @@
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router, extract};
-use endpoint::{Error, GuestRequester, JsonBody, Path};
+use endpoint::{Error, JsonBody, Path, Requester};
 use serde_json::{Map, Value, json};
 
 use crate::{Routes, State, error_map, json_text};
@@ -18,7 +18,7 @@ pub fn routes() -> Router<State> {
 
 async fn put_filter(
     extract::State(state): extract::State<State>,
-    GuestRequester(requester): GuestRequester,
+    requester: Requester,
     Path(user_id): Path<String>,
     JsonBody(filter): JsonBody<Map<String, Value>>,
 ) -> Result<Json<Value>, Error> {
@@ -31,7 +31,7 @@ async fn put_filter(
 
 async fn get_filter(
     extract::State(state): extract::State<State>,
-    GuestRequester(requester): GuestRequester,
+    requester: Requester,
     Path((user_id, filter_id)): Path<(String, String)>,
 ) -> Result<Response, Error> {
     requester.is_user(&user_id)?;

@@ -104,10 +104,10 @@ struct Which {
 
 #[derive(Debug, Deserialize)]
 struct KeyBody {
-    first_message_index: i64,
-    forwarded_count: i64,
+    first_message_index: u32,
+    forwarded_count: u32,
     is_verified: bool,
-    session_data: Value,
+    session_data: Map<String, Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -124,10 +124,10 @@ fn key(room_id: &str, session_id: &str, body: KeyBody) -> BackupKey {
     BackupKey {
         room_id: room_id.to_owned(),
         session_id: session_id.to_owned(),
-        first_message_index: body.first_message_index,
-        forwarded_count: body.forwarded_count,
+        first_message_index: body.first_message_index.into(),
+        forwarded_count: body.forwarded_count.into(),
         is_verified: body.is_verified,
-        session_data: body.session_data,
+        session_data: Value::Object(body.session_data),
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use axum::routing::{get, post};
 use axum::{Json, Router, extract};
+use endpoint::body::from_value;
 use endpoint::{Error, GuestRequester, JsonBody, OptionalBody, Query, Requester};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -37,12 +38,30 @@ struct Upload {
     unstable_fallback_keys: Option<Map<String, Value>>,
 }
 
+/// What identity keys have, in the shape that the specification gives it. They are kept as they came.
+#[derive(Debug, Deserialize)]
+struct DeviceKeys {
+    #[serde(rename = "user_id")]
+    _user_id: String,
+    #[serde(rename = "device_id")]
+    _device_id: String,
+    #[serde(rename = "algorithms")]
+    _algorithms: Vec<String>,
+    #[serde(rename = "keys")]
+    _keys: BTreeMap<String, String>,
+    #[serde(rename = "signatures")]
+    _signatures: BTreeMap<String, BTreeMap<String, String>>,
+}
+
 async fn upload(
     extract::State(state): extract::State<State>,
     GuestRequester(requester): GuestRequester,
     OptionalBody(body): OptionalBody<Upload>,
 ) -> Result<Json<Value>, Error> {
     let (user, device) = (&requester.user_id, requester.device()?);
+    if let Some(keys) = body.device_keys.as_ref().filter(|keys| !keys.is_null()) {
+        from_value::<DeviceKeys>(keys.clone())?;
+    }
     let upload = users::keys::upload::Upload {
         device_keys: body.device_keys.as_ref().filter(|keys| !keys.is_null()),
         one_time: body.one_time_keys.as_ref(),

@@ -16,13 +16,14 @@ pub fn routes() -> Router<State> {
 
 async fn get_token(
     extract::State(state): extract::State<State>,
-    requester: Requester,
+    requester: Result<Requester, Error>,
     target: Target,
     OptionalBody(body): Body,
 ) -> Result<Json<Value>, Error> {
     if !state.users.options().login_tokens {
         return Err(Error::unrecognized());
     }
+    let requester = requester?;
     prove(&state, BY_PASSWORD, &target, Some(&requester), &body).await?;
     let (token, lifetime_ms) = state.users.login_token(&requester.user_id).await.map_err(error_map::users)?;
     Ok(Json(json!({ "login_token": token, "expires_in_ms": lifetime_ms })))

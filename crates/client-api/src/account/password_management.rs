@@ -29,8 +29,8 @@ async fn change(
     OptionalBody(body): Body,
 ) -> Result<Json<Value>, Error> {
     let change: Change = typed(&body)?;
-    prove(&state, BY_PASSWORD, &target, Some(&requester), &body).await?;
     let password = change.new_password.ok_or_else(|| Error::missing_param("new_password"))?;
+    prove(&state, BY_PASSWORD, &target, Some(&requester), &body).await?;
     let logout_devices = change.logout_devices.unwrap_or(true);
     let keep = requester.device_id.as_ref();
     let users = &state.users;

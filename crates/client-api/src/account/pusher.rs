@@ -5,7 +5,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router, extract};
 use endpoint::{Error, JsonBody, RateClass, Requester, error};
 use http::Uri;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 use crate::{Routes, State, error_map};
@@ -26,9 +26,11 @@ async fn list(extract::State(state): extract::State<State>, requester: Requester
 
 #[derive(Debug, Deserialize)]
 struct Body {
-    app_id: String,
-    pushkey: String,
-    kind: Option<String>,
+    app_id: Option<String>,
+    pushkey: Option<String>,
+    /// Null deletes the pusher; missing is a mistake.
+    #[serde(default, deserialize_with = "given")]
+    kind: Option<Option<String>>,
     app_display_name: Option<String>,
     device_display_name: Option<String>,
     profile_tag: Option<String>,
@@ -38,39 +40,48 @@ struct Body {
     append: bool,
 }
 
+/// A member that is there, be it null.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<String>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
 async fn set(
     extract::State(state): extract::State<State>,
     requester: Requester,
     JsonBody(body): JsonBody<Body>,
 ) -> Result<Json<Value>, Error> {
     state.door.limit(RateClass::Requests, &requester)?;
-    let users = &state.users;
-    if body.kind.is_none() {
-        users.delete_pusher(&requester.user_id, &body.app_id, &body.pushkey).await.map_err(error_map::users)?;
+    let (users, user) = (&state.users, &requester.user_id);
+    let (app_id, pushkey) = (needed("app_id", &body.app_id)?, needed("pushkey", &body.pushkey)?);
+    let Some(kind) = body.kind.as_ref().ok_or_else(|| Error::missing_param("kind"))? else {
+        users.delete_pusher(user, app_id, pushkey).await.map_err(error_map::users)?;
         return Ok(error::empty());
-    }
-    let pusher = checked(&body)?.to_string();
+    };
+    let pusher = checked(&body, kind, app_id, pushkey)?.to_string();
     let device = requester.device()?;
-    users
-        .put_pusher(&requester.user_id, device, &body.app_id, &body.pushkey, pusher, body.append)
-        .await
-        .map_err(error_map::users)?;
+    users.put_pusher(user, device, app_id, pushkey, pusher, body.append).await.map_err(error_map::users)?;
     Ok(error::empty())
 }
 
+/// A member that the specification calls missing, not bad, where it is not there.
+fn needed<'a>(name: &str, value: &'a Option<String>) -> Result<&'a str, Error> {
+    value.as_deref().ok_or_else(|| Error::missing_param(name))
+}
+
 /// The pusher as it is kept, if all that a new one needs is there.
-fn checked(body: &Body) -> Result<Value, Error> {
-    let kind = body.kind.as_deref().unwrap_or_default();
+fn checked(body: &Body, kind: &str, app_id: &str, pushkey: &str) -> Result<Value, Error> {
     if kind != "http" {
         return Err(Error::invalid_param("The only `kind` of pusher is `http`."));
     }
-    let needed = |name: &str, value: &Option<String>| value.clone().ok_or_else(|| Error::missing_param(name));
     let data = body.data.as_ref().ok_or_else(|| Error::missing_param("data"))?;
-    let url = data.get("url").and_then(Value::as_str).ok_or_else(|| Error::missing_param("data.url"))?;
-    check_url(url)?;
+    let url = data.get("url").ok_or_else(|| Error::missing_param("data.url"))?;
+    check_url(url.as_str().ok_or_else(|| Error::bad_json("`data.url` is a string."))?)?;
+    if data.get("format").is_some_and(|format| !format.is_string()) {
+        return Err(Error::bad_json("`data.format` is a string."));
+    }
     let mut pusher = json!({
-        "app_id": body.app_id,
-        "pushkey": body.pushkey,
+        "app_id": app_id,
+        "pushkey": pushkey,
         "kind": kind,
         "app_display_name": needed("app_display_name", &body.app_display_name)?,
         "device_display_name": needed("device_display_name", &body.device_display_name)?,

@@ -39,10 +39,15 @@ async fn read_markers(
         (ReceiptType::Read, body.read),
         (ReceiptType::ReadPrivate, body.read_private),
     ];
+    // All are looked up before the first is moved.
+    let mut targets = Vec::new();
     for (kind, event_id) in markers {
         if let Some(event_id) = event_id {
-            receipts::set(&state, &room, &requester.user_id, kind, "", &event_id).await?;
+            targets.push((kind, receipts::target(&state, &room, "", &event_id).await?));
         }
+    }
+    for (kind, target) in targets {
+        receipts::set(&state, &room, &requester.user_id, kind, "", &target).await?;
     }
     Ok(error::empty())
 }

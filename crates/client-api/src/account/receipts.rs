@@ -35,7 +35,8 @@ async fn receipt(
         .ok_or_else(|| Error::invalid_param("Receipts are `m.read`, `m.read.private` or `m.fully_read`."))?;
     let room = state.rooms.joined_room(&room_id, &requester.user_id).await.map_err(error_map::rooms)?;
     let thread = thread_of(kind, &body)?;
-    set(&state, &room, &requester.user_id, kind, thread, &event_id).await?;
+    let target = target(&state, &room, thread, &event_id).await?;
+    set(&state, &room, &requester.user_id, kind, thread, &target).await?;
     Ok(error::empty())
 }
 
@@ -50,27 +51,31 @@ fn thread_of(kind: ReceiptType, body: &Map<String, Value>) -> Result<&str, Error
     Ok(thread)
 }
 
-/// Moves a receipt or the read marker to an event of the room.
+/// The event of the room, and of the thread, to which a receipt is to be moved.
+pub(super) async fn target(state: &State, room: &Arc<Room>, thread: &str, event_id: &str) -> Result<ReadUpTo, Error> {
+    let event = state.rooms.event_by_id(room, event_id).await.map_err(error_map::rooms)?;
+    let event = event.ok_or_else(|| Error::not_found("There is no such event in this room."))?;
+    if !thread.is_empty() && !is_in_thread(state, room, &event, thread).await? {
+        return Err(Error::invalid_param(format!("event_id {event_id} is not related to thread {thread}")));
+    }
+    Ok(ReadUpTo {
+        event_id: event_id.to_owned(),
+        event: Some(event.num()),
+        pos: event.pos(),
+        messages: event.row.messages,
+    })
+}
+
+/// Moves a receipt or the read marker.
 pub(super) async fn set(
     state: &State,
     room: &Arc<Room>,
     user: &UserId,
     kind: ReceiptType,
     thread: &str,
-    event_id: &str,
+    target: &ReadUpTo,
 ) -> Result<(), Error> {
-    let event = state.rooms.event_by_id(room, event_id).await.map_err(error_map::rooms)?;
-    let event = event.ok_or_else(|| Error::not_found("There is no such event in this room."))?;
-    if !thread.is_empty() && !is_in_thread(state, room, &event, thread).await? {
-        return Err(Error::invalid_param(format!("event_id {event_id} is not related to thread {thread}")));
-    }
-    let target = ReadUpTo {
-        event_id: event_id.to_owned(),
-        event: Some(event.num()),
-        pos: event.pos(),
-        messages: event.row.messages,
-    };
-    state.users.set_receipt(room.num, &room.id, user, kind, thread, &target).await.map_err(error_map::users)?;
+    state.users.set_receipt(room.num, &room.id, user, kind, thread, target).await.map_err(error_map::users)?;
     Ok(())
 }
 

@@ -20,7 +20,8 @@ pub fn routes() -> Router<State> {
 #[derive(Debug, Deserialize)]
 struct Body {
     typing: bool,
-    timeout: Option<i64>,
+    /// In milliseconds.
+    timeout: Option<u64>,
 }
 
 async fn typing(
@@ -32,7 +33,7 @@ async fn typing(
     requester.is_user(&user_id)?;
     state.door.limit(RateClass::Messages, &requester)?;
     let room = state.rooms.joined_room(&room_id, &requester.user_id).await.map_err(error_map::rooms)?;
-    let timeout_ms = body.typing.then(|| body.timeout.unwrap_or(TYPING_MS));
+    let timeout_ms = body.typing.then(|| body.timeout.map_or(TYPING_MS, |ms| i64::try_from(ms).unwrap_or(i64::MAX)));
     state.users.set_typing(room.num, &requester.user_id, timeout_ms);
     Ok(error::empty())
 }

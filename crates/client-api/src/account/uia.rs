@@ -37,7 +37,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
 /// Goes on once a flow is complete.
 ///
 /// # Errors
-/// 401 with the flows; `M_LIMIT_EXCEEDED`; `M_FORBIDDEN` if another user was proven, the session belongs to something
+/// `M_BAD_JSON` for an `auth` of the wrong shape; 401 with the flows; `M_LIMIT_EXCEEDED`; `M_FORBIDDEN` if another user was proven, the session belongs to something
 /// else, or the requester signed in by OAuth and the flows are not [`BY_ACCOUNT_PAGE`]; `M_UNKNOWN` for an unknown
 /// session.
 pub async fn prove(
@@ -47,6 +47,7 @@ pub async fn prove(
     requester: Option<&Requester>,
     body: &Map<String, Value>,
 ) -> Result<Proof, Error> {
+    check_shape(body.get("auth"))?;
     let user = requester.map(|requester| &requester.user_id);
     let kind =
         if requester.is_some_and(|requester| requester.oauth) { SessionKind::OAuth } else { SessionKind::Legacy };
@@ -64,6 +65,24 @@ pub async fn prove(
         }
         Err(error) => Err(error_map::users(error)),
     }
+}
+
+/// Refuses an `auth` that is no object, or whose members have other types than every stage gives them.
+///
+/// # Errors
+/// `M_BAD_JSON`.
+pub(super) fn check_shape(auth: Option<&Value>) -> Result<(), Error> {
+    let auth = match auth {
+        None | Some(Value::Null) => return Ok(()),
+        Some(Value::Object(auth)) => auth,
+        Some(_) => return Err(Error::bad_json("`auth` must be an object.")),
+    };
+    for name in ["type", "session", "user", "password", "token"] {
+        if auth.get(name).is_some_and(|value| !value.is_string() && !value.is_null()) {
+            return Err(Error::bad_json(format!("`auth.{name}` must be a string.")));
+        }
+    }
+    Ok(())
 }
 
 fn answer(challenge: Challenge) -> Error {

@@ -91,7 +91,7 @@ async fn checked(state: &State, requester: &Requester, body: Body) -> Result<Cre
     }
     let initial_state = initial_state
         .into_iter()
-        .map(|event| Ok((event.kind, event.state_key, object("initial_state.content", event.content)?)))
+        .map(|event| Ok((event.kind, event.state_key, required("initial_state.content", event.content)?)))
         .collect::<Result<_, Error>>()?;
     let published = body.visibility == Some(Visibility::Public);
     let preset = match body.preset {
@@ -137,10 +137,17 @@ async fn invitees(state: &State, named: Vec<String>) -> Result<Vec<store::UserId
     Ok(invitees)
 }
 
+/// Null stands for what is not given.
 fn object(name: &str, json: EventJson) -> Result<Object, Error> {
     match json {
-        EventJson::Object(object) => Ok(object),
         EventJson::Null => Ok(Object::new()),
+        json => required(name, json),
+    }
+}
+
+fn required(name: &str, json: EventJson) -> Result<Object, Error> {
+    match json {
+        EventJson::Object(object) => Ok(object),
         _ => Err(Error::bad_json(format!("`{name}` must be an object."))),
     }
 }

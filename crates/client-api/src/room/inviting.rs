@@ -67,7 +67,7 @@ pub async fn invite_user(
         content.retain(|_, value| *value != EventJson::Null);
         let content = remote::with_reason(content, reason);
         let invited = other.handshakes.invite(room_id, &requester.user_id, target, content).await;
-        return invited.map_err(remote::error);
+        return invited.map_err(remote::invite_error);
     }
     if people::blocks_invites(state, target).await? {
         return Err(error_map::rooms(rooms::Error::InviteBlocked));

@@ -5,7 +5,7 @@ use axum::routing::post;
 use axum::{Json, Router, extract};
 use endpoint::{Error, GuestRequester, OptionalBody, Path, Query, RateClass, Requester};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::people;
 use crate::{Routes, State, error_map, remote};
@@ -18,6 +18,9 @@ pub fn routes() -> Router<State> {
 #[derive(Debug, Default, Deserialize)]
 struct Body {
     reason: Option<String>,
+    /// Of an invite to a third-party identifier, which this server knows none of.
+    #[serde(rename = "third_party_signed")]
+    _third_party_signed: Option<Map<String, Value>>,
 }
 
 /// Servers that may be in the room: `server_name` is what `via` was called before (MSC4156).

@@ -25,8 +25,31 @@ pub fn routes() -> Router<State> {
 #[derive(Debug, Deserialize)]
 struct Parameters {
     at: Option<String>,
-    membership: Option<String>,
-    not_membership: Option<String>,
+    membership: Option<Membership>,
+    not_membership: Option<Membership>,
+}
+
+/// A membership that one can ask for.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Membership {
+    Join,
+    Invite,
+    Knock,
+    Leave,
+    Ban,
+}
+
+impl Membership {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Join => "join",
+            Self::Invite => "invite",
+            Self::Knock => "knock",
+            Self::Leave => "leave",
+            Self::Ban => "ban",
+        }
+    }
 }
 
 async fn members(
@@ -55,8 +78,8 @@ async fn members(
 
 /// With both parameters, either suffices (CR13).
 fn is_wanted(parameters: &Parameters, membership: &str) -> bool {
-    let is = parameters.membership.as_deref().map(|wanted| wanted == membership);
-    let is_not = parameters.not_membership.as_deref().map(|unwanted| unwanted != membership);
+    let is = parameters.membership.map(|wanted| wanted.as_str() == membership);
+    let is_not = parameters.not_membership.map(|unwanted| unwanted.as_str() != membership);
     match (is, is_not) {
         (None, None) => true,
         (is, is_not) => is.unwrap_or(false) || is_not.unwrap_or(false),
@@ -94,16 +117,15 @@ mod tests {
 
     #[test]
     fn cr13_membership_and_not_membership_are_an_or() {
-        let check = |is: Option<&str>, is_not: Option<&str>, expected: &[&str]| {
-            let parameters =
-                Parameters { at: None, membership: is.map(str::to_owned), not_membership: is_not.map(str::to_owned) };
+        let check = |is: Option<Membership>, is_not: Option<Membership>, expected: &[&str]| {
+            let parameters = Parameters { at: None, membership: is, not_membership: is_not };
             let all = ["join", "invite", "leave", "ban"];
             let found: Vec<&str> = all.into_iter().filter(|one| is_wanted(&parameters, one)).collect();
             assert_eq!(found, expected);
         };
         check(None, None, &["join", "invite", "leave", "ban"]);
-        check(Some("join"), None, &["join"]);
-        check(None, Some("join"), &["invite", "leave", "ban"]);
-        check(Some("join"), Some("leave"), &["join", "invite", "ban"]);
+        check(Some(Membership::Join), None, &["join"]);
+        check(None, Some(Membership::Join), &["invite", "leave", "ban"]);
+        check(Some(Membership::Join), Some(Membership::Leave), &["join", "invite", "ban"]);
     }
 }

@@ -371,6 +371,31 @@ async fn cr25_cr32_receipts_and_markers() {
     bob.post(&format!("/rooms/{}/read_markers", encoded(&room)), markers).await.ok();
     let marker = format!("/user/@bob:example.org/rooms/{}/account_data/m.fully_read", encoded(&room));
     assert_eq!(bob.get(&marker).await.ok(), json!({ "event_id": reply }));
+    let newest = alice.say(&room, "newest").await;
+    bob.post(&path("m.fully_read", &newest), json!({})).await.ok();
+    assert_eq!(bob.get(&marker).await.ok(), json!({ "event_id": newest }), "either route moves it");
+    let both = json!({ "m.fully_read": event, "m.read": "$unknown" });
+    let refused = bob.post(&format!("/rooms/{}/read_markers", encoded(&room)), both).await.pair();
+    assert_eq!(code(&refused), (404, "M_NOT_FOUND"));
+    assert_eq!(bob.get(&marker).await.ok(), json!({ "event_id": newest }), "all or nothing");
+}
+
+#[tokio::test]
+async fn cr32_the_more_advanced_receipt_clears_the_counts() {
+    let (_server, alice, bob, room) = two_in_a_room().await;
+    let path = |kind: &str, id: &str| format!("/rooms/{}/receipt/{kind}/{}", encoded(&room), encoded(id));
+    let unread = async || {
+        let sync = bob.sync("").await;
+        sync["rooms"]["join"][&room]["unread_notifications"]["notification_count"].clone()
+    };
+    let mut said = Vec::new();
+    for n in 0..4 {
+        said.push(alice.say(&room, &n.to_string()).await);
+    }
+    for (kind, at, left) in [("m.read", 0, 3), ("m.read.private", 2, 1), ("m.read", 1, 1), ("m.read", 3, 0)] {
+        bob.post(&path(kind, &said[at]), json!({})).await.ok();
+        assert_eq!(unread().await, json!(left), "{kind} at {at}");
+    }
 }
 
 #[tokio::test]

@@ -169,6 +169,42 @@ async fn rooms_made_at_the_same_time_are_different_rooms() {
     assert_eq!(list(&alice.get("/joined_rooms").await.ok()["joined_rooms"]).len(), 11);
 }
 
+/// The routes of the specification: one a line, with what marks those of guests.
+const ENDPOINTS: &str = include_str!("../../../xtask/endpoints.tsv");
+
+#[tokio::test]
+async fn ca14_guests_have_the_routes_that_are_marked_as_theirs_and_no_others() {
+    let server = Server::with(|options| options.guests = true).await;
+    let alice = server.register("alice").await;
+    let access = json!({ "type": "m.room.guest_access", "content": { "guest_access": "can_join" } });
+    let room = alice.create_room(json!({ "preset": "public_chat", "initial_state": [access] })).await;
+    let event = alice.say(&room, "x").await;
+    let guest = server.guest().await;
+    guest.join(&room).await;
+    let mut open = 0;
+    for line in ENDPOINTS.lines().skip(1) {
+        let fields: Vec<&str> = line.split('\t').collect();
+        let [api, method, path, _, auth, _, _, _, kind, _, marked, _] = fields[..] else { panic!("{line}") };
+        // Two more, as everywhere: a session that was begun can be ended, and a client learns what its user may do.
+        let more = path.contains("/logout") || path.ends_with("/capabilities");
+        if (api, auth, kind) != ("client-server", "yes", "bearer") || more {
+            continue;
+        }
+        let path = path.replace("{roomId}", &room).replace("{eventId}", &event).replace("{userId}", &guest.user);
+        let path = path.replace("{eventType}", "org.example.x").replace(['{', '}'], "");
+        let answer = guest.request(method.parse().unwrap(), &path, "{}").await;
+        let code = answer.json["errcode"].as_str().unwrap_or_default();
+        if code == "M_UNRECOGNIZED" {
+            continue;
+        }
+        assert_eq!(code != "M_GUEST_ACCESS_FORBIDDEN", marked == "yes", "{method} {path}: {}", answer.json);
+        open += usize::from(marked == "yes");
+    }
+    assert!(open > 20, "{open} routes are open to guests");
+    let who = guest.get("/account/whoami").await.ok();
+    assert_eq!((&who["is_guest"], &who["device_id"]), (&json!(true), &json!(guest.device)));
+}
+
 #[tokio::test]
 async fn ca14_guests_join_where_they_may_and_create_nothing() {
     let server = Server::with(|options| options.guests = true).await;

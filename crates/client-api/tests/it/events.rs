@@ -73,6 +73,25 @@ async fn cb7_a_transaction_is_carried_out_once() {
 }
 
 #[tokio::test]
+async fn cb7_a_transaction_survives_a_refresh_of_the_token() {
+    let server = Server::new().await;
+    let body = json!({
+        "username": "alice", "password": "x", "auth": { "type": "m.login.dummy" }, "refresh_token": true,
+    });
+    let made = server.nobody().post("/register", body).await.ok();
+    let mut alice = server.nobody();
+    alice.token = text(&made["access_token"]);
+    let room = alice.public_room().await;
+    let path = format!("/rooms/{room}/send/m.room.message/t1");
+    let first = alice.put(&path, json!({ "body": "a" })).await.ok();
+    let fresh = alice.post("/refresh", json!({ "refresh_token": made["refresh_token"] })).await.ok();
+    assert_ne!(fresh["access_token"], made["access_token"]);
+    alice.token = text(&fresh["access_token"]);
+    assert_eq!(alice.put(&path, json!({ "body": "a" })).await.ok(), first);
+    assert_eq!(alice.bodies(&room).await, ["a"]);
+}
+
+#[tokio::test]
 async fn cb8_only_the_sending_device_sees_its_transaction_id() {
     let server = Server::new().await;
     let [alice, bob] = server.people(["alice", "bob"]).await;

@@ -33,6 +33,25 @@ async fn cr11_events_are_judged_by_the_state_at_the_event() {
     let shown = ["shared", "world_readable", "odd", "bob is invited", "bob is here"];
     assert_eq!(bob.bodies(&room).await, shown);
     assert_eq!(carol.bodies(&room).await, ["shared", "world_readable", "odd"]);
+    // Sync, context and relations judge alike.
+    let all = "filter=%7B%22room%22%3A%7B%22timeline%22%3A%7B%22limit%22%3A100%7D%7D%7D";
+    let sync = carol.sync_with(all).await;
+    let shown = each(&sync["rooms"]["join"][&room]["timeline"]["events"], "event_id");
+    let timeline = carol.timeline(&room).await;
+    assert_eq!(shown, timeline.iter().map(|event| text(&event["event_id"])).collect::<Vec<_>>());
+    let odd = timeline.iter().find(|event| event["content"]["body"] == "odd").unwrap();
+    let context = carol.get(&format!("/rooms/{room}/context/{}?limit=100", text(&odd["event_id"]))).await.ok();
+    let around = [list(&context["events_before"]), list(&context["events_after"])].concat();
+    assert_eq!(around.len() + 1, timeline.len(), "no more in the context than in the history");
+    let child = json!({ "m.relates_to": { "rel_type": "m.reference", "event_id": odd["event_id"] } });
+    set_visibility(&alice, &room, "joined").await;
+    carol.leave(&room).await;
+    alice.send(&room, "org.example.x", child).await;
+    let relations = format!("/_matrix/client/v1/rooms/{room}/relations/{}", text(&odd["event_id"]));
+    assert_eq!(list(&alice.get(&relations).await.ok()["chunk"]).len(), 1);
+    assert_eq!(carol.get(&relations).await.ok()["chunk"], json!([]));
+    let event = carol.get(&format!("/rooms/{room}/event/{}", text(&odd["event_id"]))).await.ok();
+    assert_eq!(event["unsigned"]["m.relations"], Value::Null, "not in the aggregation either");
     stranger.get(&format!("/rooms/{room}/messages?dir=b")).await.refused(403, "M_FORBIDDEN");
 }
 

@@ -127,6 +127,18 @@ async fn cr30_some_things_are_not_bundled_and_threads_start_at_plain_events() {
     let state = alice.set_state(&room, "m.room.topic", json!({ "topic": "x" })).await;
     bob.send(&room, "m.room.message", related("m.reference", &state)).await;
     assert_eq!(bundle(&alice, &room, &state).await, Value::Null);
+    // `/sync` bundles only where it skipped something: else the client has seen all that relates to the event.
+    let of_root = |sync: &Value| {
+        let timeline = list(&sync["rooms"]["join"][&room]["timeline"]["events"]);
+        let found = timeline.into_iter().find(|event| event["event_id"] == root.as_str()).unwrap();
+        found["unsigned"]["m.relations"].clone()
+    };
+    let filter = |limit: u32| format!("filter=%7B%22room%22%3A%7B%22timeline%22%3A%7B%22limit%22%3A{limit}%7D%7D%7D");
+    assert_eq!(of_root(&alice.sync_with(&filter(100)).await), Value::Null);
+    let since_root = 5;
+    let limited = alice.sync_with(&filter(since_root + 1)).await;
+    assert_eq!(limited["rooms"]["join"][&room]["timeline"]["limited"], true);
+    assert_eq!(of_root(&limited)["m.thread"]["count"], 1);
     let threads = format!("/_matrix/client/v1/rooms/{room}/threads");
     assert_eq!(list(&bob.get(&threads).await.ok()["chunk"])[0]["content"]["body"], "root");
     ignore(&server, &bob, &alice.user).await;

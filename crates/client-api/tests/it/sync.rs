@@ -358,9 +358,55 @@ async fn cy10_counts_come_with_the_event_that_they_count() {
     let answer = bob.sync_since(&answer, &only_state).await;
     assert_eq!(counts(&answer)["notification_count"], 0, "counts change without any shown receipt: {answer}");
     alice.say(&room, "three").await;
+    let late = bob.sync_since(&answer, "").await;
     bob.say(&room, "mine").await;
+    assert_eq!(counts(&late)["notification_count"], 1);
     let answer = bob.sync_since(&answer, "").await;
     assert_eq!(counts(&answer)["notification_count"], 0, "sending is reading");
+}
+
+#[tokio::test]
+async fn cy10_what_is_redacted_is_not_unread() {
+    let server = Server::new().await;
+    let (alice, bob, room) = two(&server).await;
+    let carol = server.register("carol").await;
+    carol.join(&room).await;
+    let mute =
+        json!({ "actions": [], "conditions": [{ "kind": "event_match", "key": "type", "pattern": "m.room.message" }] });
+    carol.put("/pushrules/global/override/mute", mute).await.ok();
+    let mut answer = bob.sync("").await;
+    let counts = |answer: &Value| {
+        let section = joined(answer, &room);
+        let count = |kind: &str| section["unread_notifications"][kind].as_i64().unwrap();
+        (count("notification_count"), count("highlight_count"))
+    };
+    let root = alice.say(&room, "plain").await;
+    let mention = json!({ "msgtype": "m.text", "body": "hello", "m.mentions": { "user_ids": [bob.user, carol.user] } });
+    let mention = alice.send(&room, "m.room.message", mention).await;
+    let relation = json!({ "rel_type": "m.thread", "event_id": root });
+    let reply = json!({
+        "msgtype": "m.text", "body": "x", "m.relates_to": relation, "m.mentions": { "user_ids": [bob.user] },
+    });
+    let reply = alice.send(&room, "m.room.message", reply).await;
+    answer = bob.sync_since(&answer, "").await;
+    assert_eq!(counts(&answer), (3, 2));
+    assert_eq!(counts(&carol.sync("").await), (0, 0), "she is told of nothing");
+    for (event, left) in [(&mention, (2, 1)), (&reply, (1, 0)), (&root, (0, 0))] {
+        alice.put(&format!("/rooms/{}/redact/{}/1", encoded(&room), encoded(event)), json!({})).await.ok();
+        answer = bob.sync_since(&answer, "").await;
+        assert_eq!(counts(&answer), left, "in the answer that carries the redaction");
+        assert_eq!(counts(&carol.sync("").await), (0, 0), "what did not count is not taken off");
+    }
+    // Whoever has read it loses nothing by it, and what comes after it counts as ever.
+    let first = alice.say(&room, "first").await;
+    let second = alice.say(&room, "second").await;
+    read(&bob, &room, &first, ReceiptType::Read).await;
+    alice.put(&format!("/rooms/{}/redact/{}/1", encoded(&room), encoded(&first)), json!({})).await.ok();
+    assert_eq!(counts(&bob.sync("").await), (1, 0));
+    alice.put(&format!("/rooms/{}/redact/{}/1", encoded(&room), encoded(&second)), json!({})).await.ok();
+    assert_eq!(counts(&bob.sync("").await), (0, 0));
+    alice.say(&room, "third").await;
+    assert_eq!(counts(&bob.sync("").await), (1, 0));
 }
 
 /// Sets a receipt.
@@ -463,6 +509,10 @@ async fn cy11_tokens_go_forward_and_old_ones_work() {
         let answer = bob.get(&format!("/sync?since={token}")).await;
         assert_eq!((answer.status, &answer.json["errcode"]), (400, &json!("M_INVALID_PARAM")), "{token}");
     }
+    // What no node ever gave is not waited for.
+    let ahead = format!("/sync?since=s{}_a_0&timeout=0", position(&idle) + 1_000);
+    let refused = tokio::time::timeout(std::time::Duration::from_secs(5), bob.get(&ahead)).await.unwrap();
+    refused.refused(400, "M_INVALID_PARAM");
     let bare = format!("since=s{}", position(&answers[0]));
     assert_eq!(
         bodies(events(joined(&bob.sync_with(&bare).await, &room), "timeline")).len(),

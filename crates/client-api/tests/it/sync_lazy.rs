@@ -156,10 +156,9 @@ async fn cy8_heroes_are_the_first_five_others_who_are_there() {
     );
     alice.say(&room, "x").await;
     let third = alice.sync_since(&second, &lazy()).await;
-    assert!(summary(&third)["m.joined_member_count"].is_null() || summary(&third)["m.joined_member_count"] == 7);
+    assert_eq!(summary(&third).get("m.joined_member_count"), None, "sent when it changes");
     alice.set_state(&room, "m.room.name", json!({ "name": "n" })).await;
     let whole = alice.sync("").await;
-    assert!(summary(&whole).get("m.heroes").is_none_or(|heroes| heroes.as_array().is_some()));
     alice.set_state(&room, "m.room.name", json!({ "name": "" })).await;
     let cleared = alice.sync_since(&whole, "").await;
     assert_eq!(summary(&cleared)["m.heroes"].as_array().map(Vec::len), Some(5), "unnamed again: {cleared}");
