@@ -162,9 +162,13 @@ impl Sync {
     }
 
     /// Waits for what a token has seen: it may be a little ahead of this node. False if it is of a lost future; it is then
-    /// moved back to the last position that still holds.
+    /// moved back to the last position that still holds. A position that no node of this database ever gave is not waited
+    /// for.
     async fn reach(&self, since: &mut Token) -> Result<bool, Error> {
         if self.store.watermark() < since.pos {
+            if self.store.stored_counter().await? < since.pos {
+                return Err(Error::BadToken(since.to_string()));
+            }
             let mut watermark = self.store.notifier().subscribe();
             let reached = watermark.wait_for(|mark| *mark >= since.pos);
             if tokio::time::timeout(AHEAD, reached).await.is_err() {
