@@ -15,7 +15,7 @@ use futures_util::future::join_all;
 use store::Entropy;
 
 pub use server_name::{Host, ServerName, ServerNameError};
-pub use well_known::{Answer, BYTES_MAX, Fetch, REDIRECTS_MAX, TIMEOUT, WellKnown};
+pub use well_known::{Answer, BYTES_MAX, Fetch, REDIRECTS_MAX, TIMEOUT, WellKnown, delegation};
 
 /// The port of a server that names none.
 pub const PORT: u16 = 8448;

@@ -7,7 +7,7 @@
 mod invite;
 mod join;
 mod leave;
-mod template;
+pub mod template;
 
 use std::collections::BTreeSet;
 use std::future::Future;

@@ -112,8 +112,7 @@ impl WellKnown {
 /// What is to be remembered of an answer, or of there being none.
 fn entry(answer: Option<Answer>, previous: Option<Entry>, now_ms: i64) -> Entry {
     let passing = answer.as_ref().is_none_or(|answer| answer.status.is_server_error());
-    if let Some(delegated) = answer.as_ref().and_then(delegated_of) {
-        let kept_ms = answer.map_or(KEPT_MS_DEFAULT, |answer| kept_ms(&answer.headers));
+    if let Some((delegated, kept_ms)) = answer.as_ref().and_then(delegation) {
         let until_ms = now_ms.saturating_add(kept_ms);
         return Entry { delegated: Some(delegated), fetched_ms: now_ms, until_ms, failures: 0 };
     }
@@ -127,14 +126,14 @@ fn entry(answer: Option<Answer>, previous: Option<Entry>, now_ms: i64) -> Entry 
     Entry { delegated, fetched_ms, until_ms: now_ms.saturating_add(pause_ms), failures }
 }
 
-/// `m.server` of a valid answer, whatever its content type.
-fn delegated_of(answer: &Answer) -> Option<String> {
+/// `m.server` of a valid answer, whatever its content type, and for how many milliseconds that is kept.
+pub fn delegation(answer: &Answer) -> Option<(String, i64)> {
     if answer.status != StatusCode::OK || answer.body.len() > BYTES_MAX {
         return None;
     }
     let body: serde_json::Value = serde_json::from_slice(&answer.body).ok()?;
     let name = body.get("m.server")?.as_str()?;
-    ServerName::parse(name).is_ok().then(|| name.to_owned())
+    ServerName::parse(name).is_ok().then(|| (name.to_owned(), kept_ms(&answer.headers)))
 }
 
 /// For how long an answer is kept, in milliseconds (RFC 9111, section 4.2.1).

@@ -61,7 +61,6 @@ async fn backfill(
 struct MissingBody {
     limit: Option<usize>,
     min_depth: Option<i64>,
-    #[serde(default)]
     earliest_events: Vec<String>,
     latest_events: Vec<String>,
 }

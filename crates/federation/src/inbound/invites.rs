@@ -36,11 +36,15 @@ async fn invite(
 ) -> Result<Json<Value>, Error> {
     let origin = request.origin.clone();
     let mut body = request.object()?;
-    let version = body.get("room_version").and_then(EventJson::as_str);
-    let version = version.ok_or_else(|| Error::missing_param("room_version"))?;
+    let version = body.get("room_version").ok_or_else(|| Error::missing_param("room_version"))?;
+    let version = version.as_str().ok_or_else(|| Error::bad_json("`room_version` is a string."))?;
     let rules = Rules::of(version).ok_or_else(|| Error::incompatible_room_version(version))?;
     let state = state_of(body.remove("invite_room_state"))?;
-    let Some(EventJson::Object(event)) = body.remove("event") else { return Err(Error::missing_param("event")) };
+    let event = match body.remove("event") {
+        Some(EventJson::Object(event)) => event,
+        Some(_) => return Err(Error::bad_json("`event` is an object.")),
+        None => return Err(Error::missing_param("event")),
+    };
     let invite = Invite { origin, room_id, event_id, rules, event, state };
     Ok(Json(json!({ "event": invite.take(&federation).await? })))
 }

@@ -1,6 +1,7 @@
 //! What other servers ask.
 
 mod access;
+mod bad_input;
 mod events;
 mod memberships;
 mod nonsense;
