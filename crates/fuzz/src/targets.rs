@@ -1,5 +1,8 @@
 //! The targets, one for each thing that is read from outside.
 
+mod clients;
+mod servers;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -36,6 +39,15 @@ pub const TARGETS: &[Target] = &[
     Target { name: "body", seeds: json_seeds, run: body },
     Target { name: "mxc", seeds: id_seeds, run: mxc },
     Target { name: "disposition", seeds: id_seeds, run: disposition },
+    Target { name: "access_token", seeds: clients::access_token_seeds, run: clients::access_token },
+    Target { name: "push_rules", seeds: clients::push_rule_seeds, run: clients::push_rules },
+    Target { name: "x_matrix", seeds: servers::header_seeds, run: servers::x_matrix },
+    Target { name: "server_name", seeds: servers::name_seeds, run: servers::server_name },
+    Target { name: "well_known", seeds: servers::well_known_seeds, run: servers::well_known },
+    Target { name: "key_response", seeds: servers::key_response_seeds, run: servers::key_response },
+    Target { name: "template", seeds: servers::template_seeds, run: servers::template },
+    Target { name: "send_join", seeds: servers::send_join_seeds, run: servers::send_join },
+    Target { name: "acl", seeds: servers::acl_seeds, run: servers::acl },
 ];
 
 /// An answer without the digits and quoted parts that would make each one new.
@@ -416,7 +428,10 @@ mod tests {
         };
     }
 
-    each!(json pdu verify power_levels auth_rules edu ids keys sync_token page_token filter query body mxc disposition);
+    each!(
+        json pdu verify power_levels auth_rules edu ids keys sync_token page_token filter query body mxc disposition
+        access_token push_rules x_matrix server_name well_known key_response template send_join acl
+    );
 
     #[test]
     fn each_target_has_its_test() {

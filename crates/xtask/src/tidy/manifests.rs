@@ -49,7 +49,7 @@ const ROOMS: &[Room] = &[
     ),
     room("server", EVERYTHING_SERVED, &["testkit"]),
     room("testkit", EVERYTHING, &[]),
-    room("fuzz", &["event", "rooms", "sync", "media", "endpoint", "users", "federation", "appservice"], &[]),
+    room("fuzz", &["event", "store", "rooms", "sync", "media", "endpoint", "users", "federation", "appservice"], &[]),
     room("xtask", &[], &[]),
 ];
 
