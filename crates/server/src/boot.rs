@@ -202,7 +202,7 @@ pub async fn build_on(
         Arc::clone(&entropy),
         Arc::clone(&signing_key),
         evaluator,
-        rooms::Options { default_version: config.default_room_version.clone(), ..rooms::Options::new(&server_name) },
+        room_options(config, &server_name),
     );
     let media = media_of(&store, config, world, &server_name).await?;
     let nodes = Nodes::new(users.volatile().position().epoch.to_string(), &store, &clock);
@@ -479,6 +479,14 @@ pub async fn accept_key(store: &Store, key: &SigningKey) -> Result<String, Error
 /// [`Error::OtherName`] if there are users already; else as the store says.
 pub async fn name_server(store: &Store, server_name: &str) -> Result<(), Error> {
     decide_server_name(store, Some(server_name)).await.map(drop)
+}
+
+fn room_options(config: &Config, server_name: &str) -> rooms::Options {
+    rooms::Options {
+        default_version: config.default_room_version.clone(),
+        redaction_retention_ms: config.redaction_retention_ms,
+        ..rooms::Options::new(server_name)
+    }
 }
 
 fn door_options(config: &Config) -> endpoint::Options {

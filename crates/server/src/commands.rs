@@ -64,20 +64,22 @@ enum Command {
     /// Copies database, key and media into a new folder, also while the server runs.
     Backup {
         /// The folder, new or empty.
+        #[arg(value_name = "FOLDER")]
         to: PathBuf,
     },
     /// Puts a backup into an empty data folder, while no server runs.
     Restore {
         /// The folder of the backup.
+        #[arg(value_name = "FOLDER")]
         backup: PathBuf,
         /// The data folder [default: `data_dir` of the configuration].
-        #[arg(long)]
+        #[arg(long, value_name = "FOLDER")]
         data_dir: Option<PathBuf>,
     },
     /// Copies the configured database into another one (SQLite to PostgreSQL or back), while no server runs.
     MigrateDatabase {
         /// The new database: `sqlite:PATH` or `postgres://…`. It must be empty.
-        #[arg(long)]
+        #[arg(long, value_name = "DATABASE")]
         to: String,
     },
     /// Looks at the configuration.

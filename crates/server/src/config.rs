@@ -180,6 +180,8 @@ pub struct Config {
     pub federation_verify_certificates: bool,
     /// The room version of new rooms.
     pub default_room_version: String,
+    /// How long the original bytes of a redacted event are kept, in milliseconds.
+    pub redaction_retention_ms: i64,
     /// Bytes that an uploaded file may have.
     pub media_max_upload_bytes: u64,
     /// The folder of media.
@@ -248,6 +250,7 @@ impl Config {
             federation_private_ranges: settings.texts("federation.allowed_private_ranges")?,
             federation_verify_certificates: settings.boolean("federation.verify_certificates")?,
             default_room_version: room_version(settings)?,
+            redaction_retention_ms: settings.milliseconds("rooms.redaction_retention")?,
             media_max_upload_bytes: settings.size("media.max_upload_bytes")? as u64,
             media_dir: media_dir(settings, &data_dir)?,
             log_filter: log_filter(settings)?,
@@ -373,6 +376,7 @@ impl Key {
             Kind::Text | Kind::Secret => "\"…\"",
             Kind::Boolean => "true",
             Kind::Size | Kind::Number => "1",
+            Kind::Time => "\"7 days\"",
             Kind::Texts | Kind::Listeners => "[]",
         }
     }

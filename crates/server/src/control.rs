@@ -31,6 +31,8 @@ const PAGE: u32 = 500;
 /// Milliseconds of an hour and of a day.
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
+/// What is longer than so many hours is told in days.
+const HOURS_SHOWN_MAX: i64 = 72;
 /// Lines that may wait for a slow reader.
 const LINES_MAX: usize = 64;
 
@@ -182,6 +184,9 @@ async fn list_tokens(running: &Running, say: &Say) -> Result<(), users::Error> {
         let uses = row.uses_allowed.map_or("any number".to_owned(), |uses| uses.to_string());
         let expiry = match row.expires_ms {
             Some(expires_ms) if expires_ms <= now_ms => "expired".to_owned(),
+            Some(expires_ms) if expires_ms - now_ms > HOURS_SHOWN_MAX * HOUR_MS => {
+                format!("expires in {} days", (expires_ms - now_ms) / DAY_MS)
+            }
             Some(expires_ms) => format!("expires in {} hours", (expires_ms - now_ms) / HOUR_MS),
             None => "never expires".to_owned(),
         };
@@ -337,19 +342,23 @@ async fn send(write: &mut (impl AsyncWriteExt + Unpin), answer: &Answer) -> std:
 }
 
 /// Asks the server that runs on this data folder. `None` if none runs.
-pub async fn ask(data_dir: &Path, order: &Order) -> Option<Result<(), String>> {
+pub async fn ask(data_dir: &Path, order: &Order, show: &mut dyn FnMut(&str)) -> Option<Result<(), String>> {
     let stream = UnixStream::connect(data_dir.join(SOCKET)).await.ok()?;
-    Some(converse(stream, order).await.unwrap_or_else(|error| Err(format!("the server broke off: {error}"))))
+    Some(converse(stream, order, show).await.unwrap_or_else(|error| Err(format!("the server broke off: {error}"))))
 }
 
-async fn converse(mut stream: UnixStream, order: &Order) -> std::io::Result<Result<(), String>> {
+async fn converse(
+    mut stream: UnixStream,
+    order: &Order,
+    show: &mut dyn FnMut(&str),
+) -> std::io::Result<Result<(), String>> {
     let mut line = serde_json::to_string(order)?;
     line.push('\n');
     stream.write_all(line.as_bytes()).await?;
     let mut lines = BufReader::new(stream).lines();
     while let Some(line) = lines.next_line().await? {
         match serde_json::from_str(&line)? {
-            Answer::Line(line) => println!("{line}"),
+            Answer::Line(line) => show(&line),
             Answer::Done => return Ok(Ok(())),
             Answer::Failed(why) => return Ok(Err(why)),
         }

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::Failure;
-use crate::config::Config;
 use crate::config::sources::Given;
+use crate::config::{self, Config};
 use crate::{boot, copies, transfer};
 
 /// Rows between two lines of progress.
@@ -27,7 +27,10 @@ pub async fn migrate_database(to: &str, given: &Given) -> Result<(), Failure> {
     let (config, _) = Config::load(given)?;
     let mut there = given.clone();
     there.set.push(format!("database.url={to}"));
-    let (target, _) = Config::load(&there)?;
+    let (target, _) = Config::load(&there).map_err(|error| match error {
+        config::Error::Wrong { wrong, .. } => Failure::Other(format!("`--to {to}` {wrong}")),
+        error => error.into(),
+    })?;
     if target.database == config.database {
         return Err(Failure::Other("the target is the configured database itself".to_owned()));
     }

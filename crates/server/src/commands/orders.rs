@@ -17,6 +17,8 @@ use crate::world::{SystemEntropy, World};
 
 /// Length of a password that is made up.
 const PASSWORD_LENGTH: usize = 20;
+/// Days after which a token may expire at the latest: a hundred years.
+const DAYS_MAX: i64 = 36_500;
 /// Lines that may wait to be printed.
 const LINES_MAX: usize = 64;
 
@@ -62,10 +64,10 @@ pub enum TokenCommand {
         /// The token itself [default: made up].
         token: Option<String>,
         /// How many accounts it is good for [default: any number].
-        #[arg(long)]
+        #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..))]
         uses: Option<u32>,
         /// Days until it expires [default: never].
-        #[arg(long)]
+        #[arg(long, value_name = "NUMBER", allow_negative_numbers = true, value_parser = clap::value_parser!(u32).range(1..=DAYS_MAX))]
         days: Option<u32>,
     },
     /// Lists all tokens.
@@ -158,18 +160,40 @@ fn password(from_stdin: bool, made_up: &mut Option<String>) -> Result<String, Fa
 
 async fn run(order: Order, given: &Given) -> Result<(), Failure> {
     let (config, _) = Config::load(given)?;
-    if let Some(answer) = control::ask(&config.data_dir, &order).await {
-        return answer.map_err(Failure::Other);
+    let nothing = match order {
+        Order::ListUsers => "There is no account yet: `hearth user create NAME --admin` makes the first one.",
+        Order::ListTokens => "There is no token: `hearth token create` makes one.",
+        _ => "",
+    };
+    let mut lines = 0;
+    let mut show = |line: &str| {
+        println!("{line}");
+        lines += 1;
+    };
+    let done = match control::ask(&config.data_dir, &order, &mut show).await {
+        Some(answer) => answer.map_err(Failure::Other),
+        None => perform_here(&config, order, &mut show).await,
+    };
+    // Not to standard output, which may go to another program.
+    if done.is_ok() && lines == 0 && !nothing.is_empty() {
+        eprintln!("{nothing}");
     }
-    // Of all orders, only the one that makes an account can begin a server.
-    if !matches!(order, Order::CreateUser { .. }) {
-        boot::require_server(&config)?;
+    done
+}
+
+/// Does it in this process, since no server runs.
+async fn perform_here(config: &Config, order: Order, show: &mut dyn FnMut(&str)) -> Result<(), Failure> {
+    match &order {
+        // Of all orders, only the one that makes an account can begin a server; not for a name that cannot be one.
+        Order::CreateUser { name, .. } => users::registration::check_localpart(&name.to_lowercase())
+            .map_err(|error| Failure::Other(error.to_string()))?,
+        _ => boot::require_server(config)?,
     }
-    let running = Arc::new(boot::build(&config, &World::real()).await?);
-    let (say, mut said) = mpsc::channel(LINES_MAX);
+    let running = Arc::new(boot::build(config, &World::real()).await?);
+    let (say, mut said) = mpsc::channel::<String>(LINES_MAX);
     let print = async {
         while let Some(line) = said.recv().await {
-            println!("{line}");
+            show(&line);
         }
     };
     let work = async {

@@ -13,6 +13,8 @@ pub enum Kind {
     Boolean,
     /// A number of bytes, or a text such as `"50 MiB"`.
     Size,
+    /// A time, such as `"7 days"`.
+    Time,
     /// A number.
     Number,
     /// A list of texts.
@@ -94,6 +96,13 @@ const KEYS: &[Declared] = &[
         "Registration files of application services. This version has none: the list must be empty.",
     ),
     ("rooms.default_version", Kind::Text, "\"12\"", "The room version of new rooms."),
+    (
+        "rooms.redaction_retention",
+        Kind::Time,
+        "\"7 days\"",
+        "How long the database keeps what a redacted event said before, though nobody is shown it: a text such as\n\
+         \"7 days\" or \"12 h\" (s, min, h, d, weeks), a number of seconds, or \"forever\".",
+    ),
     ("media.max_upload_bytes", Kind::Size, "\"50 MiB\"", "How large an uploaded file may be."),
     ("media.store", Kind::Text, "\"file:\"", "Where media lies: `file:` (in data_dir) or `file:PATH`."),
     ("support.email", Kind::Text, "", "E-mail address of the administrator, for /.well-known/matrix/support."),

@@ -18,8 +18,8 @@ use super::{Address, Error, Listener, Resource, Tls};
 pub fn from_text(kind: Kind, text: &str) -> Result<Value, String> {
     match kind {
         Kind::Text | Kind::Secret => return Ok(Value::String(text.to_owned())),
-        // `50 MiB` and `a, b` without quotes are welcome.
-        Kind::Size if toml_value(text).is_none() => return Ok(Value::String(text.to_owned())),
+        // `50 MiB`, `7 days` and `a, b` without quotes are welcome.
+        Kind::Size | Kind::Time if toml_value(text).is_none() => return Ok(Value::String(text.to_owned())),
         Kind::Texts if !text.trim_start().starts_with('[') => {
             let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
             return Ok(Value::Array(texts.map(|text| Value::String(text.to_owned())).collect()));
@@ -136,6 +136,21 @@ impl Settings {
         bytes.ok_or_else(|| self.wrong(key, "must be a number of bytes, or a text such as \"50 MiB\""))
     }
 
+    /// A time in milliseconds; [`i64::MAX`] for ever.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn milliseconds(&self, key: &str) -> Result<i64, Error> {
+        let time = match self.value(key) {
+            Some(Value::Integer(seconds)) => u64::try_from(seconds).ok().and_then(|seconds| ms_of(seconds, "s")),
+            Some(Value::String(text)) => parse_time(&text),
+            _ => None,
+        };
+        time.ok_or_else(|| {
+            self.wrong(key, "must be a number of seconds, a text such as \"7 days\" or \"12 h\", or \"forever\"")
+        })
+    }
+
     /// A list of texts.
     ///
     /// # Errors
@@ -223,9 +238,48 @@ fn parse_size(text: &str) -> Option<usize> {
     number.parse::<usize>().ok()?.checked_mul(factor)
 }
 
+/// `7 days`, `12h`, `90`, `forever`, in milliseconds.
+fn parse_time(text: &str) -> Option<i64> {
+    let text = text.trim();
+    if text == "forever" {
+        return Some(i64::MAX);
+    }
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at_checked(split)?;
+    ms_of(number.parse().ok()?, unit.trim())
+}
+
+fn ms_of(number: u64, unit: &str) -> Option<i64> {
+    let seconds: u64 = match unit {
+        "" | "s" | "second" | "seconds" => 1,
+        "m" | "min" | "minute" | "minutes" => 60,
+        "h" | "hour" | "hours" => 3_600,
+        "d" | "day" | "days" => 86_400,
+        "w" | "week" | "weeks" => 7 * 86_400,
+        _ => return None,
+    };
+    i64::try_from(number.checked_mul(seconds)?.checked_mul(1_000)?).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_have_units() {
+        let check = |text: &str, expect: Option<i64>| assert_eq!(parse_time(text), expect, "{text}");
+        check("7 days", Some(604_800_000));
+        check("12h", Some(43_200_000));
+        check("90", Some(90_000));
+        check("0", Some(0));
+        check("forever", Some(i64::MAX));
+        check("", None);
+        check("-1 day", None);
+        check("1.5 h", None);
+        check("1 fortnight", None);
+        check("99999999999999999999 d", None);
+        check("9999999999999999999 d", None);
+    }
 
     #[test]
     fn sizes_have_units() {

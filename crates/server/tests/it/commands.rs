@@ -133,9 +133,14 @@ fn only_serve_and_the_first_account_begin_a_server() {
         assert_eq!(std::fs::read_dir(folder.join("data")).unwrap().count(), 0, "{words:?}");
         assert_eq!(names(), ["data"], "{words:?}");
     }
+    std::fs::remove_dir(folder.join("data")).unwrap();
+    assert_eq!(run(folder, &["user", "create", "no spaces"], &[NAME]).0, 1);
+    assert!(names().is_empty(), "a name that cannot be begins no server");
     let create = ["user", "create", "alice", "--password-stdin"];
     assert_eq!(run_with_input(folder, &create, &[NAME], "a secret!\n").0, 0);
     assert_eq!(run(folder, &["user", "list"], &[NAME]).1.trim(), "@alice:hearth.test");
+    let (code, said) = run(folder, &["migrate-database", "--to", "nonsense"], &[NAME]);
+    assert!(code == 1 && said.contains("`--to nonsense`"), "{said}");
 }
 
 #[test]
@@ -205,6 +210,9 @@ async fn people_register_with_a_token_of_the_administrator() {
     let (code, said) = run(folder, &["token", "create", "welcome", "--uses", "1", "--days", "2"], &[NAME]);
     assert_eq!((code, said.trim()), (0, "welcome"));
     assert_eq!(run(folder, &["token", "create", "no spaces"], &[NAME]).0, 1);
+    for wrong in ["--uses=0", "--uses=-1", "--days=0", "--days=4000000000", "--days=x"] {
+        assert_eq!(run(folder, &["token", "create", wrong], &[NAME]).0, 2, "{wrong}");
+    }
 
     let url = format!("{}/_matrix/client/v3/register", program.url);
     let register = async |name: &str, auth: Value| {
@@ -229,5 +237,5 @@ async fn people_register_with_a_token_of_the_administrator() {
     assert!(listed.starts_with("welcome used 1 of 1, expires in 4"), "{listed}");
     assert_eq!(run(folder, &["token", "delete", "welcome"], &[NAME]).0, 0);
     assert_eq!(run(folder, &["token", "delete", "welcome"], &[NAME]).0, 1);
-    assert_eq!(run(folder, &["token", "list"], &[NAME]).1, "");
+    assert!(run(folder, &["token", "list"], &[NAME]).1.starts_with("There is no token"));
 }

@@ -57,6 +57,9 @@ fn the_command_line_wins_over_the_environment_over_the_file() {
     let (config, _) = with_file(file, &environment, &["server_name=line.test"]).unwrap();
     assert_eq!(config.server_name.as_deref(), Some("line.test"));
     assert_eq!(config.media_max_upload_bytes, 2048);
+    let kept =
+        |value: &str| Config::of(&[&format!("rooms.redaction_retention={value}")]).unwrap().redaction_retention_ms;
+    assert_eq!([kept("2 h"), kept("\"0\""), kept("60")], [7_200_000, 0, 60_000]);
     assert_eq!(config.log_filter, "warn");
 }
 
@@ -87,6 +90,7 @@ fn wrong_values_are_refused_with_their_key() {
     refused("rooms.default_version = '99'", &["rooms.default_version", "12"]);
     refused("registration.mode = 'maybe'", &["registration.mode", "token"]);
     refused("rate_limits.joins.burst = -1", &["rate_limits.joins.burst"]);
+    refused("rooms.redaction_retention = '1 fortnight'", &["rooms.redaction_retention", "7 days"]);
     refused("media.max_upload_bytes = 'big'", &["media.max_upload_bytes", "50 MiB"]);
     refused("listeners = [{ address = 'nowhere' }]", &["listeners", "nowhere"]);
     refused("listeners = [{ address = '127.0.0.1:1', tls = 'acme' }]", &["listeners", "ACME"]);
