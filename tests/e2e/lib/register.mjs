@@ -6,11 +6,11 @@ const STAGES_MAX = 5;
 
 /**
  * Registers `username` and answers `{ user_id, access_token, device_id }`.
- * `credentials` may hold `sharedSecret` and `registrationToken`.
+ * `credentials` may hold `sharedSecret`, with which `admin` makes an administrator, and `registrationToken`.
  */
 export async function register(baseUrl, username, password, credentials = {}) {
     if (credentials.sharedSecret) {
-        return registerWithSecret(baseUrl, username, password, credentials.sharedSecret);
+        return registerWithSecret(baseUrl, username, password, credentials);
     }
     let auth;
     for (let stage = 0; stage < STAGES_MAX; stage += 1) {
@@ -32,11 +32,11 @@ function nextStage({ flows, session, completed = [] }, { registrationToken }) {
     return type === "m.login.dummy" ? { type, session } : { type, session, token: registrationToken };
 }
 
-async function registerWithSecret(baseUrl, username, password, secret) {
+async function registerWithSecret(baseUrl, username, password, { sharedSecret, admin = false }) {
     const url = `${baseUrl}/_synapse/admin/v1/register`;
     const { nonce } = await (await fetch(url)).json();
-    const mac = await hmacSha1(secret, [nonce, username, password, "notadmin"].join("\0"));
-    const { status, answer } = await post(url, { nonce, username, password, admin: false, mac });
+    const mac = await hmacSha1(sharedSecret, [nonce, username, password, admin ? "admin" : "notadmin"].join("\0"));
+    const { status, answer } = await post(url, { nonce, username, password, admin, mac });
     if (status !== 200) throw refusal(status, answer);
     return answer;
 }
