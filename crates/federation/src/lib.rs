@@ -6,7 +6,7 @@
 pub mod acl;
 pub mod client;
 pub mod discovery;
-mod elements;
+pub mod elements;
 pub mod error;
 pub mod handshakes;
 pub mod https;
