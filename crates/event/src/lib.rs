@@ -42,6 +42,7 @@ mod signatures;
 
 pub mod auth_rules;
 pub mod state_res;
+pub mod third_party;
 
 pub use builder::{BuildError, Template, build};
 pub use hashes::{content_hash, reference_hash};

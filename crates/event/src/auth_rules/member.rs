@@ -1,13 +1,9 @@
 //! Rule 5: `m.room.member`.
 
-use super::selection::third_party_token;
 use super::{Context, Denied, denied};
-use crate::canonical_json;
-use crate::ids;
-use crate::json::{Json, Object};
-use crate::pdu::Pdu;
+use crate::json::Json;
 use crate::power_levels::{self, PowerLevels};
-use crate::signatures::VerifyKey;
+use crate::{ids, third_party};
 
 /// Rule 5, by the new membership.
 pub(super) fn check(context: &Context<'_>) -> Result<(), Denied> {
@@ -102,44 +98,22 @@ fn check_third_party_invite(context: &Context<'_>, target: &str, invite: &Json) 
         return denied("5.4.1.2", "the third-party invite is not signed");
     };
     let mxid = signed.get("mxid").and_then(Json::as_str);
-    let (Some(mxid), Some(token)) = (mxid, third_party_token(context.event.content)) else {
+    let (Some(mxid), Some(token)) = (mxid, third_party::token(context.event.content)) else {
         return denied("5.4.1.3", "the third-party invite lacks `mxid` or `token`");
     };
     if mxid != target {
         return denied("5.4.1.4", "the third-party invite is for another user");
     }
-    let Some(offer) = context.state.get("m.room.third_party_invite", token) else {
+    let Some(offer) = context.state.get(third_party::OFFER, token) else {
         return denied("5.4.1.5", "the state has no such third-party invite");
     };
     if offer.sender != context.event.sender {
         return denied("5.4.1.6", "the third-party invite is by another sender");
     }
-    if signed_by_any(signed, &public_keys(&offer)) {
+    if third_party::signing_key(signed, &offer.content).is_some() {
         return Ok(());
     }
     denied("5.4.1.8", "no signature matches a key of the third-party invite")
-}
-
-/// The keys of an `m.room.third_party_invite` event.
-fn public_keys(offer: &Pdu) -> Vec<VerifyKey> {
-    let single = offer.content.get("public_key");
-    let listed = offer.content.get("public_keys").and_then(Json::as_array);
-    let listed = listed.into_iter().flatten().filter_map(|entry| entry.get("public_key"));
-    single.into_iter().chain(listed).filter_map(|key| VerifyKey::from_b64(key.as_str()?, u64::MAX, None)).collect()
-}
-
-/// Whether any signature on the object, whoever made it, is by one of the keys.
-fn signed_by_any(signed: &Object, keys: &[VerifyKey]) -> bool {
-    let bytes = canonical_json::to_bytes_without(signed, &["signatures", "unsigned"]);
-    let by_entity = signed.get("signatures").and_then(Json::as_object);
-    by_entity
-        .into_iter()
-        .flat_map(|entities| entities.values())
-        .filter_map(Json::as_object)
-        .flatten()
-        .filter(|(key_id, _)| key_id.starts_with("ed25519:"))
-        .filter_map(|(_, signature)| signature.as_str())
-        .any(|signature| keys.iter().any(|key| key.verify(&bytes, signature)))
 }
 
 /// Rule 5.5.

@@ -2,6 +2,7 @@
 
 use crate::json::{Json, Object};
 use crate::room_version::Rules;
+use crate::third_party;
 
 /// The state entries whose events belong into `auth_events`, in a fixed order
 /// and without repetition. What the state does not hold is left out by the caller.
@@ -36,9 +37,9 @@ pub fn auth_types(
         add("m.room.join_rules", "");
     }
     if membership == "invite"
-        && let Some(token) = third_party_token(content)
+        && let Some(token) = third_party::token(content)
     {
-        add("m.room.third_party_invite", token);
+        add(third_party::OFFER, token);
     }
     if membership == "join"
         && rules.restricted
@@ -47,9 +48,4 @@ pub fn auth_types(
         add("m.room.member", user);
     }
     types
-}
-
-/// `third_party_invite.signed.token` of an invite.
-pub(super) fn third_party_token(content: &Object) -> Option<&str> {
-    content.get("third_party_invite")?.get("signed")?.get("token")?.as_str()
 }
