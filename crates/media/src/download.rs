@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use store::Read;
-use store::tables::media::{MediaPendingRow, MediaRow};
+use store::tables::media::{MediaPendingRow, MediaRow, RemoteMediaRow};
 
 use crate::content::Source;
 use crate::upload::key;
@@ -44,10 +44,12 @@ impl Media {
 
     /// The row of an address that may be served by this door.
     pub(crate) async fn visible_row(&self, mxc: &Mxc, door: Door) -> Result<MediaRow, Error> {
-        let reads = vec![Read::get::<MediaRow>(key(mxc)), Read::get::<MediaPendingRow>(vec![mxc.media_id().into()])];
+        let pending = Read::get::<MediaPendingRow>(vec![mxc.media_id().into()]);
+        let reads = vec![Read::get::<MediaRow>(key(mxc)), pending, Read::get::<RemoteMediaRow>(key(mxc))];
         let mut rows = self.inner.store.read(reads).await?.into_iter();
         let row: Option<MediaRow> = rows.next().unwrap_or_default().one()?;
         let pending: Option<MediaPendingRow> = rows.next().unwrap_or_default().one()?;
+        let used: Option<RemoteMediaRow> = rows.next().unwrap_or_default().one()?;
         let pending = pending.filter(|pending| pending.expires_ms > self.inner.clock.now_ms());
         let row = match row {
             Some(row) => row,
@@ -60,6 +62,7 @@ impl Media {
         if row.quarantined_by.is_some() || !served {
             return Err(Error::NotFound);
         }
+        self.note_use(mxc, used.as_ref()).await;
         Ok(row)
     }
 

@@ -25,13 +25,14 @@ mod tests;
 
 use std::sync::Arc;
 
+use quick_cache::sync::Cache;
 use store::tables::media::{MediaRow, ThumbnailRow};
 use store::{Clock, Entropy, Read, Store};
 use tokio::sync::{Notify, Semaphore};
 
 pub use blocking::{Blocking, Job};
 pub use content::{Content, Reader};
-pub use disposition::{disposition, is_inline};
+pub use disposition::{disposition, file_name_of, is_inline};
 pub use download::Door;
 pub use error::Error;
 pub use incoming::Incoming;
@@ -61,6 +62,8 @@ struct Inner {
     entropy: Arc<dyn Entropy>,
     blocking: Arc<dyn Blocking>,
     remote: Option<Arc<dyn Remote>>,
+    /// Why remote media could not be fetched, and until when that is told without trying again.
+    failures: Cache<Mxc, (Error, i64)>,
     /// Uploads of one user, thumbnails of one kind and fetches of one address go one at a time.
     locks: Locks,
     /// Uploads that each user has under way.
@@ -97,6 +100,7 @@ impl Media {
             entropy,
             blocking,
             remote,
+            failures: Cache::new(remote::FAILURES_MAX),
             locks: Locks::default(),
             uploading: Places::default(),
             decoding: Arc::new(Semaphore::new(usize::try_from(decoding_permits).unwrap_or(1))),

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use store::tables::media::{MediaRow, ThumbnailRow};
+use store::tables::media::{MediaRow, RemoteMediaRow, ThumbnailRow};
 use store::{CommitBatch, CommitError, Read};
 
 use crate::directory::FileName;
@@ -45,7 +45,7 @@ impl Media {
                 charge(&mut batch, self.usage(uploader).await?, -1, -row.size);
             }
             batch.expect_equals::<MediaRow>(key(mxc), "file", row.file).delete::<MediaRow>(key(mxc));
-            batch.delete_prefix::<ThumbnailRow>(key(mxc));
+            batch.delete_prefix::<ThumbnailRow>(key(mxc)).delete::<RemoteMediaRow>(key(mxc));
             self.mark(files.clone()).await?;
             match self.inner.store.commit(batch).await {
                 Ok(_) => return self.discard(files).await,

@@ -99,13 +99,17 @@ impl Answer {
 }
 
 async fn bench(change: impl FnOnce(&mut media::Options)) -> Bench {
+    bench_with(change, None).await
+}
+
+async fn bench_with(change: impl FnOnce(&mut media::Options), remote: Option<Arc<dyn media::Remote>>) -> Bench {
     let directory = tempfile::tempdir().unwrap();
     let clock = Arc::new(Ticking(AtomicU64::new(1000)));
     let mut options = media::Options::new("example.org", directory.path());
     change(&mut options);
     let store = Store::new(Arc::new(Model::new())).await.unwrap();
     let blocking = Arc::new(|job: media::Job| job());
-    let media = Media::open(options, store, clock.clone(), clock.clone(), blocking, None).await.unwrap();
+    let media = Media::open(options, store, clock.clone(), clock.clone(), blocking, remote).await.unwrap();
     let door = Arc::new(Door::new(Arc::new(Names), clock, Options::default()));
     let router = layers::wrap(routes::<World>().with_state(World { door, media: media.clone() }));
     Bench { router, media, _directory: directory }
@@ -407,5 +411,51 @@ async fn cm13_quarantined_media_is_gone_from_every_route() {
     bench.media.quarantine(&mxc, Some("@admin:example.org")).await.unwrap();
     for uri in [at("download", &address), at("download", &address) + "/x", thumbnail] {
         assert_eq!(bench.get(&uri, &[]).await.errcode(), "M_NOT_FOUND", "{uri}");
+    }
+}
+
+/// Another server, which has a picture and a file that is too large.
+struct Elsewhere;
+
+#[async_trait::async_trait]
+impl media::Remote for Elsewhere {
+    async fn fetch(&self, mxc: &Mxc, into: &mut media::Incoming) -> Result<Label, media::Error> {
+        match mxc.media_id() {
+            "picture" => into.push(png(200, 100).into()).await?,
+            "large" => into.push(vec![0; 10_001].into()).await?,
+            "later" => return Err(media::Error::NotYetUploaded),
+            "broken" => return Err(media::Error::RemoteFailed),
+            _ => return Err(media::Error::NotFound),
+        }
+        Ok(Label { content_type: Some("image/png".to_owned()), file_name: Some("größe.png".to_owned()) })
+    }
+}
+
+#[tokio::test]
+async fn cm3_cm5_cm10_media_of_other_servers() {
+    let bench = bench_with(|options| options.upload_bytes_max = 10_000, Some(Arc::new(Elsewhere))).await;
+    let picture = bench.get(&at("download", "elsewhere.org/picture"), &[]).await;
+    assert_eq!((picture.status, picture.body), (200, png(200, 100)));
+    assert_eq!(picture.header("content-type"), "image/png");
+    assert_eq!(picture.header("content-disposition"), "inline; filename*=utf-8''gr%C3%B6%C3%9Fe.png");
+    let renamed = bench.get(&at("download", "elsewhere.org/picture/mine.png"), &[]).await;
+    assert_eq!(renamed.header("content-disposition"), "inline; filename=\"mine.png\"");
+    let thumbnail = bench.get(&at("thumbnail", "elsewhere.org/picture?width=20&height=20"), &[]).await;
+    assert_eq!(thumbnail.status, 200);
+    assert_eq!(image::load_from_memory(&thumbnail.body).unwrap().width(), 20);
+    for (path, status, errcode) in [
+        ("elsewhere.org/large", 502, "M_TOO_LARGE"),
+        ("elsewhere.org/broken", 502, "M_UNKNOWN"),
+        ("elsewhere.org/none", 404, "M_NOT_FOUND"),
+        ("example.org/picture", 404, "M_NOT_FOUND"),
+        ("elsewhere.org/later?timeout_ms=0", 504, "M_NOT_YET_UPLOADED"),
+        ("..%2Felsewhere.org/picture", 404, "M_NOT_FOUND"),
+    ] {
+        let answer = bench.get(&at("download", path), &[]).await;
+        assert_eq!((answer.status, answer.errcode().as_str()), (status, errcode), "{path}");
+    }
+    for old in ["download/elsewhere.org/picture", "thumbnail/elsewhere.org/picture?width=20&height=20"] {
+        let answer = bench.get(&format!("/_matrix/media/v3/{old}"), &[]).await;
+        assert_eq!((answer.status, answer.errcode().as_str()), (404, "M_NOT_FOUND"), "{old}");
     }
 }

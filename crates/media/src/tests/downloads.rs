@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use store::CommitBatch;
-use store::tables::media::MediaRow;
+use store::tables::media::{MediaRow, RemoteMediaRow};
+use store::{CommitBatch, Read};
 
 use super::{Bench, alice, mxc};
 use crate::upload::key;
@@ -151,4 +151,45 @@ async fn cm10_remote_media_is_fetched_once_and_kept() {
 async fn remote_media_without_a_way_to_fetch_it_is_not_found() {
     let bench = Bench::new().await;
     assert!(matches!(bench.download(&mxc("mxc://elsewhere.org/there")).await, Err(Error::NotFound)));
+}
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
+#[tokio::test]
+async fn cm10_remote_media_is_deleted_once_nobody_has_asked_for_it_in_a_long_time() {
+    let peer = Arc::new(Peer::default());
+    let bench = Bench::with(|_| {}, Some(peer.clone())).await;
+    let ours = bench.upload("@alice:example.org", "text").await.unwrap();
+    let (there, too) = (mxc("mxc://elsewhere.org/there"), mxc("mxc://other.org/there"));
+    bench.download(&there).await.unwrap();
+    bench.download(&too).await.unwrap();
+    let now = |bench: &Bench| bench.clock.0.load(Ordering::Relaxed);
+    let begin = now(&bench);
+    // Used again within a day, which is not noted, and after one, which is.
+    bench.clock.0.fetch_add(DAY_MS - 1, Ordering::Relaxed);
+    bench.download(&too).await.unwrap();
+    assert_eq!(bench.media.purge_remote(begin).await.unwrap(), 0);
+    bench.clock.0.fetch_add(1, Ordering::Relaxed);
+    bench.download(&there).await.unwrap();
+    assert_eq!(bench.media.purge_remote(now(&bench)).await.unwrap(), 1);
+    assert_eq!(peer.asked.load(Ordering::Relaxed), 2);
+    bench.download(&there).await.unwrap();
+    assert_eq!(peer.asked.load(Ordering::Relaxed), 2);
+    bench.download(&too).await.unwrap();
+    assert_eq!(peer.asked.load(Ordering::Relaxed), 3);
+    assert_eq!(bench.media.purge_remote(i64::MAX).await.unwrap(), 2);
+    assert_eq!(bench.files().len(), 1);
+    assert!(bench.store.all::<RemoteMediaRow>(Read::prefix::<RemoteMediaRow>(vec![])).await.unwrap().is_empty());
+    assert!(bench.download(&ours).await.is_ok(), "our own is kept");
+}
+
+#[tokio::test]
+async fn cm13_what_is_quarantined_is_not_deleted_and_fetched_again() {
+    let bench = Bench::with(|_| {}, Some(Arc::new(Peer::default()))).await;
+    let there = mxc("mxc://elsewhere.org/there");
+    bench.download(&there).await.unwrap();
+    bench.media.quarantine(&there, Some("@admin:example.org")).await.unwrap();
+    bench.clock.0.fetch_add(2 * DAY_MS, Ordering::Relaxed);
+    assert_eq!(bench.media.purge_remote(bench.clock.0.load(Ordering::Relaxed)).await.unwrap(), 0);
+    assert!(matches!(bench.download(&there).await, Err(Error::NotFound)));
 }

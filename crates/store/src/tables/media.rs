@@ -3,7 +3,8 @@
 use crate::{Row, Table, UserId, table};
 
 /// The tables of this file.
-pub const TABLES: &[&Table] = &[MediaRow::TABLE, ThumbnailRow::TABLE, MediaPendingRow::TABLE, MediaUsageRow::TABLE];
+pub const TABLES: &[&Table] =
+    &[MediaRow::TABLE, ThumbnailRow::TABLE, MediaPendingRow::TABLE, MediaUsageRow::TABLE, RemoteMediaRow::TABLE];
 
 table! {
     /// A stored file: `mxc://server_name/media_id`. Committed only after the file itself is durable.
@@ -88,4 +89,17 @@ table! {
         /// Raised by one with each change: what compare-and-swap compares.
         version: i64,
     }
+}
+
+table! {
+    /// When media of another server was last asked for: what has not been for long is deleted, to be fetched again.
+    "media_remote" => RemoteMediaRow key(server_name, media_id) {
+        /// Server name of the media.
+        server_name: String,
+        /// Media id of the media.
+        media_id: String,
+        /// The last use, in milliseconds since the epoch; exact to a day.
+        used_ms: i64,
+    }
+    index BY_USE(used_ms);
 }
