@@ -11,7 +11,8 @@ pub fn rooms(error: ::rooms::Error) -> Error {
     use ::rooms::Error as E;
     let text = error.to_string();
     match error {
-        E::NotInRoom | E::Forbidden(_) => Error::forbidden(text),
+        E::NotInRoom | E::Forbidden(_) | E::NotRecommended(_) => Error::forbidden(text),
+        E::PolicyServerAway(_) => Error::unavailable("The policy server of this room cannot be asked: try again."),
         E::EventNotFound | E::NotFound(_) => Error::not_found(text),
         E::Invalid(_) | E::BadToken(_) => Error::invalid_param(text),
         E::BadContent(_) => Error::bad_json(text),

@@ -52,6 +52,7 @@ impl Rooms {
     }
 
     async fn accept_flagged(&self, event: Verified, more: i64) -> Result<Accepted> {
+        let event = self.seek_recommendation(event).await?;
         let pdu = Arc::clone(event.pdu());
         let room_id = pdu.room_id.to_string();
         let more = if event.redacted() { more | flags::REDACTED } else { more };
@@ -278,14 +279,14 @@ pub(crate) async fn missing_among(draft: &Draft<'_>, ids: &[OwnedEventId], unusa
     Ok(missing)
 }
 
-/// Steps 4 to 6 of the checks on an event all of whose edges are known.
+/// Steps 4 to 7 of the checks on an event all of whose edges are known.
 pub(crate) async fn judge(draft: &mut Draft<'_>, pdu: &Arc<Pdu>) -> Result<Judged> {
     let prev = nums_of(draft, &pdu.prev_events).await?;
     let state_before = state_before(draft, &prev).await?;
     judge_at(draft, pdu, prev, state_before).await
 }
 
-/// Steps 4 to 6, with the state before the event.
+/// Steps 4 to 7, with the state before the event.
 pub(crate) async fn judge_at(
     draft: &mut Draft<'_>,
     pdu: &Arc<Pdu>,
@@ -299,6 +300,13 @@ pub(crate) async fn judge_at(
     {
         judged.flags = flags::SOFT_FAILED;
         judged.reason = Some(reason);
+    }
+    if judged.flags == 0
+        && let Some(policy) = draft.rooms.policy_server(draft.room, Some(&draft.overlay), &draft.head).await?
+        && !policy.recommends(draft.room.rules, pdu)
+    {
+        judged.flags = flags::SOFT_FAILED;
+        judged.reason = Some(format!("{} does not recommend it", policy.server));
     }
     Ok(judged)
 }

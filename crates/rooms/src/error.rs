@@ -42,6 +42,12 @@ pub enum Error {
     /// A thread cannot start here.
     #[error("a thread cannot start from an event that itself relates to another")]
     BadThreadRoot,
+    /// The room's policy server does not recommend the event; in its words.
+    #[error("{0}")]
+    NotRecommended(String),
+    /// The room's policy server cannot be asked.
+    #[error("the policy server of the room cannot be asked: {0}")]
+    PolicyServerAway(String),
     /// The invited user blocks invites.
     #[error("the user does not accept invites")]
     InviteBlocked,

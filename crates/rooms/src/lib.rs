@@ -16,6 +16,7 @@ mod load;
 pub mod membership;
 pub mod notify;
 pub mod packed;
+pub mod policy;
 pub mod purge;
 pub mod redaction;
 pub mod relations;
@@ -49,6 +50,7 @@ pub use create::{CreateRoom, Preset};
 pub use error::{Error, Result};
 pub use event::Event;
 pub use notify::{Exception, Judgement, MessagesCount, Notify, RoomContext};
+pub use policy::{PolicyRefusal, PolicyServers};
 pub use room::{Head, Room};
 pub use send::{NewEvent, Transaction};
 pub use state::{Roots, StateMap};
@@ -79,6 +81,8 @@ pub struct Options {
     pub segment_cache_bytes: u64,
     /// About how many rooms are kept in memory; those that are in use stay in any case.
     pub rooms_max: usize,
+    /// What asks policy servers; without it, nothing can be sent into rooms that use one.
+    pub policy_servers: Option<Arc<dyn PolicyServers>>,
 }
 
 impl Options {
@@ -91,6 +95,7 @@ impl Options {
             event_cache_bytes: 24 << 20,
             segment_cache_bytes: 8 << 20,
             rooms_max: 5_000,
+            policy_servers: None,
         }
     }
 }

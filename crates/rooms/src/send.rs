@@ -8,7 +8,7 @@ use ruma_common::{OwnedEventId, OwnedRoomId};
 use store::tables::rooms::TransactionRow;
 use store::{DeviceId, EventNum, UserId};
 
-use crate::accept::{ATTEMPTS_MAX, judge};
+use crate::accept::{ATTEMPTS_MAX, judge, missing_of};
 use crate::draft::{Draft, Judged};
 use crate::event::Event;
 use crate::room::{Extremity, Room};
@@ -134,7 +134,23 @@ impl Rooms {
             self.make_durable(room, draft, same).await?;
             return Err(Error::DuplicateAnnotation);
         }
-        let event = self.append_local(&mut draft, new).await?;
+        let event = match self.policy_server(room, Some(&draft.overlay), &draft.head).await? {
+            Some(policy) if !is_exempt(new) => {
+                let (verified, _) = self.build_local(&draft, new).await?;
+                // Nobody shall wait in the room's queue for another server, and that is not to see what may be lost yet.
+                drop(draft);
+                self.wait_for_all(room).await?;
+                let recommended = self.recommended(&policy, room.rules, &verified).await?;
+                draft = Draft::begin(self, room).await;
+                draft.check_alive()?;
+                if !missing_of(&draft, recommended.pdu()).await?.is_empty() {
+                    return Err(Error::Busy);
+                }
+                let judged = judge(&mut draft, recommended.pdu()).await?;
+                self.append_judged(&mut draft, judged, new).await?
+            }
+            _ => self.append_local(&mut draft, new).await?,
+        };
         if let Some(transaction) = &new.transaction {
             let row = transaction_row(new, transaction, event.id(), self.clock.now_ms());
             draft.batch.expect_absent::<TransactionRow>(transaction_key(&new.sender, transaction));
@@ -156,13 +172,17 @@ impl Rooms {
     /// Builds an event on the draft's head, judges it like any other, and appends it.
     pub(crate) async fn append_local(&self, draft: &mut Draft<'_>, new: &NewEvent) -> Result<Arc<Event>> {
         let (verified, auth) = self.build_local(draft, new).await?;
-        let mut judged = if draft.head.extremities.len() <= PREV_EVENTS_MAX {
+        let judged = if draft.head.extremities.len() <= PREV_EVENTS_MAX {
             // It names every extremity and was checked against the state that these resolve to, which is both the state
             // before it and the current state, and its auth events were chosen from that: nothing is left to judge.
             Judged::on_head(draft, verified.pdu(), auth)
         } else {
             judge(draft, verified.pdu()).await?
         };
+        self.append_judged(draft, judged, new).await
+    }
+
+    async fn append_judged(&self, draft: &mut Draft<'_>, mut judged: Judged, new: &NewEvent) -> Result<Arc<Event>> {
         if judged.flags & flags::HIDDEN != 0 {
             return Err(Error::Forbidden(judged.reason.unwrap_or_else(|| "the event is not allowed".to_owned())));
         }
@@ -214,6 +234,11 @@ impl Rooms {
     pub(crate) fn opaque_id(&self) -> String {
         store::clock::random_text(self.entropy.as_ref(), 18)
     }
+}
+
+/// Whether the policy server is not asked: the event that names it (see [`event::policy::is_exempt`]).
+fn is_exempt(new: &NewEvent) -> bool {
+    new.kind == "m.room.policy" && new.state_key.as_deref() == Some("")
 }
 
 /// The forward extremities that a new event names: all, or the newest if there are too many.

@@ -17,6 +17,7 @@ pub(crate) fn rooms(error: ::rooms::Error) -> Error {
         E::UnsupportedVersion(version) => Error::incompatible_room_version(&version),
         E::InviteBlocked => Error::invite_blocked(),
         E::Busy => Error::limit_exceeded(BUSY_RETRY_MS),
+        E::PolicyServerAway(_) => Error::unavailable(text),
         E::Store(error) => error.into(),
         _ => Error::forbidden(text),
     }

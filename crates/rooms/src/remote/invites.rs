@@ -1,10 +1,13 @@
 //! Invites across servers: those of our users to users of others, which their server signs too, and those of others to
 //! ours, which this one signs (server-server API, "Inviting to a room").
 
+use std::sync::Arc;
+
 use ::event::{Json, Object, Rules, Verified};
 use store::UserId;
 
 use crate::draft::Draft;
+use crate::room::Room;
 use crate::state::MEMBER;
 use crate::{Error, NewEvent, Result, Rooms};
 
@@ -43,13 +46,45 @@ impl Rooms {
             content.insert("reason".to_owned(), Json::from(reason));
         }
         let new = NewEvent::state(sender, MEMBER, target.as_str(), content);
-        let draft = Draft::begin(self, &room).await;
+        self.build_unstored(&room, &new).await.map(Some)
+    }
+
+    /// Builds the invite that an `m.room.third_party_invite` event of a local user offers, without storing it. Neither
+    /// does the sender have to be in the room any more, nor to have the power for it: the offer was allowed. `None` if the
+    /// target is invited or joined already.
+    ///
+    /// # Errors
+    /// [`Error::NotInRoom`] if this server is not in the room; [`Error::Forbidden`] if the rules do not allow it: the
+    /// target is banned, or the offer is not there, by somebody else, or not what `content` is signed for.
+    pub async fn build_third_party_invite(
+        &self,
+        room_id: &str,
+        sender: &UserId,
+        target: &UserId,
+        mut content: Object,
+    ) -> Result<Option<Verified>> {
+        let room = self.resident_room(room_id).await?;
+        let federated = room.create.content.get("m.federate").and_then(Json::as_bool) != Some(false);
+        if !self.is_local(target) && !federated {
+            return Err(Error::Forbidden("the room is not federated".to_owned()));
+        }
+        let state = self.member_state(&room, &[target]).await?;
+        if matches!(state.membership(target.as_str()), "join" | "invite") {
+            return Ok(None);
+        }
+        content.insert("membership".to_owned(), Json::from("invite"));
+        let new = NewEvent::state(sender, MEMBER, target.as_str(), content);
+        self.build_unstored(&room, &new).await.map(Some)
+    }
+
+    /// Builds an event on the room's head. It names events that must be durable before another server sees it.
+    async fn build_unstored(&self, room: &Arc<Room>, new: &NewEvent) -> Result<Verified> {
+        let draft = Draft::begin(self, room).await;
         draft.check_alive()?;
-        let (invite, _) = self.build_local(&draft, &new).await?;
-        // It names events that must be durable before another server sees it.
+        let (event, _) = self.build_local(&draft, new).await?;
         drop(draft);
-        self.wait_for_all(&room).await?;
-        Ok(Some(invite))
+        self.wait_for_all(room).await?;
+        self.recommended_to_send(room, event).await
     }
 
     /// Signs another server's invite of a user of this one.

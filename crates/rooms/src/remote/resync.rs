@@ -37,6 +37,7 @@ impl Rooms {
     /// [`Error::NotInRoom`] for an unknown room; [`Error::Invalid`] if an event of the state is not known (see
     /// [`Rooms::accept_outliers`]); as the store says.
     pub async fn accept_with_state(&self, event: Verified, state: &[OwnedEventId]) -> Result<Accepted> {
+        let event = self.seek_recommendation(event).await?;
         let room_id = event.pdu().room_id.to_string();
         for _ in 0..ATTEMPTS_MAX {
             let room = self.room(&room_id).await?.ok_or(Error::NotInRoom)?;

@@ -11,6 +11,7 @@ mod local;
 mod mutants;
 mod nodes;
 mod pipeline;
+mod policy;
 #[path = "../../../store/postgres/tests/it/proxy.rs"]
 #[expect(dead_code, reason = "shared with the tests of the PostgreSQL engine, which use more of it")]
 mod proxy;
