@@ -167,6 +167,26 @@ impl Client {
         object(destination, &bytes)
     }
 
+    /// As [`Client::stream`], without a signature.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub async fn stream_unsigned(&self, destination: &str, path_and_query: &str, limits: Limits) -> Result<Incoming> {
+        self.send(destination, Method::GET, path_and_query, None, limits, None).await
+    }
+
+    /// Fetches a URL that another server gave, as anybody could: nothing of the request says who asks.
+    ///
+    /// # Errors
+    /// As [`Client::request`].
+    pub async fn fetch(&self, server: &str, url: &str, limits: Limits) -> Result<Incoming> {
+        let incoming = self.transport.fetch(url, limits).await.map_err(|error| unreachable(server, error))?;
+        if incoming.status.is_success() {
+            return Ok(incoming);
+        }
+        Err(self.remote_error(server, incoming).await)
+    }
+
     async fn send(
         &self,
         destination: &str,
@@ -246,7 +266,7 @@ fn canonical(body: &Object) -> Bytes {
 
 fn headers(authorization: Option<&str>, has_body: bool) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json, */*;q=0.5"));
     if has_body {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }

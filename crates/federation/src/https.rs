@@ -9,7 +9,10 @@ use http_body_util::BodyExt;
 use store::{Clock, Entropy};
 
 use crate::discovery::{self, Answer, Fetch, Lookup, WellKnown};
-use crate::transport::{Incoming, Outgoing, Transport, TransportError};
+use crate::transport::{Incoming, Limits, Outgoing, Transport, TransportError};
+
+/// Redirections that are followed from a URL that another server gave.
+const REDIRECTS_MAX: u32 = 5;
 
 /// The settings.
 #[derive(Clone, Debug)]
@@ -60,14 +63,23 @@ impl Transport for Https {
             body: request.body,
             limits,
         };
-        let response = self.egress.send_until(request, deadline).await.map_err(in_our_words)?;
-        let body = response.body.map_err(in_our_words).boxed_unsync();
-        Ok(Incoming { status: response.status, headers: response.headers, body })
+        Ok(incoming(self.egress.send_until(request, deadline).await.map_err(in_our_words)?))
+    }
+
+    async fn fetch(&self, url: &str, limits: Limits) -> Result<Incoming, TransportError> {
+        let limits = egress::Limits { timeout: limits.timeout, body_bytes_max: limits.body_bytes_max };
+        let fetch = egress::Fetch { redirects_max: REDIRECTS_MAX, ..egress::Fetch::get(url, limits) };
+        Ok(incoming(self.egress.fetch(fetch).await.map_err(in_our_words)?))
     }
 
     fn forget(&self, server: &str) {
         self.world.well_known.forget(server);
     }
+}
+
+fn incoming(response: egress::Response) -> Incoming {
+    let body = response.body.map_err(in_our_words).boxed_unsync();
+    Incoming { status: response.status, headers: response.headers, body }
 }
 
 fn in_our_words(error: egress::Error) -> TransportError {

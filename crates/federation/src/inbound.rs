@@ -20,10 +20,12 @@ mod public_rooms;
 mod query;
 mod space_hierarchy;
 mod summary;
+mod third_party_invite;
 mod transactions;
 mod user_devices;
 mod user_keys;
 mod version;
+mod wellknown;
 
 use std::sync::Arc;
 
@@ -32,7 +34,7 @@ use axum::Router;
 use crate::Federation;
 
 impl Federation {
-    /// All server-server routes but `/.well-known/matrix/server`. Unknown paths and methods are for whoever serves the
+    /// All server-server routes. Unknown paths and methods are for whoever serves the
     /// router: see [`endpoint::layers`].
     pub fn router(self: &Arc<Self>) -> Router {
         let routes = [
@@ -49,10 +51,12 @@ impl Federation {
             public_rooms::routes(),
             query::routes(),
             space_hierarchy::routes(),
+            third_party_invite::routes(),
             transactions::routes(),
             user_devices::routes(),
             user_keys::routes(),
             version::routes(),
+            wellknown::routes(),
         ];
         let router = routes.into_iter().fold(Router::new(), Router::merge);
         router.with_state(Arc::clone(self))

@@ -5,6 +5,7 @@
 
 pub mod acl;
 pub mod client;
+pub mod content_repository;
 pub mod discovery;
 pub mod elements;
 pub mod error;
@@ -14,6 +15,7 @@ pub mod inbound;
 pub mod key_ring;
 mod locks;
 pub mod outbound;
+pub mod policy;
 pub mod queries;
 pub mod receive;
 pub mod remote;
@@ -31,6 +33,7 @@ use store::{Clock, Entropy, EventNum, RoomNum, Store};
 use users::Users;
 
 use crate::client::Client;
+use crate::handshakes::Handshakes;
 use crate::key_ring::KeyRing;
 use crate::receive::{Edus, Receiver};
 
@@ -47,6 +50,8 @@ pub struct Options {
     pub software: String,
     /// Its version.
     pub version: String,
+    /// Where others reach this server, as host or `host:port`, for `/.well-known/matrix/server`.
+    pub delegated_to: Option<String>,
     /// Whether others may read the public room directory.
     pub public_rooms: bool,
     /// Whether others may read profiles.
@@ -60,6 +65,7 @@ impl Default for Options {
         Self {
             software: "Hearth".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            delegated_to: None,
             public_rooms: true,
             profiles: true,
             device_names: false,
@@ -81,6 +87,8 @@ pub struct Parts {
     pub client: Client,
     /// The keys of all servers.
     pub key_ring: Arc<KeyRing>,
+    /// Makes memberships with other servers.
+    pub handshakes: Arc<Handshakes>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Random bytes.
@@ -101,6 +109,7 @@ pub struct Federation {
     pub(crate) media: Media,
     pub(crate) client: Client,
     pub(crate) key_ring: Arc<KeyRing>,
+    pub(crate) handshakes: Arc<Handshakes>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) edus: Arc<dyn Edus>,
@@ -115,21 +124,21 @@ impl Federation {
     /// Federation on a store. Nothing of the queue is worked on before [`Federation::resume`] and
     /// [`Federation::receive`].
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { store, rooms, users, media, client, key_ring, clock, entropy, edus, heard_from, options } = parts;
         Arc::new(Self {
-            receiver: Receiver::new(store.clone()),
+            receiver: Receiver::new(parts.store.clone()),
             heard: Cache::new(HEARD_MAX),
-            store,
-            rooms,
-            users,
-            media,
-            client,
-            key_ring,
-            clock,
-            entropy,
-            edus,
-            heard_from,
-            options,
+            store: parts.store,
+            rooms: parts.rooms,
+            users: parts.users,
+            media: parts.media,
+            client: parts.client,
+            key_ring: parts.key_ring,
+            handshakes: parts.handshakes,
+            clock: parts.clock,
+            entropy: parts.entropy,
+            edus: parts.edus,
+            heard_from: parts.heard_from,
+            options: parts.options,
         })
     }
 }

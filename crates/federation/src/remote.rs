@@ -12,7 +12,7 @@ pub struct Remote {
     /// Asks single questions.
     pub client: Client,
     /// Makes memberships with other servers.
-    pub handshakes: Handshakes,
+    pub handshakes: Arc<Handshakes>,
     /// The queues to other servers.
     pub outbound: Arc<Outbound>,
     /// What others ask and send.

@@ -88,6 +88,14 @@ pub trait Transport: Send + Sync + 'static {
     /// As [`TransportError`] says; a Matrix error is an answer.
     async fn send(&self, request: Outgoing) -> Result<Incoming, TransportError>;
 
+    /// Fetches what another server says stands at a URL, which may be anywhere: no signature goes there, and no credentials.
+    ///
+    /// # Errors
+    /// As [`TransportError`] says; any status is an answer.
+    async fn fetch(&self, url: &str, _limits: Limits) -> Result<Incoming, TransportError> {
+        Err(TransportError::NotFound(url.to_owned()))
+    }
+
     /// Forgets how this server was found: its address may have changed.
     fn forget(&self, _server: &str) {}
 }

@@ -40,10 +40,21 @@ impl Handshakes {
             // Invited already.
             return Ok(());
         };
+        self.deliver(room_id, sender, target, &invite).await
+    }
+
+    /// Has an invite signed by the other server, and only then takes it into the room.
+    pub(super) async fn deliver(
+        &self,
+        room_id: &str,
+        sender: &UserId,
+        target: &UserId,
+        invite: &Verified,
+    ) -> Result<()> {
         let room = self.rooms.room(room_id).await?.ok_or(rooms::Error::NotInRoom)?;
         let state = self.state_for(&room, sender).await?;
         let server = target.server_name();
-        let signed = self.send_invite(server, room.rules, room_id, &invite, state).await?;
+        let signed = self.send_invite(server, room.rules, room_id, invite, state).await?;
         self.rooms.accept(signed).await?;
         Ok(())
     }

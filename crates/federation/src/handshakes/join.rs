@@ -11,8 +11,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use store::UserId;
 
-use super::Handshakes;
-use super::template::{self, Wanted};
+use super::{Handshakes, Wanted};
 use crate::client::path;
 use crate::transport::Limits;
 use crate::verified_lists::{self, Expected};
@@ -70,12 +69,8 @@ impl Handshakes {
         let versions: Vec<_> = versions.collect();
         let path = path("/_matrix/federation/v1/make_join", &[room_id, user.as_str()], &versions);
         let answer = self.client.json(server, Method::GET, &path, None, MAKE).await?;
-        let wanted = Wanted { room_id, user, membership: "join", now_ms: self.clock.now_ms() };
-        let (rules, mut template) = template::read(server, &answer, &wanted)?;
-        for (name, value) in content {
-            template.content.entry(name.clone()).or_insert_with(|| value.clone());
-        }
-        let join = self.build(rules, template)?;
+        let wanted = Wanted { room_id, user, membership: "join", content };
+        let (rules, join) = self.complete(server, &answer, &wanted)?;
         let joined = self.send_join(server, rules, &join).await?;
         tracing::info!(
             room_id,
@@ -155,14 +150,6 @@ impl Handshakes {
         }
         let partial = frame.members_omitted.then_some(frame.servers_in_room);
         Ok(Import { rules, join, state, auth_chain, partial })
-    }
-
-    pub(super) fn build(&self, rules: &Rules, mut template: event::Template) -> Result<Verified> {
-        if !rules.event_id_is_hash() {
-            template.opaque_id = Some(store::clock::random_text(self.entropy.as_ref(), 18));
-        }
-        event::build(rules, template, &self.key, self.rooms.server_name())
-            .map_err(|error| rooms::Error::BadContent(error.to_string()).into())
     }
 }
 

@@ -8,9 +8,8 @@ use rooms::remote::RemoteMembership;
 use ruma_common::OwnedEventId;
 use store::UserId;
 
-use super::Handshakes;
 use super::join::with_reason;
-use super::template::{self, Wanted};
+use super::{Handshakes, Wanted};
 use crate::client::path;
 use crate::transport::Limits;
 use crate::{Error, Result};
@@ -59,7 +58,8 @@ impl Handshakes {
         content: &Object,
     ) -> Result<(&'static Rules, Verified)> {
         let make = path("/_matrix/federation/v1/make_leave", &[room_id, user.as_str()], &[]);
-        let (rules, leave) = self.make(server, &make, room_id, user, "leave", content).await?;
+        let wanted = Wanted { room_id, user, membership: "leave", content };
+        let (rules, leave) = self.make(server, &make, &wanted).await?;
         let segments = [room_id, leave.pdu().event_id.as_str()];
         let current = path("/_matrix/federation/v2/send_leave", &segments, &[]);
         let body = leave.pdu().object();
@@ -93,7 +93,8 @@ impl Handshakes {
         let versions = event::SUPPORTED_VERSIONS.iter().map(|version| ("ver", *version));
         let versions: Vec<_> = versions.collect();
         let make = path("/_matrix/federation/v1/make_knock", &[room_id, user.as_str()], &versions);
-        let (rules, knock) = self.make(server, &make, room_id, user, "knock", content).await?;
+        let wanted = Wanted { room_id, user, membership: "knock", content };
+        let (rules, knock) = self.make(server, &make, &wanted).await?;
         let send = path("/_matrix/federation/v1/send_knock", &[room_id, knock.pdu().event_id.as_str()], &[]);
         let body = knock.pdu().object();
         let answer = self.client.json(server, Method::PUT, &send, Some(&body), LIMITS).await?;
@@ -113,21 +114,8 @@ impl Handshakes {
     }
 
     /// Asks for a template and builds the event after it.
-    async fn make(
-        &self,
-        server: &str,
-        path: &str,
-        room_id: &str,
-        user: &UserId,
-        membership: &str,
-        content: &Object,
-    ) -> Result<(&'static Rules, Verified)> {
+    async fn make(&self, server: &str, path: &str, wanted: &Wanted<'_>) -> Result<(&'static Rules, Verified)> {
         let answer = self.client.json(server, Method::GET, path, None, LIMITS).await?;
-        let wanted = Wanted { room_id, user, membership, now_ms: self.clock.now_ms() };
-        let (rules, mut template) = template::read(server, &answer, &wanted)?;
-        for (name, value) in content {
-            template.content.entry(name.clone()).or_insert_with(|| value.clone());
-        }
-        Ok((rules, self.build(rules, template)?))
+        self.complete(server, &answer, wanted)
     }
 }

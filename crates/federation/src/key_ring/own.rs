@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use event::{Json, KEY_VALIDITY_MS_MAX, Object, SigningKey};
 use store::tables::federation::RetiredKeyRow;
-use store::{CommitBatch, CommitError, Error, Read, Store};
+use store::{CommitBatch, Error, Read, Store};
 
 use super::response::KnownKey;
 
@@ -75,14 +75,9 @@ impl OwnKeys {
 }
 
 /// Keeps the public half of a key of this server that signs no more, so that the events that it signed up to `now_ms` can
-/// be verified for ever. To be called before the new key is used.
-///
-/// # Errors
-/// As the store says.
-pub async fn retire(store: &Store, key_id: &str, public_b64: &str, now_ms: i64) -> Result<(), CommitError> {
-    let mut batch = CommitBatch::new();
+/// be verified for ever. To be committed before the new key is used.
+pub fn retire(batch: &mut CommitBatch, key_id: &str, public_b64: &str, now_ms: i64) {
     batch.put(RetiredKeyRow { key_id: key_id.to_owned(), public: public_b64.to_owned(), expired_ms: now_ms });
-    store.commit(batch).await.map(|_| ())
 }
 
 fn object<const N: usize>(members: [(&str, Json); N]) -> Object {

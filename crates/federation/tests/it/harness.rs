@@ -14,8 +14,9 @@ use federation::client::{Client, Reach};
 use federation::handshakes::Handshakes;
 use federation::key_ring::{self, KeyRing, OwnKeys};
 use federation::outbound::Outbound;
+use federation::policy::PolicyClient;
 use federation::receive::Edus;
-use federation::transport::{Incoming, Outgoing, Transport, TransportError};
+use federation::transport::{Incoming, Limits, Outgoing, Transport, TransportError};
 use federation::{Federation, Options, Parts, x_matrix};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -113,6 +114,8 @@ pub struct Net {
     keys: Mutex<BTreeMap<String, Value>>,
     /// Answers by server and beginning of the path; the last stays.
     answers: Mutex<BTreeMap<(String, String), VecDeque<Answer>>>,
+    /// What is answered to paths that begin so, whatever the body says.
+    replies: Mutex<BTreeMap<(String, String), Arc<Reply>>>,
     /// What was asked: server, method and path.
     pub asked: Mutex<Vec<String>>,
     /// Whole servers, which answer for themselves.
@@ -122,6 +125,9 @@ pub struct Net {
     /// All that left.
     pub sent: Mutex<Vec<Sent>>,
 }
+
+/// Makes an answer of a request's body.
+type Reply = dyn Fn(Value) -> (u16, Value) + Send + Sync;
 
 impl Net {
     /// From now on a server answers so to paths that begin so; several answers are given one after the other.
@@ -152,6 +158,11 @@ impl Net {
         events.filter(|event| event["signatures"][US].is_object()).collect()
     }
 
+    /// From now on a server answers so to paths that begin so, after the body of the request.
+    pub fn reply(&self, server: &str, path: &str, reply: impl Fn(Value) -> (u16, Value) + Send + Sync + 'static) {
+        self.replies.lock().insert((server.to_owned(), path.to_owned()), Arc::new(reply));
+    }
+
     /// How often a server was asked something that begins so.
     pub fn count(&self, server: &str, path: &str) -> usize {
         let beginning = format!("{server} {path}");
@@ -178,13 +189,18 @@ impl Net {
         Ok(Incoming { status: head.status, headers: head.headers, body })
     }
 
-    fn find(&self, server: &str, path: &str) -> Option<Answer> {
+    fn find(&self, server: &str, path: &str, body: Option<&Bytes>) -> Option<Answer> {
+        let begins = |(of, beginning): &(String, String)| of == server && path.starts_with(beginning.as_str());
+        let reply = self.replies.lock().iter().find(|(key, _)| begins(key)).map(|(_, reply)| Arc::clone(reply));
+        if let Some(reply) = reply {
+            let (status, body) = reply(serde_json::from_slice(body.unwrap_or(&Bytes::new())).unwrap_or_default());
+            return Some(Answer::Json(status, body));
+        }
         if path.starts_with("/_matrix/key/v2/server") {
             return Some(Answer::Json(200, self.keys.lock().get(server)?.clone()));
         }
         let mut answers = self.answers.lock();
-        let fits = |(of, beginning): &(String, String)| of == server && path.starts_with(beginning.as_str());
-        let queue = answers.iter_mut().filter(|(key, _)| fits(key)).max_by_key(|((_, path), _)| path.len())?.1;
+        let queue = answers.iter_mut().filter(|(key, _)| begins(key)).max_by_key(|((_, path), _)| path.len())?.1;
         if queue.len() > 1 { queue.pop_front() } else { queue.front().cloned() }
     }
 }
@@ -202,15 +218,25 @@ impl Transport for Net {
         if let Some(router) = router {
             return self.forward(router, request).await;
         }
-        let found = self.find(&request.destination, path);
-        let (status, body) = match found.ok_or_else(|| TransportError::NotFound(request.destination.clone()))? {
-            Answer::Json(status, body) => (status, Bytes::from(body.to_string())),
-            Answer::Bytes(body) => (200, body),
-            Answer::Never => std::future::pending().await,
-        };
-        let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
-        Ok(Incoming { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::new(), body })
+        let found = self.find(&request.destination, path, request.body.as_ref());
+        incoming(found.ok_or_else(|| TransportError::NotFound(request.destination.clone()))?).await
     }
+
+    /// What lies at a URL is answered as if by a server without a name.
+    async fn fetch(&self, url: &str, _: Limits) -> Result<Incoming, TransportError> {
+        self.asked.lock().push(url.to_owned());
+        incoming(self.find("", url, None).ok_or_else(|| TransportError::NotFound(url.to_owned()))?).await
+    }
+}
+
+async fn incoming(answer: Answer) -> Result<Incoming, TransportError> {
+    let (status, body) = match answer {
+        Answer::Json(status, body) => (status, Bytes::from(body.to_string())),
+        Answer::Bytes(body) => (200, body),
+        Answer::Never => std::future::pending().await,
+    };
+    let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();
+    Ok(Incoming { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::new(), body })
 }
 
 /// What came of EDUs about keys.
@@ -241,7 +267,7 @@ pub struct World {
     pub users: Arc<Users>,
     pub media: Media,
     pub federation: Arc<Federation>,
-    pub handshakes: Handshakes,
+    pub handshakes: Arc<Handshakes>,
     pub net: Arc<Net>,
     pub clock: Arc<TestClock>,
     pub edus: Arc<SeenEdus>,
@@ -325,20 +351,21 @@ impl World {
         let users =
             Users::new(store.clone(), Arc::clone(&ticks), Arc::clone(&entropy), Arc::new(Inline), users_options);
         let users = users.await.unwrap();
+        let client = Client::new(name, Arc::clone(&key), Arc::clone(&net) as Arc<dyn Transport>, reach);
+        let policy = PolicyClient::new(client.clone(), Arc::clone(&ticks));
         let rooms = Rooms::new(
             store.clone(),
             Arc::clone(&ticks),
             Arc::clone(&entropy),
             Arc::clone(&key),
             Arc::new(MessagesCount),
-            rooms::Options::new(name),
+            rooms::Options { policy_servers: Some(Arc::new(policy)), ..rooms::Options::new(name) },
         );
         let media_options = media::Options::new(name, directory.path());
         let blocking = Arc::new(|job: media::Job| job());
         let media = Media::open(media_options, store.clone(), Arc::clone(&ticks), Arc::clone(&entropy), blocking, None)
             .await
             .unwrap();
-        let client = Client::new(name, Arc::clone(&key), Arc::clone(&net) as Arc<dyn Transport>, reach);
         let key_ring = Arc::new(KeyRing::new(key_ring::Parts {
             store: store.clone(),
             client: client.clone(),
@@ -348,14 +375,7 @@ impl World {
             blocking: Arc::new(Inline),
             cores: 1,
         }));
-        let handshakes = Handshakes::new(
-            Arc::new(client.clone()),
-            Arc::clone(&key_ring),
-            Arc::clone(&rooms),
-            Arc::clone(&ticks),
-            Arc::clone(&entropy),
-            key,
-        );
+        let handshakes = Arc::new(Handshakes::new(Arc::new(client.clone()), Arc::clone(&key_ring), Arc::clone(&rooms)));
         let edus = Arc::new(SeenEdus::default());
         let heard = Arc::new(Mutex::new(Vec::new()));
         let hears = Arc::clone(&heard);
@@ -368,6 +388,7 @@ impl World {
             media: media.clone(),
             client: client.clone(),
             key_ring: Arc::clone(&key_ring),
+            handshakes: Arc::clone(&handshakes),
             clock: ticks,
             entropy,
             edus: Arc::clone(&edus) as _,

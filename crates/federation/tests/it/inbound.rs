@@ -6,3 +6,4 @@ mod events;
 mod memberships;
 mod nonsense;
 mod queries;
+mod third_party_invites;

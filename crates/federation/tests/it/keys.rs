@@ -276,7 +276,9 @@ async fn fa6_a_notary_is_believed_only_under_its_signature_and_takes_nothing_bac
 async fn fa8_our_keys_are_signed_by_themselves_and_name_the_old_ones() {
     let trust = Trust::new(Net::default()).await;
     let before = key("our first key");
-    retire(&trust.store, before.key_id(), &before.public_b64(), 1_600_000_000_000).await.unwrap();
+    let mut batch = CommitBatch::new();
+    retire(&mut batch, before.key_id(), &before.public_b64(), 1_600_000_000_000);
+    trust.store.commit(batch).await.unwrap();
     let trust = trust.restarted().await;
     let ours = trust.ring.own().response(NOW_MS);
     assert!(signed_by(&ours, US));

@@ -12,6 +12,7 @@ use federation::client::{Client, Reach};
 use federation::https::{Https, HttpsOptions};
 use federation::transport::{Limits, TransportError};
 use http::Method;
+use http_body_util::BodyExt;
 use store::{Clock, Entropy};
 
 use crate::dns_server::NameServer;
@@ -223,4 +224,31 @@ async fn an_answer_is_bounded_and_a_matrix_error_is_told() {
     }
     assert!(matches!(ask("/html").await, Err(Error::Remote { errcode, .. }) if errcode.is_empty()));
     assert!(matches!(ask("/list").await, Err(Error::Malformed { .. })));
+}
+
+#[tokio::test]
+async fn cm6_a_location_is_fetched_as_anybody_would_and_never_from_inside() {
+    let network = Network::new(&[]).await;
+    let answers = |seen: &Seen| match seen.path.as_str() {
+        "/moved" => Reply::redirect("/file"),
+        "/plain" => Reply::redirect("http://cdn.test/file"),
+        _ => Reply::ok("content"),
+    };
+    let server = Server::start("127.0.0.1:0", &network.authority, &["cdn.test"], BOTH, answers).await;
+    network.names.address("cdn.test", "127.0.0.1");
+    let url = |path: &str| format!("https://cdn.test:{}{path}", server.address.port());
+    for path in ["/file", "/moved"] {
+        let incoming = network.client.fetch("two.test", &url(path), LIMITS).await.unwrap();
+        assert_eq!(incoming.body.collect().await.unwrap().to_bytes(), "content");
+    }
+    assert!(
+        server.seen.lock().iter().all(|seen| !seen.headers.contains_key("authorization")),
+        "nobody learns who asks"
+    );
+    let seen = server.seen.lock().len();
+    let strict = client(&network.authority, &network.names, network.port, false);
+    assert!(strict.fetch("two.test", &url("/file"), LIMITS).await.is_err());
+    assert!(network.client.fetch("two.test", &url("/file").replace("https", "http"), LIMITS).await.is_err());
+    assert_eq!(server.seen.lock().len(), seen);
+    assert!(network.client.fetch("two.test", &url("/plain"), LIMITS).await.is_err());
 }

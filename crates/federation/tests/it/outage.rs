@@ -41,14 +41,8 @@ impl Server {
     pub async fn start(name: &str, net: &Arc<Net>, clock: &Arc<TestClock>) -> Self {
         let world = World::named(name, net, clock).await;
         let entropy: Arc<dyn Entropy> = Arc::new(TestEntropy::new(name.len() as u64 + u64::from(name.as_bytes()[0])));
-        let handshakes = Handshakes::new(
-            Arc::new(world.client.clone()),
-            Arc::clone(&world.key_ring),
-            Arc::clone(&world.rooms),
-            Arc::clone(clock) as Arc<dyn Clock>,
-            Arc::clone(&entropy),
-            Arc::new(key(name)),
-        );
+        let handshakes =
+            Handshakes::new(Arc::new(world.client.clone()), Arc::clone(&world.key_ring), Arc::clone(&world.rooms));
         let outbound = Outbound::new(Parts {
             client: Arc::new(world.client.clone()),
             store: world.store.clone(),

@@ -2,4 +2,5 @@
 
 mod edus;
 mod gaps;
+mod policy;
 mod transactions;

@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Peer, World, encoded, id};
+use crate::harness::{Peer, World, encoded, id, user, value};
 
 /// The routes about a room's events, with an event of it.
 fn routes(room_id: &str, event_id: &str) -> Vec<(Method, String, Option<Value>)> {
@@ -168,4 +168,35 @@ async fn fe10_history_is_pruned_for_servers_that_may_not_see_it() {
     assert_eq!(two.get(&world, &path).await.1["event_id"], json!(open));
     let path = format!("/_matrix/federation/v1/timestamp_to_event/{}?ts=0&dir=b", encoded(&room.id));
     assert_eq!(two.get(&world, &path).await.0, 404);
+}
+
+#[tokio::test]
+async fn event_auth_is_the_whole_auth_chain() {
+    for version in ["1", "6", "11", "12"] {
+        let world = World::new().await;
+        let room = world.room(version).await;
+        let two = Peer::new("two.test");
+        let join = two.join(&world, &room, "bob").await;
+        let message = two.message(&world, &room, "bob", "hello").await;
+        world.rooms.accept(message.clone()).await.unwrap();
+        let path = format!("/_matrix/federation/v1/event_auth/{}/{}", encoded(&room.id), encoded(&id(&message)));
+        let (status, answer) = two.get(&world, &path).await;
+        assert_eq!(status, 200, "{version}: {answer}");
+        let chain = answer["auth_chain"].as_array().unwrap();
+        let has = |kind: &str, key: &str| chain.iter().any(|event| event["type"] == kind && event["state_key"] == key);
+        // In room version 12 the room's id names the create event; no event cites it.
+        let cited = version != "12";
+        assert_eq!(has("m.room.create", ""), cited, "{version}: {answer}");
+        for (kind, key) in [
+            ("m.room.power_levels", ""),
+            ("m.room.join_rules", ""),
+            ("m.room.member", user("alice").as_str()),
+            ("m.room.member", &two.user("bob")),
+        ] {
+            assert!(has(kind, key), "{version}: {kind} {key} in {answer}");
+        }
+        assert!(chain.contains(&value(&join)), "{version}: events are whole");
+        assert!(!chain.contains(&value(&message)), "{version}: the event itself is none of it");
+        assert_eq!(chain.len(), 4 + usize::from(cited), "{version}: {answer}");
+    }
 }

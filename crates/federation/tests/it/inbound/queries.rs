@@ -234,3 +234,35 @@ async fn media_is_told_as_two_parts() {
         assert_ne!(answer, Value::Null);
     }
 }
+
+#[tokio::test]
+async fn cm14_a_thumbnail_is_told_as_two_parts() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    // A picture of 2 by 2 pixels, larger than what is asked for.
+    let picture: &[u8] = b"\x42\x4d\x46\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x02\0\0\0\x02\0\0\0\x01\0\x18\0\0\0\0\0\
+        \x10\0\0\0\x13\x0b\0\0\x13\x0b\0\0\0\0\0\0\0\0\0\0\xff\0\0\0\xff\0\0\0\0\0\xff\xff\xff\xff\xff\0\0";
+    let label = Label { content_type: Some("image/bmp".to_owned()), file_name: Some("dots.bmp".to_owned()) };
+    let mut upload = world.media.begin_upload(&alice, label, None).await.unwrap();
+    upload.push(Bytes::from_static(picture)).await.unwrap();
+    let mxc = upload.finish().await.unwrap();
+    let two = Peer::new("two.test");
+    let route = format!("/_matrix/federation/v1/media/thumbnail/{}", mxc.media_id());
+    for query in
+        ["?width=1&height=1", "?width=1&height=1&method=crop&animated=false", "?width=1&height=1&animated=true"]
+    {
+        let (status, headers, body) = world.send(two.signed(&Method::GET, &format!("{route}{query}"), None)).await;
+        assert_eq!(status, 200, "{query}");
+        let content_type = headers[CONTENT_TYPE].to_str().unwrap();
+        let boundary = content_type.strip_prefix("multipart/mixed; boundary=").unwrap();
+        let text = String::from_utf8_lossy(&body);
+        let parts: Vec<&str> = text.split(&format!("--{boundary}")).collect();
+        assert_eq!(parts.len(), 4, "{query}");
+        let (head, _) = parts[2].split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("Content-Type: image/png"), "{query}: {head}");
+        assert!(head.contains("Content-Disposition: inline; filename=\"thumbnail.png\""), "{query}: {head}");
+        let png = body.windows(8).position(|bytes| bytes == b"\x89PNG\r\n\x1a\n").unwrap();
+        let size = &body[png + 16..png + 24];
+        assert_eq!(size, [0, 0, 0, 1, 0, 0, 0, 1], "{query}: one pixel");
+    }
+}
