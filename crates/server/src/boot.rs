@@ -1,21 +1,24 @@
 //! The whole system on one page: which room is built from which, in order.
 
+mod signing_key;
+
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use ::federation::client::Client;
+use ::federation::content_repository::RemoteMedia;
+use ::federation::policy::PolicyClient;
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use client_api::SupportContact;
 use endpoint::Door;
-use event::SigningKey;
 use media::Media;
 use rooms::Rooms;
-use store::tables::core::MetaRow;
 use store::tables::rooms::RoomRow;
 use store::tables::users::AccountRow;
-use store::{Clock, CommitBatch, CommitError, Read, Store, UserId, Value};
+use store::{Clock, Read, Store, UserId, Value};
 use sync::Sync;
 use users::Users;
 
@@ -28,11 +31,10 @@ use crate::sessions::Accounts;
 use crate::world::World;
 use crate::{draining, federation, health, keys, neighbors, readers, resources};
 
+pub use signing_key::{accept_key, rotate_key};
+
 /// The fact of the database under which the server's name stands.
 const SERVER_NAME: &str = "server_name";
-
-/// The fact under which the public half of its signing key stands.
-const SIGNING_KEY: &str = "signing_key";
 
 /// The name of a server that nobody has named yet.
 const UNNAMED: &str = "localhost";
@@ -189,11 +191,12 @@ pub async fn build_on(
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     let server_name = decide_server_name(&store, config.server_name.as_deref()).await?;
     readers::after_restore(&store).await?;
-    let signing_key = Arc::new(signing_key(&store, &config.data_dir, entropy.as_ref(), sqlite.is_none()).await?);
+    let signing_key = Arc::new(signing_key::of(&store, &config.data_dir, entropy.as_ref(), sqlite.is_none()).await?);
     let metrics = Arc::new(Metrics::default());
     store.notifier().add_follower(Arc::clone(&metrics) as _);
 
     // From the bottom up; the order of followers matters to the rooms, see there.
+    let client = federation::client_if_enabled(config, world, &server_name, &signing_key)?;
     let users = users_of(&store, config, world, &server_name).await?;
     let evaluator = Arc::new(PushRules(Arc::clone(&users)));
     let rooms = Rooms::new(
@@ -202,9 +205,9 @@ pub async fn build_on(
         Arc::clone(&entropy),
         Arc::clone(&signing_key),
         evaluator,
-        room_options(config, &server_name),
+        room_options(config, world, &server_name, client.clone()),
     );
-    let media = media_of(&store, config, world, &server_name).await?;
+    let media = media_of(&store, config, world, &server_name, client.clone()).await?;
     let nodes = Nodes::new(users.volatile().position().epoch.to_string(), &store, &clock);
     let base = federation::Base {
         config,
@@ -217,7 +220,10 @@ pub async fn build_on(
         key: &signing_key,
         server_name: &server_name,
     };
-    let remote = federation::build_if_enabled(base).await?;
+    let remote = match client {
+        Some(client) => Some(federation::build(base, client).await?),
+        None => None,
+    };
     let sync = Sync::new(store.clone(), Arc::clone(&rooms), Arc::clone(&users));
     neighbors::begin(&users, &store, &clock);
 
@@ -308,11 +314,28 @@ async fn users_of(store: &Store, config: &Config, world: &World, server_name: &s
     Ok(Users::new(store.clone(), clock, entropy, world.password_threads(), options).await?)
 }
 
-async fn media_of(store: &Store, config: &Config, world: &World, server_name: &str) -> Result<Media, Error> {
+fn room_options(config: &Config, world: &World, server_name: &str, client: Option<Client>) -> rooms::Options {
+    let policy = client.map(|client| Arc::new(PolicyClient::new(client, Arc::clone(&world.clock))) as _);
+    rooms::Options {
+        default_version: config.default_room_version.clone(),
+        redaction_retention_ms: config.redaction_retention_ms,
+        policy_servers: policy,
+        ..rooms::Options::new(server_name)
+    }
+}
+
+async fn media_of(
+    store: &Store,
+    config: &Config,
+    world: &World,
+    server_name: &str,
+    client: Option<Client>,
+) -> Result<Media, Error> {
     let options = media::Options::new(server_name, &config.media_dir);
     let options = media::Options { upload_bytes_max: config.media_max_upload_bytes, ..options };
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
-    Ok(Media::open(options, store.clone(), clock, entropy, world.media_threads(), None).await?)
+    let remote = client.map(|client| Arc::new(RemoteMedia::new(client)) as Arc<dyn media::Remote>);
+    Ok(Media::open(options, store.clone(), clock, entropy, world.media_threads(), remote).await?)
 }
 
 /// Makes the data folder, for its owner alone.
@@ -409,84 +432,12 @@ async fn decide_server_name(store: &Store, configured: Option<&str>) -> Result<S
     Ok(name)
 }
 
-/// The key of the file, which must be the one with which this database's server signs. Where nothing has been signed yet,
-/// a missing one is made, and another one is taken; nodes that share a database share it from the first start on.
-async fn signing_key(
-    store: &Store,
-    data_dir: &Path,
-    entropy: &dyn store::Entropy,
-    shared: bool,
-) -> Result<SigningKey, Error> {
-    let path = || keys::path(data_dir).display().to_string();
-    loop {
-        let known = store.meta(SIGNING_KEY).await?;
-        let fixed = (shared && known.is_some()) || has_accounts(store).await? || has_rooms(store).await?;
-        let key = match keys::read(data_dir)? {
-            Some(key) => key,
-            None if fixed => {
-                let known = known.map_or("a key that it does not name".to_owned(), |known| format!("`{known}`"));
-                return Err(Error::LostKey { path: path(), known });
-            }
-            None => keys::make(data_dir, entropy)?,
-        };
-        let own = public_form(&key);
-        match known {
-            Some(known) if known == own => return Ok(key),
-            Some(known) if fixed => return Err(Error::OtherKey { path: path(), known, own }),
-            known => {
-                if note_key(store, &own, known.as_deref()).await? {
-                    return Ok(key);
-                }
-            }
-        }
-    }
-}
-
-/// A key as it stands in the database: what tells it from others, and nothing secret.
-fn public_form(key: &SigningKey) -> String {
-    format!("{} {}", key.key_id(), key.public_b64())
-}
-
-/// Notes the key with which the server signs from now on, unless another node has noted one since it was `known`.
-async fn note_key(store: &Store, own: &str, known: Option<&str>) -> Result<bool, Error> {
-    let place = vec![Value::from(SIGNING_KEY)];
-    let mut batch = CommitBatch::new();
-    match known {
-        Some(known) => batch.expect_equals::<MetaRow>(place, "value", known),
-        None => batch.expect_absent::<MetaRow>(place),
-    };
-    batch.put(MetaRow { name: SIGNING_KEY.to_owned(), value: own.to_owned() });
-    match store.commit(batch).await {
-        Ok(_) => Ok(true),
-        Err(CommitError::Conflict { .. }) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Goes on with another key than before; answers how it is called in public.
-///
-/// # Errors
-/// As the store says.
-pub async fn accept_key(store: &Store, key: &SigningKey) -> Result<String, Error> {
-    let own = public_form(key);
-    store.set_meta(SIGNING_KEY, &own).await?;
-    Ok(own)
-}
-
 /// Gives a server without users its name.
 ///
 /// # Errors
 /// [`Error::OtherName`] if there are users already; else as the store says.
 pub async fn name_server(store: &Store, server_name: &str) -> Result<(), Error> {
     decide_server_name(store, Some(server_name)).await.map(drop)
-}
-
-fn room_options(config: &Config, server_name: &str) -> rooms::Options {
-    rooms::Options {
-        default_version: config.default_room_version.clone(),
-        redaction_retention_ms: config.redaction_retention_ms,
-        ..rooms::Options::new(server_name)
-    }
 }
 
 fn door_options(config: &Config) -> endpoint::Options {

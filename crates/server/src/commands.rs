@@ -58,7 +58,7 @@ enum Command {
     Token(orders::TokenCommand),
     /// Looks for what is wrong.
     Doctor,
-    /// Goes on without a lost signing key, while no server runs.
+    /// Changes the signing key, or goes on without a lost one, while no server runs.
     #[command(subcommand)]
     Key(key::Command),
     /// Copies database, key and media into a new folder, also while the server runs.

@@ -168,6 +168,8 @@ pub struct Config {
     pub rate_limits: RateLimits,
     /// Whether to speak with other servers.
     pub federation_enabled: bool,
+    /// Where other servers reach this one, for `/.well-known/matrix/server`.
+    pub delegated_to: Option<String>,
     /// The only servers to speak with; empty: all.
     pub federation_allow: Vec<String>,
     /// Servers not to speak with.
@@ -184,6 +186,8 @@ pub struct Config {
     pub redaction_retention_ms: i64,
     /// Bytes that an uploaded file may have.
     pub media_max_upload_bytes: u64,
+    /// Days for which media of other servers is kept after its last use; 0: for ever.
+    pub media_remote_days: u32,
     /// The folder of media.
     pub media_dir: PathBuf,
     /// What is logged.
@@ -240,6 +244,7 @@ impl Config {
             registration_shared_secret: settings.optional_text("registration.shared_secret")?,
             rate_limits: rate_limits(settings)?,
             federation_enabled: settings.boolean("federation.enabled")?,
+            delegated_to: delegated_to(settings)?,
             federation_allow: settings.texts("federation.allow")?,
             federation_deny: settings.texts("federation.deny")?,
             federation_ca_files: settings
@@ -252,6 +257,7 @@ impl Config {
             default_room_version: room_version(settings)?,
             redaction_retention_ms: settings.milliseconds("rooms.redaction_retention")?,
             media_max_upload_bytes: settings.size("media.max_upload_bytes")? as u64,
+            media_remote_days: settings.whole("media.remote_days")?,
             media_dir: media_dir(settings, &data_dir)?,
             log_filter: log_filter(settings)?,
             log_format,
@@ -269,6 +275,29 @@ fn server_name(settings: &Settings) -> Result<Option<String>, Error> {
         )),
         _ => Ok(name),
     }
+}
+
+/// What `/.well-known/matrix/server` says. Where nothing is configured, whoever serves clients under a public address is
+/// taken to serve other servers there too: the certificate is that of the address, and port 8448 needs one of its own.
+fn delegated_to(settings: &Settings) -> Result<Option<String>, Error> {
+    const KEY: &str = "federation.delegated_to";
+    match settings.optional_text(KEY)? {
+        Some(none) if none == "none" => return Ok(None),
+        Some(address) if event::ids::is_server_name(&address) => return Ok(Some(address)),
+        Some(_) => return Err(settings.wrong(KEY, "must be a host or host:port, such as `matrix.example.org:443`")),
+        None => {}
+    }
+    let Some(url) = settings.url("public_base_url")? else { return Ok(None) };
+    let Some(rest) = url.strip_prefix("https://") else { return Ok(None) };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+    let left_out = settings.listeners()?.into_iter().any(|listener| {
+        let here = matches!(listener.address, Address::Tcp(address) if address.port() == port.unwrap_or(443));
+        here && !listener.resources.contains(&Resource::Federation)
+    });
+    // The port is named always: without one, other servers would look for SRV records and port 8448 of that host.
+    let address = port.map_or_else(|| format!("{authority}:443"), |_| authority.to_owned());
+    Ok((!left_out && event::ids::is_server_name(&address)).then_some(address))
 }
 
 fn database(settings: &Settings, data_dir: &std::path::Path) -> Result<Database, Error> {

@@ -65,31 +65,39 @@ pub fn transport(config: &Config, world: &World) -> Result<Arc<dyn Transport>, E
     Ok(Arc::new(Https::new(egress, clock, entropy, HttpsOptions::default())))
 }
 
-/// Builds federation on the world's transport, else on the program's, or none where it is switched off.
-///
-/// # Errors
-/// As [`transport`] and [`build`] say.
-pub async fn build_if_enabled(base: Base<'_>) -> Result<Option<Arc<Remote>>, Error> {
-    if !base.config.federation_enabled {
-        return Ok(None);
-    }
-    let transport = match &base.world.transport {
-        Some(transport) => Arc::clone(transport),
-        None => transport(base.config, base.world)?,
-    };
-    Ok(Some(build(base, transport).await?))
+/// Asks other servers over a transport: what federation, the room engine and the media store have in common.
+pub fn client(config: &Config, server_name: &str, key: &Arc<SigningKey>, transport: Arc<dyn Transport>) -> Client {
+    let allowed = (!config.federation_allow.is_empty()).then_some(config.federation_allow.as_slice());
+    Client::new(server_name, Arc::clone(key), transport, Reach::new(allowed, &config.federation_deny))
 }
 
-/// Builds federation on a transport. Nothing is received or sent before [`run`].
+/// As [`client`], over the world's transport, else over the program's; none where federation is switched off.
+///
+/// # Errors
+/// As [`transport`] says.
+pub fn client_if_enabled(
+    config: &Config,
+    world: &World,
+    server_name: &str,
+    key: &Arc<SigningKey>,
+) -> Result<Option<Client>, Error> {
+    if !config.federation_enabled {
+        return Ok(None);
+    }
+    let transport = match &world.transport {
+        Some(transport) => Arc::clone(transport),
+        None => transport(config, world)?,
+    };
+    Ok(Some(client(config, server_name, key, transport)))
+}
+
+/// Builds federation on a [`client`]. Nothing is received or sent before [`run`].
 ///
 /// # Errors
 /// As the store says.
-pub async fn build(base: Base<'_>, transport: Arc<dyn Transport>) -> Result<Arc<Remote>, Error> {
+pub async fn build(base: Base<'_>, client: Client) -> Result<Arc<Remote>, Error> {
     let Base { config, world, store, users, rooms, media, nodes, key, server_name } = base;
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
-    let allowed = (!config.federation_allow.is_empty()).then_some(config.federation_allow.as_slice());
-    let reach = Reach::new(allowed, &config.federation_deny);
-    let client = Client::new(server_name, Arc::clone(key), transport, reach);
     let key_ring = Arc::new(KeyRing::new(key_ring::Parts {
         store: store.clone(),
         client: client.clone(),
@@ -109,6 +117,7 @@ pub async fn build(base: Base<'_>, transport: Arc<dyn Transport>) -> Result<Arc<
         nodes: Arc::clone(nodes) as _,
         options: outbound::Options::default(),
     });
+    let handshakes = Arc::new(Handshakes::new(Arc::new(client.clone()), Arc::clone(&key_ring), Arc::clone(rooms)));
     let heard = Arc::clone(&outbound);
     let federation = Federation::new(federation::Parts {
         store: store.clone(),
@@ -116,15 +125,14 @@ pub async fn build(base: Base<'_>, transport: Arc<dyn Transport>) -> Result<Arc<
         users: Arc::clone(users),
         media: media.clone(),
         client: client.clone(),
-        key_ring: Arc::clone(&key_ring),
-        clock: Arc::clone(&clock),
-        entropy: Arc::clone(&entropy),
+        key_ring,
+        handshakes: Arc::clone(&handshakes),
+        clock,
+        entropy,
         edus: Arc::new(DeviceLists(Arc::clone(users))),
         heard_from: Box::new(move |server| heard.heard_from(server)),
-        options: federation::Options::default(),
+        options: federation::Options { delegated_to: config.delegated_to.clone(), ..Default::default() },
     });
-    let (rooms, key) = (Arc::clone(rooms), Arc::clone(key));
-    let handshakes = Handshakes::new(Arc::new(client.clone()), key_ring, rooms, clock, entropy, key);
     Ok(Arc::new(Remote { client, handshakes, outbound, federation }))
 }
 

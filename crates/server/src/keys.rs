@@ -46,11 +46,41 @@ pub fn path(data_dir: &Path) -> PathBuf {
 /// If the file cannot be read or understood. An unreadable key is never replaced: peers would distrust us.
 pub fn read(data_dir: &Path) -> Result<Option<SigningKey>, Error> {
     let path = path(data_dir);
-    match fs::read_to_string(&path) {
-        Ok(text) => {
-            warn_if_readable(&path);
-            parse(&text).map(Some).ok_or_else(|| Error::Format { path: path.display().to_string() })
-        }
+    let Some(text) = text_of(&path)? else { return Ok(None) };
+    warn_if_readable(&path);
+    parse(&text).map(Some).ok_or_else(|| Error::Format { path: path.display().to_string() })
+}
+
+/// Reads the key that is to take the place of the one of `data_dir`; `None` if there is none, or half of one.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn read_draft(data_dir: &Path) -> Result<Option<SigningKey>, Error> {
+    Ok(text_of(&data_dir.join(DRAFT))?.as_deref().and_then(parse))
+}
+
+/// Writes a key that is to take the place of the one of `data_dir`; returns once it is on the disk.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn write_draft(data_dir: &Path, key: &SigningKey) -> Result<(), Error> {
+    let draft = data_dir.join(DRAFT);
+    let written = draft_file(&draft, key).and_then(|()| File::open(data_dir)?.sync_all());
+    written.map_err(|error| Error::File { path: draft.display().to_string(), error })
+}
+
+/// Gives the key of [`write_draft`] the place of the old one, which is gone then.
+///
+/// # Errors
+/// If the file cannot be renamed.
+pub fn place_draft(data_dir: &Path) -> Result<(), Error> {
+    let placed = fs::rename(data_dir.join(DRAFT), path(data_dir)).and_then(|()| File::open(data_dir)?.sync_all());
+    placed.map_err(|error| Error::File { path: path(data_dir).display().to_string(), error })
+}
+
+fn text_of(path: &Path) -> Result<Option<String>, Error> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::File { path: path.display().to_string(), error }),
     }
@@ -90,20 +120,30 @@ fn parse(text: &str) -> Option<SigningKey> {
 
 /// Writes the file as a whole or not at all: half a key, left by a full disk, would stop every later start.
 fn write(data_dir: &Path, path: &Path, key: &SigningKey) -> std::io::Result<()> {
-    let version = key.key_id().trim_start_matches("ed25519:");
     let draft = data_dir.join(DRAFT);
-    match fs::remove_file(&draft) {
+    draft_file(&draft, key)?;
+    let placed = place(&draft, path);
+    if placed.is_err() {
+        drop(fs::remove_file(&draft));
+    }
+    placed?;
+    File::open(data_dir)?.sync_all()
+}
+
+/// The file with the key in it, in place of what stands there.
+fn draft_file(draft: &Path, key: &SigningKey) -> std::io::Result<()> {
+    match fs::remove_file(draft) {
         Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(draft)?;
+    let version = key.key_id().trim_start_matches("ed25519:");
     let line = format!("ed25519 {version} {}\n", key.seed_b64());
-    let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).and_then(|()| place(&draft, path));
+    let written = file.write_all(line.as_bytes()).and_then(|()| file.sync_all());
     if written.is_err() {
-        drop(fs::remove_file(&draft));
+        drop(fs::remove_file(draft));
     }
-    written?;
-    File::open(data_dir)?.sync_all()
+    written
 }
 
 /// Gives the draft its name, and never takes that name from another process's key where the file system can tell.

@@ -20,6 +20,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(60);
 const REDACTIONS_MAX: u32 = 500;
 /// Jobs of one kind that are looked at.
 const JOBS_MAX: u32 = 100;
+/// Milliseconds of a day.
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// Runs until `stop` becomes true.
 pub async fn run(current: Current, mut stop: watch::Receiver<bool>) {
@@ -75,6 +77,12 @@ impl Running {
         }
         if let Err(cause) = self.rooms.resume_purges().await {
             tracing::warn!(%cause, "purged rooms could not be removed to the end");
+        }
+        let kept_ms = i64::from(self.config.media_remote_days).saturating_mul(DAY_MS);
+        if kept_ms > 0
+            && let Err(cause) = self.media.purge_remote(self.clock.now_ms().saturating_sub(kept_ms)).await
+        {
+            tracing::warn!(%cause, "media of other servers that nobody asks for could not be removed");
         }
     }
 }

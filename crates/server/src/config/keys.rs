@@ -84,6 +84,14 @@ const KEYS: &[Declared] = &[
         "Enables /_synapse/admin/v1/register for whoever knows this secret.",
     ),
     ("federation.enabled", Kind::Boolean, "true", "Whether to speak with other servers."),
+    (
+        "federation.delegated_to",
+        Kind::Text,
+        "",
+        "Where other servers reach this one, as host or host:port, for /.well-known/matrix/server; `none`: there is no such\n\
+         file. Unset: host and port of `public_base_url`, if that is https and no listener on this port leaves federation\n\
+         out.",
+    ),
     ("federation.allow", Kind::Texts, "[]", "The only servers to speak with; empty: all."),
     ("federation.deny", Kind::Texts, "[]", "Servers not to speak with."),
     ("federation.trusted_ca_files", Kind::Texts, "[]", "Further certificate authorities, PEM."),
@@ -104,6 +112,13 @@ const KEYS: &[Declared] = &[
          \"7 days\" or \"12 h\" (s, min, h, d, weeks), a number of seconds, or \"forever\".",
     ),
     ("media.max_upload_bytes", Kind::Size, "\"50 MiB\"", "How large an uploaded file may be."),
+    (
+        "media.remote_days",
+        Kind::Number,
+        "90",
+        "For how many days media of other servers is kept after somebody last asked for it; 0: for ever. It can be\n\
+         fetched again as long as its server is there.",
+    ),
     ("media.store", Kind::Text, "\"file:\"", "Where media lies: `file:` (in data_dir) or `file:PATH`."),
     ("support.email", Kind::Text, "", "E-mail address of the administrator, for /.well-known/matrix/support."),
     ("support.matrix_id", Kind::Text, "", "Matrix id of the administrator, for /.well-known/matrix/support."),

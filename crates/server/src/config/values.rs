@@ -123,6 +123,18 @@ impl Settings {
         if number > 0.0 && number.is_finite() { Ok(number) } else { Err(self.wrong(key, "must be above 0")) }
     }
 
+    /// A whole number, which may be 0.
+    ///
+    /// # Errors
+    /// If it is none.
+    pub fn whole(&self, key: &str) -> Result<u32, Error> {
+        let number = match self.value(key) {
+            Some(Value::Integer(number)) => u32::try_from(number).ok(),
+            _ => None,
+        };
+        number.ok_or_else(|| self.wrong(key, "must be a whole number"))
+    }
+
     /// A number of bytes.
     ///
     /// # Errors

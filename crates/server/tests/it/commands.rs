@@ -110,6 +110,7 @@ const ON_A_SERVER: &[&[&str]] = &[
     &["token", "list"],
     &["token", "delete", "welcome"],
     &["key", "new"],
+    &["key", "rotate"],
 ];
 
 #[test]

@@ -167,3 +167,29 @@ fn the_readme_names_every_key() {
         assert!(known, "{}", key.name);
     }
 }
+
+#[test]
+fn other_servers_are_led_to_the_public_address_unless_it_is_not_for_them() {
+    let check = |pairs: &[&str], expect: Option<&str>| {
+        assert_eq!(Config::of(pairs).unwrap().delegated_to.as_deref(), expect, "{pairs:?}");
+    };
+    let public = "public_base_url=https://matrix.a.test";
+    check(&[], None);
+    check(&[public], Some("matrix.a.test:443"));
+    check(&["public_base_url=https://matrix.a.test:8443/"], Some("matrix.a.test:8443"));
+    check(&["public_base_url=https://matrix.a.test/somewhere"], Some("matrix.a.test:443"));
+    check(&["public_base_url=https://[::1]"], Some("[::1]:443"));
+    check(&["public_base_url=http://matrix.a.test"], None);
+    check(&[public, "federation.delegated_to=b.test"], Some("b.test"));
+    check(&[public, "federation.delegated_to=none"], None);
+    check(&["federation.delegated_to=b.test:8448"], Some("b.test:8448"));
+    let tls = "tls = { certificate = \"c\", key = \"k\" }";
+    let listeners = format!("listeners=[{{ address = \"0.0.0.0:443\", {tls}, resources = [\"client\"] }}]");
+    check(&[public, &listeners], None);
+    let listeners = format!("listeners=[{{ address = \"0.0.0.0:443\", {tls} }}]");
+    check(&[public, &listeners], Some("matrix.a.test:443"));
+    for wrong in ["https://b.test", "b.test/x", "b.test:x", "a b"] {
+        let error = Config::of(&[&format!("federation.delegated_to={wrong}")]).unwrap_err().to_string();
+        assert!(error.contains("federation.delegated_to"), "{error}");
+    }
+}

@@ -40,14 +40,17 @@ async fn well_known_documents_say_what_is_configured() {
         "support_page": "https://hearth.test/help",
     });
     assert_eq!(program.get("/.well-known/matrix/support").await, (200, expected));
+    let server = ask(Method::GET, &format!("{}/.well-known/matrix/server", program.url), "").await;
+    assert_eq!(server.headers()["content-type"], "application/json");
+    assert_eq!(serde_json::from_str::<Value>(server.body()).unwrap(), json!({ "m.server": "matrix.hearth.test:443" }));
 }
 
 #[tokio::test]
 async fn well_known_documents_are_absent_where_nothing_is_configured() {
     let folder = tempfile::tempdir().unwrap();
     let program = Program::start(folder.path(), &[]);
-    for path in ["/.well-known/matrix/client", "/.well-known/matrix/support"] {
-        let (status, body) = program.get(path).await;
+    for path in ["client", "support", "server"].map(|name| format!("/.well-known/matrix/{name}")) {
+        let (status, body) = program.get(&path).await;
         assert_eq!((status, body["errcode"].as_str()), (404, Some("M_NOT_FOUND")), "{path}");
     }
 }

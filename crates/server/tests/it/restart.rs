@@ -92,6 +92,65 @@ async fn a_key_is_not_changed_under_a_running_server() {
     assert!(!folder.path().join("data/signing.key").exists());
 }
 
+#[tokio::test]
+async fn fa8_a_rotated_key_signs_no_more_and_stays_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("data/signing.key");
+    let create = ["user", "create", "alice", "--password-stdin"];
+    assert_eq!(run_with_input(folder.path(), &create, &[], "a secret!\n").0, 0);
+    let mut program = Program::start(folder.path(), &[]);
+    let (_, before) = program.get("/_matrix/key/v2/server").await;
+    let first = std::fs::read_to_string(&file).unwrap();
+    let (code, said) = run(folder.path(), &["key", "rotate"], &[]);
+    assert_eq!(code, 4, "not under a running server: {said}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), first);
+    assert!(program.stop().success());
+
+    let (code, said) = run(folder.path(), &["key", "rotate"], &[]);
+    assert_eq!(code, 0, "{said}");
+    let second = std::fs::read_to_string(&file).unwrap();
+    assert_ne!(second, first);
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let mut program = Program::start(folder.path(), &[]);
+    let (_, after) = program.get("/_matrix/key/v2/server").await;
+    assert!(program.stop().success());
+    let (old, new) = (before["verify_keys"].as_object().unwrap(), after["verify_keys"].as_object().unwrap());
+    assert_eq!((old.len(), new.len()), (1, 1));
+    let (old_id, old_key) = old.iter().next().unwrap();
+    assert!(!new.contains_key(old_id), "{after}");
+    let retired = &after["old_verify_keys"][old_id];
+    assert_eq!(retired["key"], old_key["key"]);
+    assert!(retired["expired_ts"].as_i64().unwrap() < after["valid_until_ts"].as_i64().unwrap());
+    assert!(after["signatures"]["localhost"].get(new.keys().next().unwrap()).is_some(), "{after}");
+
+    // The power failed after the database knew the new key, and before the file had its name.
+    std::fs::rename(&file, folder.path().join("data/signing.key.new")).unwrap();
+    std::fs::write(&file, &first).unwrap();
+    assert!(Program::start(folder.path(), &[]).stop().success());
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), second);
+    // Before that: the draft is nobody's.
+    std::fs::write(folder.path().join("data/signing.key.new"), &first).unwrap();
+    assert!(Program::start(folder.path(), &[]).stop().success());
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), second);
+}
+
+#[tokio::test]
+async fn fa8_a_key_that_was_lost_stays_known_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let create = ["user", "create", "alice", "--password-stdin"];
+    assert_eq!(run_with_input(folder.path(), &create, &[], "a secret!\n").0, 0);
+    let mut program = Program::start(folder.path(), &[]);
+    let (_, before) = program.get("/_matrix/key/v2/server").await;
+    assert!(program.stop().success());
+    std::fs::remove_file(folder.path().join("data/signing.key")).unwrap();
+    assert_eq!(run(folder.path(), &["key", "rotate"], &[]).0, 3, "there is none to rotate");
+    assert_eq!(run(folder.path(), &["key", "new"], &[]).0, 0);
+    let program = Program::start(folder.path(), &[]);
+    let (_, after) = program.get("/_matrix/key/v2/server").await;
+    let (old_id, old_key) = before["verify_keys"].as_object().unwrap().iter().next().unwrap();
+    assert_eq!(after["old_verify_keys"][old_id]["key"], old_key["key"]);
+}
+
 #[test]
 fn a_signing_key_is_written_whole_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
