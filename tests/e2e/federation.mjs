@@ -8,7 +8,7 @@
 import { parseArguments } from "./lib/arguments.mjs";
 import { Checks } from "./lib/checks.mjs";
 import { Authority, FederatingHearth, FederatingSynapse } from "./lib/federation_world.mjs";
-import { Person, playOutage, playRoom } from "./lib/federation_story.mjs";
+import { Person, playMedia, playOutage, playRoom } from "./lib/federation_story.mjs";
 
 const options = parseArguments(process.argv.slice(2), {
     known: ["hearth", "synapse", "versions", "rules", "creators"], flags: ["control", "alone", "no-outages"],
@@ -37,6 +37,7 @@ try {
     const suffix = Date.now().toString(36);
     const people = [];
     for (const server of servers) people.push(await new Person(server, `${server.letter.toLowerCase()}-${suffix}`).register());
+    await playMedia(checks, people);
     await rooms(people);
     for (const absent of options["no-outages"] ? [] : people) {
         const [creator, ...others] = people.filter((person) => person !== absent);

@@ -14,6 +14,11 @@ const PAGES_MAX = 100;
 /** How long old history may take to be the same everywhere. */
 const HISTORY_MS = 60_000;
 
+/** 64 by 48 pixels of one color, as PNG. */
+const PICTURE =
+    "iVBORw0KGgoAAAANSUhEUgAAAEAAAAAwCAIAAAAuKetIAAAAQ0lEQVR42u3PQQkAAAgEsEtiMBMbywp+hcEKLNP1WgQEBAQEBAQE" +
+    "BAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQErhYEsADipEzzvgAAAABJRU5ErkJggg==";
+
 /** Somebody on a server, with plain requests for a client. */
 export class Person {
     constructor(server, name) {
@@ -112,6 +117,22 @@ export class Person {
     async sees(roomId, eventId) {
         await eventually(`${this.name} sees ${eventId}`, async () =>
             (await this.ask("GET", this.room(roomId, `/event/${encodeURIComponent(eventId)}`))).status === 200);
+    }
+
+    /** Uploads a picture and answers its address. */
+    async upload(bytes, name) {
+        const headers = { "authorization": `Bearer ${this.token}`, "content-type": "image/png" };
+        const url = `${this.server.baseUrl}/_matrix/media/v3/upload?filename=${encodeURIComponent(name)}`;
+        const response = await fetch(url, { method: "POST", headers, body: bytes });
+        assertEqual(response.status, 200, "the status of an upload");
+        return (await response.json()).content_uri;
+    }
+
+    /** Downloads a picture of any server, or a thumbnail. */
+    async media(route, uri, query = "") {
+        const url = `${this.server.baseUrl}/_matrix/client/v1/media/${route}/${uri.slice("mxc://".length)}${query}`;
+        const response = await fetch(url, { headers: { authorization: `Bearer ${this.token}` } });
+        return { status: response.status, headers: response.headers, bytes: Buffer.from(await response.arrayBuffer()) };
     }
 
     /** The invite or knock in the person's sync. */
@@ -244,6 +265,38 @@ export async function playOutage(checks, { title, version, creator, others, abse
     });
     await sameState(checks, title, people, roomId);
     await sameTimeline(checks, title, people, roomId);
+}
+
+/** A picture of each person is seen by all others, whole and as a thumbnail, with its name. */
+export async function playMedia(checks, people) {
+    for (const owner of people) {
+        const viewers = people.filter((person) => person !== owner);
+        const picture = Buffer.from(PICTURE, "base64");
+        const uri = await checks.check(`media: ${owner.name} uploads a picture`, () => owner.upload(picture, "größe.png"));
+        if (uri === undefined) continue;
+        for (const viewer of viewers) {
+            await checks.check(`media: ${viewer.name} sees the picture of ${owner.name}`, async () => {
+                const { status, headers, bytes } = await viewer.media("download", uri);
+                assertEqual(status, 200, "the status");
+                assertEqual(bytes.toString("base64"), PICTURE, "the picture");
+                assertEqual(headers.get("content-type"), "image/png", "its type");
+                assert(/gr%C3%B6%C3%9Fe\.png/i.test(headers.get("content-disposition")), headers.get("content-disposition"));
+            });
+            await checks.check(`media: ${viewer.name} sees a thumbnail of it`, async () => {
+                const query = "?width=32&height=32&method=scale";
+                const { status, headers, bytes } = await viewer.media("thumbnail", uri, query);
+                assertEqual(status, 200, "the status");
+                assert(/^image\/(png|jpeg|webp)$/.test(headers.get("content-type")), headers.get("content-type"));
+                assert(bytes.length > 0, "an empty thumbnail");
+            });
+        }
+        await checks.check(`media: what ${owner.name} does not have is not found`, async () => {
+            for (const viewer of viewers) {
+                const { status } = await viewer.media("download", `mxc://${owner.server.name}/nothing`);
+                assertEqual(status, 404, `for ${viewer.name}`);
+            }
+        });
+    }
 }
 
 function createRoom(creator, version, rule, lobby) {
