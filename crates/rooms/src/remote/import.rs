@@ -15,7 +15,7 @@ use store::tables::rooms::{MembershipRow, RemoteRoomRow, StateKeyRow, StateSegme
 use store::{CommitBatch, CommitError, EventNum, Read, RoomNum};
 
 use super::outliers::{Placed, Target};
-use crate::accept::{ATTEMPTS_MAX, judge_at, missing_among, nums_of};
+use crate::accept::{ATTEMPTS_MAX, judge_then, missing_among, nums_of};
 use crate::draft::{Draft, ROOM_NUMBERS};
 use crate::event::Event;
 use crate::room::{Head, Room};
@@ -210,7 +210,8 @@ impl Rooms {
         draft.move_head(before).await?;
         let prev: Vec<OwnedEventId> = pdu.prev_events.iter().filter(|id| !missing.contains(id)).cloned().collect();
         let prev = nums_of(draft, &prev).await?;
-        let mut judged = judge_at(draft, pdu, prev, before).await?;
+        // The state before it is the current one. What the room's policy server says was for the resident to ask.
+        let mut judged = judge_then(draft, pdu, prev, before).await?;
         if judged.flags & flags::HIDDEN != 0 || judged.auth.len() != pdu.auth_events.len() {
             let reason = judged.reason.unwrap_or_else(|| "the join's auth events are missing".to_owned());
             return Err(Error::Forbidden(reason));
