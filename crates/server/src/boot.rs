@@ -18,7 +18,7 @@ use media::Media;
 use rooms::Rooms;
 use store::tables::rooms::RoomRow;
 use store::tables::users::AccountRow;
-use store::{Clock, Read, Store, UserId, Value};
+use store::{Clock, Read, Store, UserId};
 use sync::Sync;
 use users::Users;
 
@@ -198,13 +198,12 @@ pub async fn build_on(
     // From the bottom up; the order of followers matters to the rooms, see there.
     let client = federation::client_if_enabled(config, world, &server_name, &signing_key)?;
     let users = users_of(&store, config, world, &server_name).await?;
-    let evaluator = Arc::new(PushRules(Arc::clone(&users)));
     let rooms = Rooms::new(
         store.clone(),
         Arc::clone(&clock),
         Arc::clone(&entropy),
         Arc::clone(&signing_key),
-        evaluator,
+        Arc::new(PushRules(Arc::clone(&users))),
         room_options(config, world, &server_name, client.clone()),
     );
     let media = media_of(&store, config, world, &server_name, client.clone()).await?;
@@ -220,10 +219,7 @@ pub async fn build_on(
         key: &signing_key,
         server_name: &server_name,
     };
-    let remote = match client {
-        Some(client) => Some(federation::build(base, client).await?),
-        None => None,
-    };
+    let remote = federation::build_if_enabled(base, client).await?;
     let sync = Sync::new(store.clone(), Arc::clone(&rooms), Arc::clone(&users));
     neighbors::begin(&users, &store, &clock);
 

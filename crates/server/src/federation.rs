@@ -91,6 +91,15 @@ pub fn client_if_enabled(
     Ok(Some(client(config, server_name, key, transport)))
 }
 
+/// As [`build`], where there is a client.
+///
+/// # Errors
+/// As [`build`] says.
+pub async fn build_if_enabled(base: Base<'_>, client: Option<Client>) -> Result<Option<Arc<Remote>>, Error> {
+    let Some(client) = client else { return Ok(None) };
+    Ok(Some(build(base, client).await?))
+}
+
 /// Builds federation on a [`client`]. Nothing is received or sent before [`run`].
 ///
 /// # Errors
