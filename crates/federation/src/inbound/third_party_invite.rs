@@ -2,6 +2,7 @@
 //! (`data/api/server-server/third_party_invite.yaml`; behaviour FJ11).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::routing::put;
@@ -20,6 +21,8 @@ use crate::handshakes::ThirdPartyInvite;
 
 /// Bytes of what an identity server tells, who may be anybody.
 const BODY_BYTES_MAX: usize = 256 << 10;
+/// How long the invites of one identifier may take together.
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Invites of one identifier that are looked at.
 const INVITES_MAX: usize = 50;
 
@@ -59,16 +62,21 @@ async fn onbind(extract::State(federation): extract::State<Arc<Federation>>, bod
         return Ok(Json(json!({})));
     }
     let ignored = federation.users.ignored(&target).await.map_err(error_map::users)?;
-    for invite in bound.invites {
-        let Some(invite) = invite.checked(&target) else { continue };
-        if ignored.contains(invite.sender.as_str()) {
-            continue;
-        }
-        if let Err(error) = federation.handshakes.redeem(&invite).await {
-            tracing::info!(room_id = invite.room_id, %target, %error, "a third-party invite did not become an invite");
-        }
+    let invites = bound.invites.into_iter().filter_map(|invite| invite.checked(&target));
+    let wanted = invites.filter(|invite| !ignored.contains(invite.sender.as_str())).collect();
+    // Anybody may ask this: what is not done in time is left.
+    if tokio::time::timeout(TIMEOUT, redeem(&federation, wanted)).await.is_err() {
+        tracing::info!(%target, "third-party invites were left, since other servers do not answer");
     }
     Ok(Json(json!({})))
+}
+
+async fn redeem(federation: &Federation, invites: Vec<ThirdPartyInvite>) {
+    for invite in invites {
+        if let Err(error) = federation.handshakes.redeem(&invite).await {
+            tracing::info!(room_id = invite.room_id, %error, "a third-party invite did not become an invite");
+        }
+    }
 }
 
 impl BoundInvite {
