@@ -16,9 +16,8 @@ use futures_util::stream;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use rooms::Room;
-use store::{Clock, Entropy};
 
-use crate::harness::{Net, TestClock, TestEntropy, World, key};
+use crate::harness::{Net, TestClock, World, key};
 
 /// Members of the room besides its creator: more than one chunk of events.
 const MEMBERS: usize = 230;
@@ -66,12 +65,9 @@ async fn worlds() -> (World, World, Arc<Room>) {
 }
 
 fn handshakes(world: &World, broken: usize) -> Handshakes {
-    let own = Arc::new(key(&world.name));
     let net = Pieces { net: Arc::clone(&world.net), broken: AtomicUsize::new(broken) };
-    let client = Client::new(&world.name, Arc::clone(&own), Arc::new(net), Reach::default());
-    let entropy: Arc<dyn Entropy> = Arc::new(TestEntropy::new(5));
-    let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
-    Handshakes::new(Arc::new(client), Arc::clone(&world.key_ring), Arc::clone(&world.rooms), clock, entropy, own)
+    let client = Client::new(&world.name, Arc::new(key(&world.name)), Arc::new(net), Reach::default());
+    Handshakes::new(Arc::new(client), Arc::clone(&world.key_ring), Arc::clone(&world.rooms))
 }
 
 async fn state(world: &World, room_id: &str) -> BTreeSet<String> {
