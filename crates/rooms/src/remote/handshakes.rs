@@ -58,7 +58,8 @@ impl Rooms {
             content: own,
             prev_events: edges(rules, template, "prev_events", MAX_PREV_EVENTS)?,
             auth_events: edges(rules, template, "auth_events", MAX_AUTH_EVENTS)?,
-            depth: depth.ok_or_else(|| malformed("depth"))?.min(rules.max_depth),
+            // Within what canonical JSON can say, whatever the room version allows others.
+            depth: Template::next_depth([depth.ok_or_else(|| malformed("depth"))?.saturating_sub(1).max(0)]),
             origin_server_ts: self.clock.now_ms(),
             opaque_id: (!rules.event_id_is_hash()).then(|| self.opaque_id()),
             ..Template::default()
