@@ -19,6 +19,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::Rooms;
 
+pub use handshakes::read_template;
 pub use history::HISTORY_MAX;
 pub use import::Import;
 pub use membership::RemoteMembership;

@@ -1,9 +1,8 @@
 //! What other servers send besides events: headers, answers, names, lists.
 
-use event::{Json, Object};
+use event::{Json, Object, Rules};
 use federation::discovery::{Answer, ServerName, delegation};
 use federation::elements::{Element, Elements};
-use federation::handshakes::template;
 use federation::key_ring::KeyResponse;
 use federation::x_matrix::{HEADER_BYTES_MAX, XMatrix};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -114,9 +113,11 @@ pub(super) fn template_seeds() -> Vec<Vec<u8>> {
 pub(super) fn template(input: &[u8]) -> String {
     let Ok(object) = Json::object_from_slice(input) else { return "no object".to_owned() };
     let user = UserId::from("@a:us");
-    let wanted = template::Wanted { room_id: "!r:b", user: &user, membership: "join", now_ms: NOW_MS };
-    match template::read("b", &object, &wanted) {
-        Ok((rules, template)) => {
+    let version = object.get("room_version").map_or(Some("1"), Json::as_str);
+    let Some(rules) = version.and_then(Rules::of) else { return "no version".to_owned() };
+    let Some(event) = object.get("event").and_then(Json::as_object) else { return "no event".to_owned() };
+    match rooms::remote::read_template(rules, "!r:b", &user, "join", event, Object::new(), NOW_MS) {
+        Ok(template) => {
             assert!(template.content.len() <= 2 && template.sender == "@a:us" && template.depth > 0, "{template:?}");
             format!("{} {} {}", rules.version(), template.prev_events.len(), template.auth_events.len())
         }

@@ -25,47 +25,62 @@ impl Rooms {
         template: &Object,
         extra: Object,
     ) -> Result<Verified> {
-        let text = |name: &str| template.get(name).and_then(Json::as_str);
-        let content = template.get("content").and_then(Json::as_object);
-        let content = content.ok_or_else(|| malformed("content"))?;
-        let expected =
-            [("type", MEMBER), ("room_id", room_id), ("sender", user.as_str()), ("state_key", user.as_str())];
-        if let Some((name, _)) = expected.into_iter().find(|(name, value)| text(name) != Some(*value)) {
-            return Err(malformed(name));
-        }
-        if content.get("membership").and_then(Json::as_str) != Some(membership) {
-            return Err(malformed("membership"));
-        }
-        let depth = template.get("depth").and_then(|depth| match depth {
-            Json::Int(depth) if *depth >= 0 => Some(*depth),
-            _ => None,
-        });
-        let mut own = extra;
-        own.insert("membership".to_owned(), Json::from(membership));
-        let authorizer = content.get("join_authorised_via_users_server").filter(|_| membership == "join");
-        match authorizer {
-            Some(Json::String(authorizer)) => {
-                own.insert("join_authorised_via_users_server".to_owned(), Json::from(authorizer.as_str()));
-            }
-            Some(_) => return Err(malformed("join_authorised_via_users_server")),
-            None => {}
-        }
-        let template = Template {
-            room_id: Some(crate::send::room_id(room_id)?),
-            sender: user.to_string(),
-            kind: MEMBER.to_owned(),
-            state_key: Some(user.to_string()),
-            content: own,
-            prev_events: edges(rules, template, "prev_events", MAX_PREV_EVENTS)?,
-            auth_events: edges(rules, template, "auth_events", MAX_AUTH_EVENTS)?,
-            // Within what canonical JSON can say, whatever the room version allows others.
-            depth: Template::next_depth([depth.ok_or_else(|| malformed("depth"))?.saturating_sub(1).max(0)]),
-            origin_server_ts: self.clock.now_ms(),
-            opaque_id: (!rules.event_id_is_hash()).then(|| self.opaque_id()),
-            ..Template::default()
-        };
-        self.build(rules, template)
+        let mut completed = read_template(rules, room_id, user, membership, template, extra, self.clock.now_ms())?;
+        completed.opaque_id = (!rules.event_id_is_hash()).then(|| self.opaque_id());
+        self.build(rules, completed)
     }
+}
+
+/// The event that is made of a template, unsigned: see [`Rooms::complete_template`].
+///
+/// # Errors
+/// [`Error::Invalid`] as there.
+pub fn read_template(
+    rules: &Rules,
+    room_id: &str,
+    user: &UserId,
+    membership: &str,
+    template: &Object,
+    extra: Object,
+    now_ms: i64,
+) -> Result<Template> {
+    let text = |name: &str| template.get(name).and_then(Json::as_str);
+    let content = template.get("content").and_then(Json::as_object);
+    let content = content.ok_or_else(|| malformed("content"))?;
+    let expected = [("type", MEMBER), ("room_id", room_id), ("sender", user.as_str()), ("state_key", user.as_str())];
+    if let Some((name, _)) = expected.into_iter().find(|(name, value)| text(name) != Some(*value)) {
+        return Err(malformed(name));
+    }
+    if content.get("membership").and_then(Json::as_str) != Some(membership) {
+        return Err(malformed("membership"));
+    }
+    let depth = template.get("depth").and_then(|depth| match depth {
+        Json::Int(depth) if *depth >= 0 => Some(*depth),
+        _ => None,
+    });
+    let mut own = extra;
+    own.insert("membership".to_owned(), Json::from(membership));
+    let authorizer = content.get("join_authorised_via_users_server").filter(|_| membership == "join");
+    match authorizer {
+        Some(Json::String(authorizer)) => {
+            own.insert("join_authorised_via_users_server".to_owned(), Json::from(authorizer.as_str()));
+        }
+        Some(_) => return Err(malformed("join_authorised_via_users_server")),
+        None => {}
+    }
+    Ok(Template {
+        room_id: Some(crate::send::room_id(room_id)?),
+        sender: user.to_string(),
+        kind: MEMBER.to_owned(),
+        state_key: Some(user.to_string()),
+        content: own,
+        prev_events: edges(rules, template, "prev_events", MAX_PREV_EVENTS)?,
+        auth_events: edges(rules, template, "auth_events", MAX_AUTH_EVENTS)?,
+        // Within what canonical JSON can say, whatever the room version allows others.
+        depth: Template::next_depth([depth.ok_or_else(|| malformed("depth"))?.saturating_sub(1).max(0)]),
+        origin_server_ts: now_ms,
+        ..Template::default()
+    })
 }
 
 fn malformed(name: &str) -> Error {
