@@ -61,10 +61,14 @@ fn is_odd(event: &Pdu) -> bool {
     event.kind == "m.room.power_levels" && event.state_key.as_deref() != Some("")
 }
 
-/// Whether Synapse can judge these states by the specification. It never lets a rejected event into the resolved state,
+/// Whether Synapse can judge these states by the specification. No state holds a rejected event, and where these do, it
+/// takes the state to lack it. It never lets a rejected event into the resolved state,
 /// also where it passes against that. And to the auth chain of a state it counts the events of the state themselves: what
 /// is in all states, and cited in one of them alone, is then not in the auth difference.
 fn is_comparable(graph: &Graph, sets: &[StateMap<OwnedEventId>]) -> bool {
+    if sets.iter().flat_map(StateMap::values).any(|id| graph.rejected.contains(id)) {
+        return false;
+    }
     let conflicted: BTreeSet<_> = split(graph.rules, sets).conflicted.into_values().flatten().collect();
     let in_all = |id: &OwnedEventId| sets.iter().all(|set| set.values().any(|other| other == id));
     let mut full = conflicted.clone();
