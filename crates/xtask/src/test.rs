@@ -180,6 +180,7 @@ const STORIES: &[Story] = &[
     on_sqlite("accounts.mjs", &[]),
     on_postgres("accounts.mjs", &[]),
     on_sqlite("bad_input.mjs", &[]),
+    on_postgres("bad_input.mjs", &[]),
     on_sqlite("kill.mjs", KILLS),
     on_postgres("kill.mjs", KILLS),
     // This one starts a PostgreSQL that it may kill.
