@@ -13,6 +13,7 @@ use store::UserId;
 
 use super::{Handshakes, Wanted};
 use crate::client::path;
+use crate::receive::federation_form;
 use crate::transport::Limits;
 use crate::verified_lists::{self, Expected};
 use crate::{Error, Result, verify};
@@ -131,7 +132,10 @@ impl Handshakes {
         let restricted = rules.restricted && join.pdu().content.contains_key("join_authorised_via_users_server");
         let join = match frame.event {
             Some(signed) if restricted => {
-                let signed = Bytes::from(String::from(Box::<str>::from(signed)));
+                // In canonical form, whatever the other server wrote: that is how events of this server are sent on.
+                let signed = Json::object_from_slice(signed.get().as_bytes());
+                let signed = signed.map_err(|error| malformed(&format!("`event` is no event: {error}")))?;
+                let signed = federation_form(rules, &signed);
                 let signed = verify::pdu(&self.keys, rules, signed, EdgeLimits::Enforced).await??;
                 if signed.pdu().event_id != join.pdu().event_id || signed.redacted() {
                     return Err(malformed("`event` is not the join that was sent"));

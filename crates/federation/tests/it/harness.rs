@@ -98,6 +98,12 @@ pub enum Answer {
     Never,
 }
 
+impl From<(u16, Value)> for Answer {
+    fn from((status, body): (u16, Value)) -> Self {
+        Self::Json(status, body)
+    }
+}
+
 /// A request that left.
 #[derive(Clone)]
 pub struct Sent {
@@ -127,7 +133,7 @@ pub struct Net {
 }
 
 /// Makes an answer of a request's body.
-type Reply = dyn Fn(Value) -> (u16, Value) + Send + Sync;
+type Reply = dyn Fn(Value) -> Answer + Send + Sync;
 
 impl Net {
     /// From now on a server answers so to paths that begin so; several answers are given one after the other.
@@ -159,8 +165,9 @@ impl Net {
     }
 
     /// From now on a server answers so to paths that begin so, after the body of the request.
-    pub fn reply(&self, server: &str, path: &str, reply: impl Fn(Value) -> (u16, Value) + Send + Sync + 'static) {
-        self.replies.lock().insert((server.to_owned(), path.to_owned()), Arc::new(reply));
+    pub fn reply<A: Into<Answer>>(&self, server: &str, path: &str, reply: impl Fn(Value) -> A + Send + Sync + 'static) {
+        let reply = Arc::new(move |body| reply(body).into());
+        self.replies.lock().insert((server.to_owned(), path.to_owned()), reply);
     }
 
     /// How often a server was asked something that begins so.
@@ -193,8 +200,7 @@ impl Net {
         let begins = |(of, beginning): &(String, String)| of == server && path.starts_with(beginning.as_str());
         let reply = self.replies.lock().iter().find(|(key, _)| begins(key)).map(|(_, reply)| Arc::clone(reply));
         if let Some(reply) = reply {
-            let (status, body) = reply(serde_json::from_slice(body.unwrap_or(&Bytes::new())).unwrap_or_default());
-            return Some(Answer::Json(status, body));
+            return Some(reply(serde_json::from_slice(body.unwrap_or(&Bytes::new())).unwrap_or_default()));
         }
         if path.starts_with("/_matrix/key/v2/server") {
             return Some(Answer::Json(200, self.keys.lock().get(server)?.clone()));

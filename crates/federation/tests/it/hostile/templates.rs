@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use store::UserId;
 
 use super::{EVIL, Elsewhere, GOOD, INVITE, MAKE_JOIN, MAKE_KNOCK, MAKE_LEAVE, SEND_JOIN, SEND_KNOCK, SEND_LEAVE};
-use crate::harness::{Peer, Sketch, US, World, object, user, value};
+use crate::harness::{Answer, Peer, Sketch, US, World, object, user, value};
 
 fn via(servers: &[&str]) -> Vec<String> {
     servers.iter().map(ToString::to_string).collect()
@@ -250,6 +250,38 @@ async fn fj4_a_restricted_join_comes_back_as_it_was_sent() {
         assert!(ask(&world, "join", &room.room_id).await.is_err(), "{event}");
         assert!(world.rooms.room(&room.room_id).await.unwrap().is_none());
     }
+}
+
+/// Events of this server are sent on as the bytes that they are: also one that another server has signed and written anew.
+#[tokio::test]
+async fn fj4_a_restricted_join_is_kept_in_canonical_form() {
+    let world = World::new().await;
+    let mut room = Elsewhere::new(&world, EVIL, "11");
+    let allow = json!([{ "type": "m.room_membership", "room_id": "!club:evil.test" }]);
+    room.set(&world, "m.room.join_rules", json!({ "join_rule": "restricted", "allow": allow }));
+    let alice = user("alice");
+    let mut template = room.template(alice.as_str(), "join");
+    template["event"]["content"]["join_authorised_via_users_server"] = json!(room.peer.user("carol"));
+    template["event"]["auth_events"] =
+        json!(room.state.values().map(|event| event.pdu().event_id.to_string()).collect::<Vec<_>>());
+    world.net.answer(EVIL, MAKE_JOIN, 200, template);
+    let (peer, rules, joined) = (room.peer.clone(), room.rules, room.joined());
+    world.net.reply(EVIL, SEND_JOIN, move |body| {
+        let mut event = object(body);
+        let mut redacted = event::redact(rules, &event);
+        peer.key.sign_json(&mut redacted, &peer.name);
+        event.insert("signatures".to_owned(), redacted["signatures"].clone());
+        let mut answer = joined.clone();
+        answer["event"] = event::Json::Object(event).into();
+        answer["event"]["unsigned"] = json!({ "age": 5 });
+        Answer::Bytes(serde_json::to_vec_pretty(&answer).unwrap().into())
+    });
+    ask(&world, "join", &room.room_id).await.unwrap();
+    let here = world.rooms.room(&room.room_id).await.unwrap().unwrap();
+    let join = world.rooms.current(&here, "m.room.member", alice.as_str()).await.unwrap().unwrap();
+    let event = join.pdu.object();
+    assert!(event["signatures"].get(EVIL).is_some() && !event.contains_key("unsigned"));
+    assert_eq!(join.pdu.bytes, event::canonical_json::to_bytes(&event));
 }
 
 #[tokio::test]
