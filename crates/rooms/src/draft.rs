@@ -42,6 +42,8 @@ pub(crate) struct Draft<'a> {
     pub head: Head,
     pub overlay: Overlay,
     pub batch: CommitBatch,
+    /// Whether guests are welcome no more.
+    pub closes_to_guests: bool,
     queue: MutexGuard<'a, Head>,
     /// The event being appended, if it has an entry of its own in the timeline.
     last: Option<EventNum>,
@@ -102,6 +104,7 @@ impl<'a> Draft<'a> {
             head: queue.clone(),
             overlay: Overlay::default(),
             batch: CommitBatch::new(),
+            closes_to_guests: false,
             queue,
             last: None,
             is_new: false,
@@ -354,6 +357,7 @@ impl<'a> Draft<'a> {
         if state != earlier {
             self.head.state = state;
             self.change_memberships(earlier, state, pos, event).await?;
+            self.note_guests(earlier, state, event).await?;
             self.checkpoint().await?;
             self.batch.put(RoomHeadRow {
                 room: self.room.num,
@@ -673,7 +677,13 @@ impl<'a> Draft<'a> {
             unwritten.events.extend(self.overlay.events);
             unwritten.memberships.extend(self.memberships.into_keys().map(|user| (user, marker)));
             let place = self.batch.stream.len().saturating_sub(1);
-            unwritten.heads.push_back(Pending { marker, place, head: Arc::new(self.head.clone()), events });
+            unwritten.heads.push_back(Pending {
+                marker,
+                place,
+                head: Arc::new(self.head.clone()),
+                events,
+                closes_to_guests: self.closes_to_guests,
+            });
         }
         *self.queue = self.head;
         self.rooms.store.submit(self.batch)

@@ -11,6 +11,7 @@ mod erased;
 pub mod error;
 pub mod event;
 pub mod flags;
+mod guests;
 mod held;
 mod load;
 pub mod membership;
@@ -36,7 +37,7 @@ mod waiting;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use ::event::SigningKey;
 use parking_lot::Mutex;
@@ -49,6 +50,7 @@ pub use accept::Accepted;
 pub use create::{CreateRoom, Preset};
 pub use error::{Error, Result};
 pub use event::Event;
+pub use guests::ClosedToGuests;
 pub use notify::{Exception, Judgement, MessagesCount, Notify, RoomContext};
 pub use policy::{PolicyRefusal, PolicyServers};
 pub use room::{Head, Room};
@@ -135,6 +137,7 @@ pub struct Rooms {
     pub(crate) erased: Erased,
     pub(crate) changes: AtomicU64,
     pub(crate) created_ms: AtomicI64,
+    pub(crate) closed_to_guests: AtomicBool,
     pub(crate) unfinished: Mutex<Unfinished>,
     /// Transactions that were looked for in vain and not sent since.
     pub(crate) unanswered: Cache<u64, ()>,
@@ -165,6 +168,7 @@ impl Rooms {
             erased: Erased::default(),
             changes: AtomicU64::new(0),
             created_ms: AtomicI64::new(0),
+            closed_to_guests: AtomicBool::new(false),
             unfinished: Mutex::new(Unfinished::Everything),
             unanswered: Cache::new(UNANSWERED_MAX),
             hashes: RandomState::new(),

@@ -23,9 +23,9 @@ pub struct RoomContext<'a> {
     pub joined: u64,
     /// The sender's power level; `i64::MAX` for creators in room version 12.
     pub sender_level: i64,
-    /// The level needed for `@room`.
-    pub room_notification_level: i64,
-    /// State of the room that the evaluator may ask for: members' display names.
+    /// The level that a kind of notification needs, such as `room` for `@room`.
+    pub notification_level: &'a (dyn Fn(&str) -> i64 + Send + Sync),
+    /// The member events of those who look for their names ([`Notify::look_for_names`]).
     pub state: &'a StateMap,
 }
 
@@ -52,6 +52,11 @@ pub struct Judgement {
 /// Evaluates push rules. Given to the engine at boot.
 #[async_trait]
 pub trait Notify: Send + Sync + 'static {
+    /// Those of these local users whose rules look for their display names in the room.
+    async fn look_for_names(&self, _users: &[UserId]) -> Vec<UserId> {
+        Vec::new()
+    }
+
     /// Judges an event for these local users (the sender is not among them).
     async fn judge(&self, event: &Arc<Pdu>, context: &RoomContext<'_>, users: &[UserId]) -> Judgement;
 }
@@ -79,7 +84,9 @@ impl Rooms {
         {
             users.push(target);
         }
-        let pairs = [type_key("m.room.power_levels", ""), type_key(MEMBER, &pdu.sender)];
+        let named = self.notify.look_for_names(&users).await;
+        let members = named.iter().map(|user| type_key(MEMBER, user.as_str()));
+        let pairs: Vec<_> = std::iter::once(type_key("m.room.power_levels", "")).chain(members).collect();
         let state = self.state_map(draft.room, Some(&draft.overlay), draft.head.state, &pairs).await?;
         let power = state.event("m.room.power_levels", "").map(|event| Arc::clone(&event.pdu));
         let levels = PowerLevels::from_state(draft.room.rules, power.as_deref(), &draft.room.create);
@@ -91,7 +98,7 @@ impl Rooms {
             room_id: &draft.room.id,
             joined: u64::try_from(draft.head.row.joined).unwrap_or(0),
             sender_level: number(levels.user(&pdu.sender)),
-            room_notification_level: number(levels.notification("room")),
+            notification_level: &|key| number(levels.notification(key)),
             state: &state,
         };
         Ok(self.notify.judge(pdu, &context, &users).await)

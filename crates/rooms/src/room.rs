@@ -76,6 +76,8 @@ pub(crate) struct Pending {
     pub head: Arc<Head>,
     /// The batch's new and changed events, with placeholders too.
     pub events: Vec<Arc<Event>>,
+    /// Whether the batch makes the room one that guests have to leave.
+    pub closes_to_guests: bool,
 }
 
 impl Pending {
@@ -193,6 +195,9 @@ impl Room {
         }
         self.settle(&mut unwritten, &pending.head, rooms);
         unwritten.memberships.retain(|_, marker| *marker != number);
+        if pending.closes_to_guests {
+            rooms.closed_to_guests.store(true, Ordering::Relaxed);
+        }
         *self.committed.lock() = Arc::new(pending.at(first));
         self.decided.notify_waiters();
         true

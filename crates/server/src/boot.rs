@@ -283,18 +283,8 @@ impl Running {
     /// What went wrong, in words for the administrator.
     pub async fn deactivate(&self, user: &UserId, erase: bool) -> Result<(), String> {
         self.users.deactivate(user, erase).await.map_err(|error| error.to_string())?;
-        for row in self.rooms.memberships(user).await.map_err(|error| error.to_string())? {
-            if !matches!(row.membership.as_str(), "join" | "invite" | "knock") {
-                continue;
-            }
-            let room: Option<RoomRow> =
-                self.store.get(vec![row.room.into()]).await.map_err(|error| error.to_string())?;
-            let Some(room) = room else { continue };
-            if let Err(error) = self.rooms.leave(&room.room_id, user, None).await {
-                tracing::warn!(%error, room_id = room.room_id, "a deactivated user could not leave a room");
-            }
-        }
-        Ok(())
+        let left = client_api::account::jobs::leave_rooms(&self.users, &self.rooms, user).await;
+        left.map_err(|error| format!("the account is deactivated, but could not leave its rooms yet: {error:?}"))
     }
 }
 
@@ -304,8 +294,9 @@ async fn users_of(store: &Store, config: &Config, world: &World, server_name: &s
         RegistrationMode::Token => users::RegistrationMode::Token,
         RegistrationMode::Open => users::RegistrationMode::Open,
     };
+    let guests = config.registration_guests;
     let shared_secret = config.registration_shared_secret.clone();
-    let options = users::Options { registration, shared_secret, ..users::Options::new(server_name) };
+    let options = users::Options { registration, guests, shared_secret, ..users::Options::new(server_name) };
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     Ok(Users::new(store.clone(), clock, entropy, world.password_threads(), options).await?)
 }

@@ -162,6 +162,8 @@ pub struct Config {
     pub support_page: Option<String>,
     /// Who may make an account.
     pub registration_mode: RegistrationMode,
+    /// Whether guests may register.
+    pub registration_guests: bool,
     /// The secret of `/_synapse/admin/v1/register`.
     pub registration_shared_secret: Option<String>,
     /// The rate limits.
@@ -241,6 +243,7 @@ impl Config {
             support_matrix_id: settings.optional_text("support.matrix_id")?,
             support_page: settings.url("support.page")?,
             registration_mode,
+            registration_guests: settings.boolean("registration.guests")?,
             registration_shared_secret: settings.optional_text("registration.shared_secret")?,
             rate_limits: rate_limits(settings)?,
             federation_enabled: settings.boolean("federation.enabled")?,

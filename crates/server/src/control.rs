@@ -14,7 +14,7 @@ use store::UserId;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
-use users::registration::NewAccount;
+use users::registration::{GUEST, NewAccount};
 
 use crate::boot::Running;
 use crate::config::{Address, Config, RegistrationMode};
@@ -33,6 +33,11 @@ const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
 /// What is longer than so many hours is told in days.
 const HOURS_SHOWN_MAX: i64 = 72;
+/// Where `hearth doctor` writes in the store when it was there.
+const LOOKED_AT: &str = "doctor_ms";
+/// Bytes of a MiB, and how many of those should be free.
+const MIB: u64 = 1024 * 1024;
+const MIB_FREE_WANTED: u64 = 1024;
 /// Lines that may wait for a slow reader.
 const LINES_MAX: usize = 64;
 
@@ -167,7 +172,7 @@ async fn list_users(running: &Running, say: &Say) -> Result<(), users::Error> {
         for account in &page {
             let marks = [
                 (account.admin, "administrator"),
-                (account.kind == "guest", "guest"),
+                (account.kind == GUEST, "guest"),
                 (account.locked, "locked"),
                 (account.suspended, "suspended"),
                 (account.deactivated, "deactivated"),
@@ -221,6 +226,10 @@ async fn doctor(running: &Running, say: &Say) -> Result<(), String> {
     let position =
         running.store.stored_counter().await.map_err(|error| format!("the store does not answer: {error}"))?;
     tell(say, format!("fine     the store answers; the stream is at position {position}")).await;
+    tell(say, can_write(running).await?).await;
+    for line in room_on_disks(&running.config) {
+        tell(say, line).await;
+    }
     let fresh = running.users.is_fresh().await.map_err(|error| error.to_string())?;
     let accounts = if fresh { "note     there is no account yet" } else { "fine     there are accounts" };
     tell(say, accounts.to_owned()).await;
@@ -228,6 +237,36 @@ async fn doctor(running: &Running, say: &Say) -> Result<(), String> {
         tell(say, line).await;
     }
     Ok(())
+}
+
+/// Whether the store takes what is to be kept: an answer alone says nothing of a full disk.
+async fn can_write(running: &Running) -> Result<String, String> {
+    let now = running.clock.now_ms().to_string();
+    let written = running.store.set_meta(LOOKED_AT, &now).await;
+    written.map_err(|error| format!("the store answers, but nothing can be written to it: {error}"))?;
+    Ok("fine     the store can be written to".to_owned())
+}
+
+/// How much can still be written to the file systems of database and media.
+fn room_on_disks(config: &Config) -> Vec<String> {
+    let mut folders = vec![&config.data_dir];
+    if !config.media_dir.starts_with(&config.data_dir) {
+        folders.push(&config.media_dir);
+    }
+    let said = |folder: &PathBuf| {
+        let shown = folder.display();
+        match rustix::fs::statvfs(folder) {
+            Ok(disk) => {
+                let mib = disk.f_bavail.saturating_mul(disk.f_frsize) / MIB;
+                match mib >= MIB_FREE_WANTED {
+                    true => format!("fine     {shown}: {mib} MiB are free"),
+                    false => format!("note     {shown}: only {mib} MiB are free, soon nothing more can be kept"),
+                }
+            }
+            Err(error) => format!("note     {shown}: it cannot be seen how much is free: {error}"),
+        }
+    };
+    folders.into_iter().map(said).collect()
 }
 
 /// What can be said of a configuration without running it.

@@ -31,6 +31,8 @@ use crate::resources::Served;
 
 /// Connections that a listener has at a time; further ones wait in the system's queue.
 const CONNECTIONS_MAX: usize = 20_000;
+/// Open files that are left for database, media and what the server itself connects to, however many clients there are.
+const FILES_KEPT: u64 = 256;
 /// Seconds that the head of a request, and a TLS handshake, may take.
 const HEAD_S_MAX: u64 = 30;
 const HANDSHAKE_S_MAX: u64 = 10;
@@ -160,7 +162,7 @@ impl Bound {
     /// Serves until `stop` becomes true; then ends idle connections at once, and the others as soon as they have their
     /// answer, or after some seconds.
     pub async fn serve(self, switch: Arc<Switch>, mut stop: watch::Receiver<bool>) {
-        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let connections = Arc::new(Semaphore::new(connections_max(rlimit::Resource::NOFILE.get_soft().ok())));
         let graceful = GracefulShutdown::new();
         let mut refresh = tokio::time::interval(CERTIFICATE_EVERY);
         loop {
@@ -232,6 +234,13 @@ impl Bound {
     }
 }
 
+/// How many connections may be open at a time, if the process may have so many open files.
+fn connections_max(files: Option<u64>) -> usize {
+    let Some(files) = files else { return CONNECTIONS_MAX };
+    let left = files.saturating_sub(FILES_KEPT).max(files / 2).max(1);
+    usize::try_from(left).unwrap_or(CONNECTIONS_MAX).min(CONNECTIONS_MAX)
+}
+
 /// A socket file that a killed process left behind would forbid the address for ever; a living one is left alone.
 async fn remove_stale(path: &std::path::Path) -> io::Result<()> {
     match tokio::net::UnixStream::connect(path).await {
@@ -287,5 +296,21 @@ impl Connection {
         if let Err(error) = watcher.watch(connection).await {
             tracing::debug!(error, "a connection broke");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_for_the_database() {
+        let check = |files: Option<u64>, expect: usize| assert_eq!(connections_max(files), expect, "{files:?}");
+        check(None, CONNECTIONS_MAX);
+        check(Some(1_048_576), CONNECTIONS_MAX);
+        check(Some(1_024), 768);
+        check(Some(256), 128);
+        check(Some(0), 1);
+        check(Some(u64::MAX), CONNECTIONS_MAX);
     }
 }

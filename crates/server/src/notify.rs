@@ -14,6 +14,13 @@ pub struct PushRules(pub Arc<Users>);
 
 #[async_trait]
 impl Notify for PushRules {
+    async fn look_for_names(&self, users: &[UserId]) -> Vec<UserId> {
+        self.0.look_for_names(users).await.unwrap_or_else(|cause| {
+            tracing::error!(%cause, "push rules could not be read");
+            Vec::new()
+        })
+    }
+
     async fn judge(&self, event: &Arc<Pdu>, context: &RoomContext<'_>, users: &[UserId]) -> Judgement {
         let display_name = |user: &UserId| {
             let member = context.state.event("m.room.member", user.as_str())?;
@@ -23,7 +30,7 @@ impl Notify for PushRules {
             room_id: context.room_id,
             joined: context.joined,
             sender_level: context.sender_level,
-            room_notification_level: context.room_notification_level,
+            notification_level: context.notification_level,
             display_name: &display_name,
         };
         match self.0.judge(event, &asked, users).await {

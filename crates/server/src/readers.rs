@@ -42,15 +42,20 @@ pub async fn run(current: Current, mut stop: watch::Receiver<bool>) {
                 _ = stop.wait_for(|stop| *stop) => return,
             }
         } else {
-            running.tick();
+            running.tick().await;
         }
     }
 }
 
 impl Running {
-    /// What is due by time alone and costs nothing, to be called about once a second.
-    pub fn tick(&self) {
+    /// What is due by time alone, or by what has been decided since, to be called about once a second.
+    pub async fn tick(&self) {
         self.users.tick();
+        if self.rooms.has_closed_to_guests()
+            && let Err(cause) = client_api::account::jobs::part_with_guests(&self.users, &self.rooms).await
+        {
+            tracing::warn!(?cause, "guests could not be made to leave a room that has closed to them");
+        }
     }
 
     /// Removes what has expired, and goes on with jobs; to be called about once a minute.

@@ -76,7 +76,7 @@ struct Tokens {
 impl Users {
     /// The user that a login names: a localpart or a full id, in any case. `None` if it names another server's.
     pub fn named(&self, name: &str) -> Option<UserId> {
-        let lower = name.to_lowercase();
+        let lower = name.to_ascii_lowercase();
         match lower.strip_prefix('@') {
             None => Some(self.user_id(&lower)),
             Some(id) => match id.split_once(':') {

@@ -23,6 +23,8 @@ const LOCALPART_LENGTH: usize = 12;
 const NONCES_MAX: usize = 1_000;
 /// How long a nonce is valid, in milliseconds.
 const NONCE_MS: i64 = 60_000;
+/// The kind of a guest's account.
+pub const GUEST: &str = "guest";
 /// The mark, in a UIA session, of the token that makes the first account.
 pub(crate) const FIRST_ACCOUNT: &str = "first-account";
 
@@ -120,7 +122,7 @@ impl Users {
     /// # Errors
     /// [`Error::InvalidUsername`].
     pub fn check_name(&self, name: &str) -> Result<UserId, Error> {
-        let localpart = name.to_lowercase();
+        let localpart = name.to_ascii_lowercase();
         check_localpart(&localpart)?;
         let user = self.user_id(&localpart);
         if user.as_str().len() > USER_ID_BYTES_MAX {
@@ -164,7 +166,7 @@ impl Users {
 
     fn account_row(&self, user: &UserId, new: &NewAccount, password_hash: Option<String>, first: bool) -> AccountRow {
         let kind = match (new.guest, &new.appservice) {
-            (true, _) => "guest",
+            (true, _) => GUEST,
             (false, Some(_)) => "appservice",
             (false, None) => "user",
         };

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use store::tables::users::{AccessTokenRow, AccountRow, DeviceSeenRow, RefreshTokenRow};
 use store::{CommitBatch, DeviceId, Field, Follower, Read, StreamEntry, StreamKind, StreamPosition, UserId, Value};
 
+use crate::registration::GUEST;
 use crate::{Error, TokenError, Users, secret};
 
 /// Sessions that are kept in memory.
@@ -165,7 +166,7 @@ impl Users {
         let session = Arc::new(Session {
             user: row.user_id.clone(),
             device: row.device_id.clone(),
-            guest: account.kind == "guest",
+            guest: account.kind == GUEST,
             admin: account.admin,
             locked: account.locked,
             suspended: account.suspended,

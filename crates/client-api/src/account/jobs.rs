@@ -8,9 +8,13 @@ use store::UserId;
 use users::Users;
 use users::jobs::Job;
 use users::profile::{AVATAR_URL, DISPLAY_NAME};
+use users::registration::GUEST;
 
 use crate::error_map;
 use crate::room::purging;
+
+/// What the leaves of guests say.
+const GUESTS_LEAVE: &str = "Guests may not be in this room any more.";
 
 /// Takes up what was not finished, also of purged rooms; to be called every few minutes.
 ///
@@ -23,7 +27,30 @@ pub async fn resume(users: &Users, rooms: &Rooms) -> Result<(), Error> {
     for user in users.overdue(Job::TellProfile).await.map_err(error_map::users)? {
         tell_profile(users, rooms, &user).await?;
     }
+    part_with_guests(users, rooms).await?;
     purging::resume(users, rooms).await
+}
+
+/// Guests leave the rooms that have closed to them (CA14); to be called when [`Rooms::has_closed_to_guests`] says so, and
+/// every few minutes for what a restart cut short.
+///
+/// # Errors
+/// When the store fails; what is left to do stays noted.
+pub async fn part_with_guests(users: &Users, rooms: &Rooms) -> Result<(), Error> {
+    for closed in rooms.closed_to_guests().await.map_err(error_map::rooms)? {
+        if let Some(room) = &closed.room
+            && !rooms.takes_guests(room).await.map_err(error_map::rooms)?
+        {
+            for user in rooms.local_members(room.num).iter().flat_map(|members| members.iter()) {
+                let account = users.account(user).await.map_err(error_map::users)?;
+                if account.is_some_and(|account| account.kind == GUEST) {
+                    keep_on(rooms.leave(&room.id, user, Some(GUESTS_LEAVE)).await, &room.id)?;
+                }
+            }
+        }
+        rooms.guests_have_left(closed).await.map_err(error_map::rooms)?;
+    }
+    Ok(())
 }
 
 /// A deactivated user leaves every room and rejects every invite (CA8).

@@ -61,7 +61,7 @@ async fn put_field(
     Path((user_id, field)): Path<(String, String)>,
     JsonBody(mut body): JsonBody<Map<String, Value>>,
 ) -> Result<Json<Value>, Error> {
-    may_change(&state, &requester, &user_id)?;
+    may_change(&state, &requester, &user_id, &field)?;
     let value = body.remove(&field).ok_or_else(|| Error::missing_param(&field))?;
     let changed = state.users.put_profile_field(&requester.user_id, &field, value).await.map_err(error_map::users)?;
     if changed {
@@ -75,7 +75,7 @@ async fn delete_field(
     GuestRequester(requester): GuestRequester,
     Path((user_id, field)): Path<(String, String)>,
 ) -> Result<Json<Value>, Error> {
-    may_change(&state, &requester, &user_id)?;
+    may_change(&state, &requester, &user_id, &field)?;
     let changed = state.users.delete_profile_field(&requester.user_id, &field).await.map_err(error_map::users)?;
     if changed {
         tell_rooms(&state, &requester.user_id, &field).await?;
@@ -83,8 +83,12 @@ async fn delete_field(
     Ok(error::empty())
 }
 
-fn may_change(state: &State, requester: &Requester, user_id: &str) -> Result<(), Error> {
+/// Guests may change their display name only (client-server API, guest access).
+fn may_change(state: &State, requester: &Requester, user_id: &str, field: &str) -> Result<(), Error> {
     requester.is_user(user_id)?;
+    if requester.guest && field != DISPLAY_NAME {
+        return Err(Error::guest_access_forbidden());
+    }
     requester.not_suspended()?;
     state.door.limit(RateClass::Requests, requester)
 }

@@ -48,6 +48,12 @@ struct Registration {
     kind: Option<String>,
 }
 
+/// What is read of a guest's registration: every other parameter is ignored, whatever it holds.
+#[derive(Debug, Deserialize)]
+struct GuestRegistration {
+    initial_device_display_name: Option<String>,
+}
+
 async fn register(
     extract::State(state): extract::State<State>,
     client: ClientAddress,
@@ -56,12 +62,15 @@ async fn register(
     headers: HeaderMap,
     endpoint::OptionalBody(body): Body,
 ) -> Result<Json<Value>, Error> {
-    let registration: Registration = typed(&body)?;
     match kind.as_deref() {
-        Some("guest") => return register_guest(&state, client, registration).await,
+        Some("guest") => {
+            let registration = endpoint::body::from_value(Value::Object(body))?;
+            return register_guest(&state, client, registration).await;
+        }
         Some("user") | None => {}
         Some(_) => return Err(Error::invalid_param("`kind` is `user` or `guest`.")),
     }
+    let registration: Registration = typed(&body)?;
     if registration.kind.as_deref() == Some(APPSERVICE) {
         return Err(no_appservice(&headers));
     }
@@ -125,13 +134,12 @@ async fn flows(state: &State) -> Result<Option<&'static [Flow]>, Error> {
 async fn register_guest(
     state: &State,
     client: ClientAddress,
-    registration: Registration,
+    registration: GuestRegistration,
 ) -> Result<Json<Value>, Error> {
     if !state.users.options().guests {
         return Err(Error::forbidden("Guests may not register here."));
     }
     state.door.limit_address(RateClass::Registrations, client)?;
-    // Every other parameter is ignored.
     let login = NewDevice { display_name: registration.initial_device_display_name, ..NewDevice::default() };
     let new = NewAccount { guest: true, login: Some(login), ..NewAccount::default() };
     let registered = state.users.register(new).await.map_err(error_map::users)?;

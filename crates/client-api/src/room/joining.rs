@@ -82,6 +82,13 @@ async fn join_room(
     }
     let before = state.rooms.joined_room(&room_id, &requester.user_id).await.is_ok();
     state.rooms.join(&room_id, &requester.user_id, reason, profile).await.map_err(refusal)?;
+    if requester.guest
+        && let Err(error) = takes_guests(state, &room_id).await
+    {
+        // Closed between the question and the join: those who make guests leave may have been there already.
+        state.rooms.leave(&room_id, &requester.user_id, None).await.map_err(error_map::rooms)?;
+        return Err(error);
+    }
     if !before {
         people::follow_upgrade(state, &requester.user_id, &room_id).await?;
     }
@@ -102,7 +109,6 @@ pub fn refusal(error: rooms::Error) -> Error {
 async fn takes_guests(state: &State, room_id: &str) -> Result<(), Error> {
     let room = state.rooms.room(room_id).await.map_err(error_map::rooms)?;
     let Some(room) = room else { return Err(error_map::rooms(rooms::Error::NotInRoom)) };
-    let access = state.rooms.current(&room, "m.room.guest_access", "").await.map_err(error_map::rooms)?;
-    let access = access.as_ref().and_then(|event| event.pdu.content_str("guest_access"));
-    if access == Some("can_join") { Ok(()) } else { Err(Error::guest_access_forbidden()) }
+    let taken = state.rooms.takes_guests(&room).await.map_err(error_map::rooms)?;
+    if taken { Ok(()) } else { Err(Error::guest_access_forbidden()) }
 }

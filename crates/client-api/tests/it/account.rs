@@ -2,7 +2,7 @@
 
 use http::Method;
 use serde_json::{Value, json};
-use store::UserId;
+use store::{DeviceId, UserId};
 use testkit::{Client, Server, encoded, next_batch};
 use users::SessionKind;
 use users::login::NewDevice;
@@ -72,7 +72,9 @@ async fn ca1_ca3_registration_step_by_step() {
 async fn ca3_ca19_names_are_judged_before_authentication() {
     let server = Server::new().await;
     register(&server, "alice", json!({})).await;
-    for (name, errcode) in [("alice", "M_USER_IN_USE"), ("a b", "M_INVALID_USERNAME"), ("ü", "M_INVALID_USERNAME")] {
+    // The last is no `k`, though Unicode's lower case of it is.
+    let bad = ["a b", "ü", "\u{212a}"].map(|name| (name, "M_INVALID_USERNAME"));
+    for (name, errcode) in bad.into_iter().chain([("alice", "M_USER_IN_USE"), ("ALICE", "M_USER_IN_USE")]) {
         let answer = post(&server, None, "/register", json!({ "username": name, "password": "x" })).await;
         assert_eq!(code(&answer), (400, errcode), "{name}");
         let answer = get(&server, None, &format!("/register/available?username={}", encoded(name))).await;
@@ -84,6 +86,27 @@ async fn ca3_ca19_names_are_judged_before_authentication() {
     assert_eq!(code(&post(&server, None, "/register?kind=other", json!({})).await), (400, "M_INVALID_PARAM"));
     let number = json!({ "username": 5 });
     assert_eq!(code(&post(&server, None, "/register", number).await), (400, "M_BAD_JSON"));
+}
+
+#[tokio::test]
+async fn ca3_of_a_guests_registration_all_but_the_devices_name_is_ignored() {
+    let server = Server::with(|options| options.guests = true).await;
+    let body = json!({
+        "initial_device_display_name": "Kiosk", "device_id": "MINE", "username": "mine", "password": 5,
+        "inhibit_login": true, "refresh_token": true, "auth": "none", "type": [],
+    });
+    let (status, guest) = post(&server, None, "/register?kind=guest", body).await;
+    assert_eq!(status, 200, "{guest}");
+    let (token, device) = (text(&guest["access_token"]), text(&guest["device_id"]));
+    assert!(guest.get("refresh_token").is_none(), "{guest}");
+    assert_ne!(device, "MINE");
+    assert_ne!(text(&guest["user_id"]), "@mine:example.org");
+    let (_, who) = get(&server, Some(token), "/account/whoami").await;
+    assert_eq!(who, json!({ "user_id": guest["user_id"], "device_id": device, "is_guest": true }));
+    let kept = server.state.users.device(&UserId::from(text(&guest["user_id"])), &DeviceId::from(device)).await;
+    assert_eq!(kept.unwrap().unwrap().display_name.as_deref(), Some("Kiosk"));
+    let wrong = post(&server, None, "/register?kind=guest", json!({ "initial_device_display_name": 5 })).await;
+    assert_eq!(code(&wrong), (400, "M_BAD_JSON"));
 }
 
 #[tokio::test]

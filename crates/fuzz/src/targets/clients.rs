@@ -54,7 +54,7 @@ pub(super) fn push_rules(input: &[u8]) -> String {
         room_id: "!r:b",
         joined: 2,
         sender_level: 50,
-        room_notification_level: 50,
+        notification_level: &|_| 50,
         display_name: &|_| Some("Ann".to_owned()),
     };
     let rule = |conditions: Vec<Value>| Rule {

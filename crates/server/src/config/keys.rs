@@ -77,6 +77,7 @@ const KEYS: &[Declared] = &[
     ),
     ("database.cache_bytes", Kind::Size, "\"32 MiB\"", "Memory for the pages of a SQLite database."),
     ("registration.mode", Kind::Text, "\"token\"", "Who may make an account: `closed`, `token` or `open`."),
+    ("registration.guests", Kind::Boolean, "false", "Whether anybody may be a guest, without an account."),
     (
         "registration.shared_secret",
         Kind::Secret,

@@ -17,7 +17,12 @@ use super::{Address, Error, Listener, Resource, Tls};
 /// Says what is wrong with it.
 pub fn from_text(kind: Kind, text: &str) -> Result<Value, String> {
     match kind {
-        Kind::Text | Kind::Secret => return Ok(Value::String(text.to_owned())),
+        Kind::Secret => return Ok(Value::String(text.to_owned())),
+        // With or without quotes, as the file has it or as a shell leaves it.
+        Kind::Text => {
+            let quoted = toml_value(text).filter(Value::is_str);
+            return Ok(quoted.unwrap_or_else(|| Value::String(text.to_owned())));
+        }
         // `50 MiB`, `7 days` and `a, b` without quotes are welcome.
         Kind::Size | Kind::Time if toml_value(text).is_none() => return Ok(Value::String(text.to_owned())),
         Kind::Texts if !text.trim_start().starts_with('[') => {
@@ -291,6 +296,21 @@ mod tests {
         check("1 fortnight", None);
         check("99999999999999999999 d", None);
         check("9999999999999999999 d", None);
+    }
+
+    #[test]
+    fn texts_may_be_quoted() {
+        let check = |text: &str, expect: &str| {
+            assert_eq!(from_text(Kind::Text, text).unwrap(), Value::String(expect.to_owned()), "{text}");
+        };
+        check("info", "info");
+        check("\"info\"", "info");
+        check("'info'", "info");
+        check("info,rooms=\"debug", "info,rooms=\"debug");
+        check("12", "12");
+        check("true", "true");
+        check("", "");
+        assert_eq!(from_text(Kind::Secret, "\"a\"").unwrap(), Value::String("\"a\"".to_owned()));
     }
 
     #[test]

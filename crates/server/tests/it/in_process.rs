@@ -74,9 +74,9 @@ impl Here {
     }
 
     /// Moves the clock, and lets the server notice.
-    fn pass(&self, ms: i64) {
+    async fn pass(&self, ms: i64) {
         self.clock.advance(ms);
-        self.running.tick();
+        self.running.tick().await;
     }
 }
 
@@ -122,7 +122,7 @@ async fn every_route_of_the_server_can_be_built_together() {
     assert_eq!(here.running.server_name, "hearth.test");
     let (head, body) = here.ask(Method::GET, "/health", Value::Null).await;
     assert_eq!((head.status().as_u16(), body), (200, json!({ "status": "ok" })));
-    here.running.tick();
+    here.running.tick().await;
     here.running.housekeeping().await;
 }
 
@@ -171,7 +171,7 @@ async fn a_clock_that_jumps_back_disturbs_nobody() {
     let (status, challenge) = here.ask_as(&other, Method::POST, "account/password", password.clone()).await;
     assert_eq!(status, 401);
 
-    here.pass(-3_600_000);
+    here.pass(-3_600_000).await;
 
     // Tokens of access and of sync stay valid, and what was said and typed is seen.
     let (seen, next) = here.sync(&bob, &start).await;
@@ -179,13 +179,13 @@ async fn a_clock_that_jumps_back_disturbs_nobody() {
     assert_eq!(typists(&seen, room), Some(json!(["@alice:hearth.test"])));
     // A limit fills at its usual pace from the first request on, and a transaction is known again.
     assert_eq!(say("early").await.0, 429);
-    here.pass(5_000);
+    here.pass(5_000).await;
     assert_eq!(say("before").await, before);
     assert_eq!(say("after").await.0, 200);
     let (seen, next) = here.sync(&bob, &next).await;
     assert_eq!(texts(&seen, room), ["after"]);
     // Who typed does not type for an hour, and may type again.
-    here.pass(120_000);
+    here.pass(120_000).await;
     let (seen, next) = here.sync(&bob, &next).await;
     assert_eq!(typists(&seen, room), Some(json!([])));
     types(30_000).await;

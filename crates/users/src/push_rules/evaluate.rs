@@ -15,8 +15,6 @@ use store::UserId;
 use super::{Rule, RuleKind, Ruleset};
 use crate::{Error, Users};
 
-/// The power level for keys of `notifications` that are not named.
-const NOTIFICATION_LEVEL: i64 = 50;
 /// How many characters the patterns of all users together may look at for one event; a pattern for which nothing is left
 /// does not match. Some milliseconds: the room waits meanwhile.
 const LOOKS_MAX: u64 = 20_000_000;
@@ -36,8 +34,8 @@ pub struct Context<'a> {
     pub joined: u64,
     /// The sender's power level; `i64::MAX` for creators from room version 12 on.
     pub sender_level: i64,
-    /// The level needed for `@room`.
-    pub room_notification_level: i64,
+    /// The level that a kind of notification needs, such as `room` for `@room`: the room's `notifications`.
+    pub notification_level: &'a (dyn Fn(&str) -> i64 + Send + Sync),
     /// A user's display name in the room, where it is known.
     pub display_name: &'a (dyn Fn(&UserId) -> Option<String> + Send + Sync),
 }
@@ -146,6 +144,11 @@ impl<'a> Sight<'a> {
 }
 
 impl Compiled {
+    /// Whether any rule looks for the user's display name.
+    fn looks_for_name(&self) -> bool {
+        self.0.iter().flat_map(|rule| &rule.conditions).any(|condition| *condition == Condition::DisplayName)
+    }
+
     /// Compiles the enabled ones of these rules.
     pub fn new(rules: &[Rule]) -> Self {
         let enabled = rules.iter().filter(|rule| rule.enabled);
@@ -284,10 +287,7 @@ impl Condition {
                 Comparison::AtMost => context.joined <= *count,
                 Comparison::AtLeast => context.joined >= *count,
             },
-            Self::Permission(key) => {
-                let needed = if key == "room" { context.room_notification_level } else { NOTIFICATION_LEVEL };
-                context.sender_level >= needed
-            }
+            Self::Permission(key) => context.sender_level >= (context.notification_level)(key),
             Self::Never => false,
         }
     }
@@ -405,6 +405,19 @@ fn place_of(piece: &[char], text: &[char], from: usize, looks: &Looks, may: impl
 }
 
 impl Users {
+    /// Those of these users whose rules look for their display names ([`Context::display_name`]).
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn look_for_names(&self, users: &[UserId]) -> Result<Vec<UserId>, Error> {
+        self.refresh_push_rules().await?;
+        let all_own = self.push_rules.own.read();
+        let looks = |user: &&UserId| {
+            all_own.get(*user).and_then(|own| own.rules.as_ref()).is_some_and(|rules| rules.looks_for_name())
+        };
+        Ok(users.iter().filter(looks).cloned().collect())
+    }
+
     /// Judges an event for these local users. The sender and those who ignore it are not notified.
     ///
     /// # Errors

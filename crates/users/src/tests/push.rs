@@ -34,7 +34,7 @@ fn context(joined: u64, sender_level: i64) -> Context<'static> {
         room_id: "!room:example.org",
         joined,
         sender_level,
-        room_notification_level: 50,
+        notification_level: &|key| if key == "loud" { 80 } else { 50 },
         display_name: &|user| (user.as_str() == "@alice:example.org").then(|| "Ali C.".to_owned()),
     }
 }

@@ -203,7 +203,7 @@ fn run(up: &Arc<Up>) {
         let house = async {
             loop {
                 tokio::time::sleep(HOUSEKEEPING).await;
-                kept.running.tick();
+                kept.running.tick().await;
                 kept.running.housekeeping().await;
             }
         };
