@@ -2,7 +2,8 @@
 //! "Account suspension"; behaviours CA7, CA8, CA13).
 
 use store::tables::users::{
-    AccountDataRow, AccountRow, CrossSigningKeyRow, ErasedUserRow, FilterRow, ProfileRow, PusherRow,
+    AccountDataRow, AccountRow, BackupKeyRow, BackupVersionRow, CrossSigningKeyRow, ErasedUserRow, FilterRow,
+    KeySignatureRow, ProfileRow, PusherRow, ToDeviceRow,
 };
 use store::{Check, CommitBatch, DeviceId, Expect, Read, Row, StreamKind, UserId, Value};
 
@@ -66,8 +67,9 @@ impl Users {
         self.change_account(user, batch, |account| account.password_hash = Some(hash.clone())).await
     }
 
-    /// Deactivates an account for ever: sessions, devices, keys, pushers, profile go; the id stays reserved. `erase`
-    /// removes account data and filters too, and lets those who come into a room later see the user's events pruned only.
+    /// Deactivates an account for ever: sessions, devices, keys and their backups, pushers, profile go; the id stays
+    /// reserved. `erase` removes account data and filters too, and lets those who come into a room later see the user's
+    /// events pruned only.
     /// That the user leaves all rooms is for the caller: [`Job::LeaveRooms`] (CA8).
     ///
     /// # Errors
@@ -78,7 +80,10 @@ impl Users {
         let key = vec![Value::from(user)];
         batch.delete_prefix::<ProfileRow>(key.clone());
         batch.delete_prefix::<PusherRow>(key.clone());
-        batch.delete_prefix::<CrossSigningKeyRow>(key.clone());
+        batch.delete_prefix::<CrossSigningKeyRow>(key.clone()).delete_prefix::<KeySignatureRow>(key.clone());
+        batch.delete_prefix::<BackupVersionRow>(key.clone()).delete_prefix::<BackupKeyRow>(key.clone());
+        // A message that came while its device was deleted would be left without.
+        batch.delete_prefix::<ToDeviceRow>(key.clone());
         batch.announce(StreamKind::Profile, None, Some(user.clone()), None);
         self.add_job(&mut batch, Job::LeaveRooms, user);
         if erase {

@@ -338,12 +338,13 @@ impl Users {
         Ok((token, OPENID_TOKEN_MS))
     }
 
-    /// Whom an OpenID token names.
+    /// Whom an OpenID token names; nobody once the account is deactivated.
     ///
     /// # Errors
     /// [`Error::Store`].
     pub async fn openid_user(&self, token: &str) -> Result<Option<UserId>, Error> {
         let row: Option<OpenIdTokenRow> = self.store.get(vec![Value::Blob(secret::hash(token))]).await?;
-        Ok(row.filter(|row| row.expires_ms > self.now()).map(|row| row.user_id))
+        let Some(row) = row.filter(|row| row.expires_ms > self.now()) else { return Ok(None) };
+        Ok(self.is_active(&row.user_id).await?.then_some(row.user_id))
     }
 }

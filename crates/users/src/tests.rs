@@ -9,7 +9,7 @@ mod live;
 mod push;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use store::model::Model;
 use store::{Clock, Entropy, Store, UserId};
@@ -17,7 +17,7 @@ use store::{CommitBatch, Engine, Error, Notifier, Read, Rows, Table, Ticket, Val
 
 use crate::login::{LoggedIn, NewDevice};
 use crate::registration::NewAccount;
-use crate::{Inline, Options, Users};
+use crate::{Blocking, Options, Users};
 
 /// A clock that stands until it is told to go on.
 pub(crate) struct FakeClock(AtomicI64);
@@ -75,11 +75,30 @@ impl Engine for Hesitant {
     }
 }
 
+/// Runs work at once and counts it: whoever hashes a password has done so here.
+#[derive(Default)]
+pub(crate) struct Counted(AtomicUsize);
+
+impl Counted {
+    /// How often something was run since the last call.
+    pub(crate) fn take(&self) -> usize {
+        self.0.swap(0, Ordering::SeqCst)
+    }
+}
+
+impl Blocking for Counted {
+    fn run(&self, work: Box<dyn FnOnce() + Send>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        work();
+    }
+}
+
 /// A server's users.
 pub(crate) struct Bench {
     pub(crate) users: Arc<Users>,
     pub(crate) clock: Arc<FakeClock>,
     pub(crate) store: Store,
+    pub(crate) hashing: Arc<Counted>,
 }
 
 impl Bench {
@@ -102,8 +121,10 @@ impl Bench {
         let mut options = Options::new("example.org");
         change(&mut options);
         let entropy = Arc::new(FakeEntropy(AtomicU64::new(1)));
-        let users = Users::new(store.clone(), Arc::clone(&clock) as Arc<dyn Clock>, entropy, Arc::new(Inline), options);
-        Self { users: users.await.unwrap(), clock, store }
+        let hashing = Arc::new(Counted::default());
+        let blocking = Arc::clone(&hashing) as Arc<dyn Blocking>;
+        let users = Users::new(store.clone(), Arc::clone(&clock) as Arc<dyn Clock>, entropy, blocking, options);
+        Self { users: users.await.unwrap(), clock, store, hashing }
     }
 
     /// A logged-in user with the password `secret`.

@@ -1,12 +1,17 @@
 //! Registration, login, tokens, devices, deactivation.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use store::tables::users::OneTimeKeyRow;
-use store::{CommitBatch, DeviceId, Read, StreamPosition, Value};
+use serde_json::json;
+use store::tables::users::{
+    CrossSigningKeyRow, DeviceKeysRow, FallbackKeyRow, KeySignatureRow, OneTimeKeyRow, TABLES, ToDeviceRow,
+};
+use store::{CommitBatch, DeviceId, Read, Row, StreamKind, StreamPosition, Value};
 
 use super::{Bench, user};
 use crate::jobs::Job;
+use crate::keys::backup::BackupKey;
 use crate::login::NewDevice;
 use crate::registration::{NewAccount, SharedSecretProof};
 use crate::{Error, SessionKind, TokenError, secret};
@@ -60,6 +65,22 @@ async fn ca4_login_by_any_case_and_without_telling_who_exists() {
 }
 
 #[tokio::test]
+async fn ca4_who_cannot_log_in_costs_a_hash_like_a_wrong_password() {
+    let bench = Bench::new().await;
+    bench.join("alice").await;
+    bench.users.register(NewAccount { password: None, ..new("passwordless") }).await.unwrap();
+    bench.join("gone").await;
+    bench.users.deactivate(&user("gone"), false).await.unwrap();
+    let attempt = |name: &'static str| bench.users.login_by_password(name, "wrong", NewDevice::default());
+    attempt("nobody").await.unwrap_err();
+    bench.hashing.take();
+    for name in ["alice", "nobody", "passwordless", "gone", "@alice:elsewhere.org", ""] {
+        assert!(matches!(attempt(name).await, Err(Error::WrongCredentials)), "{name}");
+        assert_eq!(bench.hashing.take(), 1, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn ca4_deactivated_and_locked_are_said_only_with_the_password() {
     let bench = Bench::new().await;
     bench.join("alice").await;
@@ -92,11 +113,11 @@ async fn ca5_an_existing_device_loses_its_tokens_and_keeps_its_keys() {
     let login = |id: &'static str| bench.users.login_by_password("alice", "secret", device(id));
     let first = login("PHONE").await.unwrap();
     assert!(bench.works(&first.access_token).await);
-    put_key(&bench, "PHONE").await;
+    equip(&bench, "PHONE").await;
     let second = login("PHONE").await.unwrap();
     assert!(!bench.works(&first.access_token).await, "the cached session is dropped");
     assert!(bench.works(&second.access_token).await);
-    assert_eq!(keys(&bench, "PHONE").await, 1);
+    assert_eq!(belongings(&bench, "PHONE").await, [1; 4]);
     assert_eq!(bench.users.devices(&user("alice")).await.unwrap().len(), 2);
 }
 
@@ -113,22 +134,47 @@ async fn ca5_of_logins_at_once_with_one_device_one_lives() {
     assert_eq!(alive, 1);
 }
 
-async fn put_key(bench: &Bench, device: &str) {
+/// Gives a device of Alice's identity keys, a one-time key, a fallback key and a message that waits for it.
+async fn equip(bench: &Bench, device: &str) {
+    let (user_id, device_id) = (user("alice"), DeviceId::from(device));
+    let (algorithm, key_id) = ("signed_curve25519".to_owned(), "AAAA".to_owned());
     let mut batch = CommitBatch::new();
-    batch.put(OneTimeKeyRow {
-        user_id: user("alice"),
-        device_id: device.into(),
-        algorithm: "signed_curve25519".to_owned(),
-        number: 1,
-        key_id: "AAAA".to_owned(),
-        key: "{}".to_owned(),
-    });
+    let (user, device) = (user_id.clone(), device_id.clone());
+    batch.put(DeviceKeysRow { user_id: user, device_id: device, keys: "{}".to_owned() });
+    let (user, device, key) = (user_id.clone(), device_id.clone(), "{}".to_owned());
+    let (kind, id) = (algorithm.clone(), key_id.clone());
+    batch.put(OneTimeKeyRow { user_id: user, device_id: device, algorithm: kind, number: 1, key_id: id, key });
+    let (user, device, key) = (user_id.clone(), device_id.clone(), "{}".to_owned());
+    batch.put(FallbackKeyRow { user_id: user, device_id: device, algorithm, key_id, key, used: false });
     bench.store.commit(batch).await.unwrap();
+    let message = BTreeMap::from([(device_id.to_string(), "{}".to_owned())]);
+    let messages = BTreeMap::from([(user_id.clone(), message)]);
+    assert!(bench.users.send_to_device(&user_id, "org.example", None, &messages).await.unwrap());
 }
 
-async fn keys(bench: &Bench, device: &str) -> usize {
-    let key = vec![Value::from(&user("alice")), Value::from(device)];
-    bench.store.all::<OneTimeKeyRow>(Read::prefix::<OneTimeKeyRow>(key)).await.unwrap().len()
+/// How many identity keys, one-time keys, fallback keys and waiting messages a device of Alice's has.
+async fn belongings(bench: &Bench, device: &str) -> [usize; 4] {
+    async fn count<R: Row>(bench: &Bench, device: &str) -> usize {
+        let key = vec![Value::from(&user("alice")), Value::from(device)];
+        bench.store.all::<R>(Read::prefix::<R>(key)).await.unwrap().len()
+    }
+    [
+        count::<DeviceKeysRow>(bench, device).await,
+        count::<OneTimeKeyRow>(bench, device).await,
+        count::<FallbackKeyRow>(bench, device).await,
+        count::<ToDeviceRow>(bench, device).await,
+    ]
+}
+
+async fn pushkeys(bench: &Bench) -> Vec<String> {
+    let pushers = bench.users.pushers(&user("alice")).await.unwrap();
+    pushers.into_iter().map(|pusher| pusher.pushkey).collect()
+}
+
+/// Those whose devices changed after a position.
+async fn changed_since(bench: &Bench, since: StreamPosition) -> Vec<store::UserId> {
+    let changes = bench.users.device_changes(since, bench.store.watermark()).await.unwrap();
+    changes.into_iter().map(|(user, _)| user).collect()
 }
 
 #[tokio::test]
@@ -136,7 +182,8 @@ async fn ca6_logout_takes_the_device_along_and_says_so() {
     let bench = Bench::new().await;
     let other = bench.join("alice").await;
     let login = bench.users.login_by_password("alice", "secret", device("PHONE")).await.unwrap();
-    put_key(&bench, "PHONE").await;
+    equip(&bench, "PHONE").await;
+    equip(&bench, other.device.as_str()).await;
     bench.users.put_pusher(&user("alice"), &login.device, "app", "key", "{}".to_owned(), false).await.unwrap();
     bench.users.put_pusher(&user("alice"), &other.device, "app", "other", "{}".to_owned(), false).await.unwrap();
     let before = bench.store.watermark();
@@ -144,14 +191,35 @@ async fn ca6_logout_takes_the_device_along_and_says_so() {
     bench.users.logout(&session).await.unwrap();
     assert!(!bench.works(&login.access_token).await);
     assert!(bench.works(&other.access_token).await);
-    assert_eq!(keys(&bench, "PHONE").await, 0);
     assert!(bench.users.device(&user("alice"), &login.device).await.unwrap().is_none());
-    let pushers = bench.users.pushers(&user("alice")).await.unwrap();
-    assert_eq!(pushers.iter().map(|pusher| pusher.pushkey.as_str()).collect::<Vec<_>>(), ["other"]);
-    let changes = bench.users.device_changes(before, bench.store.watermark()).await.unwrap();
-    assert_eq!(changes.into_iter().map(|(user, _)| user).collect::<Vec<_>>(), [user("alice")]);
+    assert_eq!(pushkeys(&bench).await, ["other"]);
+    assert_eq!(changed_since(&bench, before).await, [user("alice")]);
+    bench.users.login_by_password("alice", "secret", device("PHONE")).await.unwrap();
+    assert_eq!(belongings(&bench, "PHONE").await, [0; 4], "a device of the same id begins anew");
+    assert_eq!(belongings(&bench, other.device.as_str()).await, [1; 4]);
+}
+
+#[tokio::test]
+async fn ca6_logging_out_everywhere_takes_all_devices_along_and_says_so() {
+    let bench = Bench::new().await;
+    let first = bench.join("alice").await;
+    let second = bench.users.login_by_password("alice", "secret", device("PHONE")).await.unwrap();
+    let bob = bench.join("bob").await;
+    for login in [&first, &second] {
+        let device = &login.device;
+        equip(&bench, device.as_str()).await;
+        bench.users.put_pusher(&user("alice"), device, "app", device.as_str(), "{}".to_owned(), false).await.unwrap();
+    }
+    let before = bench.store.watermark();
     bench.users.logout_all(&user("alice")).await.unwrap();
-    assert!(!bench.works(&other.access_token).await);
+    for login in [&first, &second] {
+        assert!(!bench.works(&login.access_token).await);
+        assert_eq!(belongings(&bench, login.device.as_str()).await, [0; 4]);
+    }
+    assert!(bench.users.devices(&user("alice")).await.unwrap().is_empty());
+    assert_eq!(pushkeys(&bench).await, [""; 0]);
+    assert_eq!(changed_since(&bench, before).await, [user("alice")]);
+    assert!(bench.works(&bob.access_token).await);
 }
 
 #[tokio::test]
@@ -163,10 +231,11 @@ async fn ca7_a_new_password_ends_the_other_sessions() {
     bench.users.put_pusher(&user("alice"), &other.device, "app", "other", "{}".to_owned(), false).await.unwrap();
     bench.users.change_password(&user("alice"), "new", false, Some(&own.device)).await.unwrap();
     assert!(bench.works(&other.access_token).await);
+    assert_eq!(pushkeys(&bench).await, ["other", "own"]);
     bench.users.change_password(&user("alice"), "newer", true, Some(&own.device)).await.unwrap();
     assert!(!bench.works(&other.access_token).await);
     assert!(bench.works(&own.access_token).await);
-    assert_eq!(bench.users.pushers(&user("alice")).await.unwrap().len(), 1);
+    assert_eq!(pushkeys(&bench).await, ["own"]);
     assert!(bench.users.login_by_password("alice", "secret", NewDevice::default()).await.is_err());
     assert!(bench.users.login_by_password("alice", "newer", NewDevice::default()).await.is_ok());
 }
@@ -184,6 +253,73 @@ async fn ca8_deactivation_takes_everything() {
     let account = bench.users.account(&user("alice")).await.unwrap().unwrap();
     assert!(account.deactivated && account.erased && account.password_hash.is_none());
     assert!(matches!(bench.users.login(&user("alice"), NewDevice::default()).await, Err(Error::Deactivated)));
+}
+
+/// Cross-signing keys of Alice's with Bob's signature, a message for a device that is gone, a backup with one key.
+async fn leave_things(bench: &Bench) {
+    let alice = user("alice");
+    let mut batch = CommitBatch::new();
+    let usage = "master".to_owned();
+    batch.put(CrossSigningKeyRow { user_id: alice.clone(), usage, key: r#"{"keys":{"ed25519:M":"M"}}"#.to_owned() });
+    let (target, signer_key, signature) = ("M".to_owned(), "ed25519:B".to_owned(), "s".to_owned());
+    batch.put(KeySignatureRow { user_id: alice.clone(), target, signer: user("bob"), signer_key, signature });
+    bench.store.commit(batch).await.unwrap();
+    let mut batch = CommitBatch::new();
+    let pos = batch.announce(StreamKind::ToDevice, None, Some(alice.clone()), None);
+    let (device_id, kind, content) = ("GONE".into(), "org.example".to_owned(), "{}".to_owned());
+    batch.put(ToDeviceRow { user_id: alice.clone(), device_id, pos, sender: user("bob"), kind, content });
+    bench.store.commit(batch).await.unwrap();
+    let version = bench.users.create_backup(&alice, "m.a", &json!({})).await.unwrap();
+    let key = BackupKey {
+        room_id: "!r:x".to_owned(),
+        session_id: "s".to_owned(),
+        first_message_index: 1,
+        forwarded_count: 0,
+        is_verified: true,
+        session_data: json!({}),
+    };
+    bench.users.put_backup_keys(&alice, version, &[key]).await.unwrap();
+}
+
+/// The tables in which some row names Alice, by their names.
+async fn tables_with_alice(bench: &Bench) -> Vec<&'static str> {
+    use std::collections::Bound::Unbounded;
+    let reads = TABLES.iter().map(|table| Read {
+        table,
+        index: None,
+        prefix: vec![],
+        lower: Unbounded,
+        upper: Unbounded,
+        reverse: false,
+        limit: 1_000,
+    });
+    let rows = bench.store.read(reads.collect()).await.unwrap();
+    let tables = TABLES.iter().zip(rows).filter(|(_, rows)| format!("{rows:?}").contains("@alice:example.org"));
+    let mut names: Vec<_> = tables.map(|(table, _)| table.name).collect();
+    names.sort_unstable();
+    names
+}
+
+#[tokio::test]
+async fn ca8_of_a_deactivated_account_nothing_is_left_but_the_reserved_id() {
+    let bench = Bench::new().await;
+    let login = bench.join("alice").await;
+    equip(&bench, login.device.as_str()).await;
+    leave_things(&bench).await;
+    bench.users.put_pusher(&user("alice"), &login.device, "app", "key", "{}".to_owned(), false).await.unwrap();
+    bench.users.put_profile_field(&user("alice"), "displayname", "A".into()).await.unwrap();
+    let (openid, _) = bench.users.openid_token(&user("alice")).await.unwrap();
+    let held = tables_with_alice(&bench).await;
+    for table in ["backup_keys", "backup_versions", "cross_signing_keys", "device_keys", "key_signatures", "pushers"] {
+        assert!(held.contains(&table), "{table} is not among {held:?}");
+    }
+    let before = bench.store.watermark();
+    bench.users.deactivate(&user("alice"), false).await.unwrap();
+    assert_eq!(bench.users.openid_user(&openid).await.unwrap(), None, "the token names nobody any more");
+    assert_eq!(changed_since(&bench, before).await, [user("alice")]);
+    bench.clock.advance(2 * 60 * 60_000);
+    bench.users.prune().await.unwrap();
+    assert_eq!(tables_with_alice(&bench).await, ["accounts", "device_changes"]);
 }
 
 #[tokio::test]

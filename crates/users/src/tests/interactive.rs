@@ -19,10 +19,19 @@ fn body(json: Json) -> Map<String, Json> {
 }
 
 async fn ask(bench: &Bench, flows: &[Flow], path: &str, user: Option<&UserId>, json: Json) -> Result<Verdict, Error> {
-    bench
-        .users
-        .interactive(flows, Operation { method: "POST", path, body: &body(json), user, kind: SessionKind::Legacy })
-        .await
+    ask_by("POST", bench, flows, path, user, json).await
+}
+
+async fn ask_by(
+    method: &str,
+    bench: &Bench,
+    flows: &[Flow],
+    path: &str,
+    user: Option<&UserId>,
+    json: Json,
+) -> Result<Verdict, Error> {
+    let body = &body(json);
+    bench.users.interactive(flows, Operation { method, path, body, user, kind: SessionKind::Legacy }).await
 }
 
 fn challenge(verdict: Result<Verdict, Error>) -> Challenge {
@@ -63,7 +72,7 @@ async fn ca1_flows_first_then_a_wrong_and_a_right_password() {
 }
 
 #[tokio::test]
-async fn ca1_a_session_is_bound_to_path_body_and_account() {
+async fn ca1_a_session_is_bound_to_method_path_body_and_account() {
     let bench = Bench::new().await;
     bench.join("alice").await;
     bench.join("bob").await;
@@ -71,16 +80,36 @@ async fn ca1_a_session_is_bound_to_path_body_and_account() {
     let first = challenge(ask(&bench, BY_PASSWORD, "/d", Some(&alice), json!({ "devices": ["A"] })).await);
     let auth = json!({ "type": PASSWORD, "session": first.session, "password": "secret", "user": "alice" });
     let changed = [
-        ("/other", Some(&alice), json!({ "devices": ["A"], "auth": auth })),
-        ("/d", Some(&alice), json!({ "devices": ["B"], "auth": auth })),
-        ("/d", Some(&bob), json!({ "devices": ["A"], "auth": auth })),
-        ("/d", None, json!({ "devices": ["A"], "auth": auth })),
+        ("DELETE", "/d", Some(&alice), json!({ "devices": ["A"], "auth": auth })),
+        ("POST", "/other", Some(&alice), json!({ "devices": ["A"], "auth": auth })),
+        ("POST", "/d", Some(&alice), json!({ "devices": ["B"], "auth": auth })),
+        ("POST", "/d", Some(&bob), json!({ "devices": ["A"], "auth": auth })),
+        ("POST", "/d", None, json!({ "devices": ["A"], "auth": auth })),
     ];
-    for (path, who, json) in changed {
-        let refused = ask(&bench, BY_PASSWORD, path, who, json.clone()).await;
-        assert!(matches!(refused, Err(Error::NotYourIdentity)), "{path} {json}");
+    for (method, path, who, json) in changed {
+        let refused = ask_by(method, &bench, BY_PASSWORD, path, who, json.clone()).await;
+        assert!(matches!(refused, Err(Error::NotYourIdentity)), "{method} {path} {json}");
     }
     proof(ask(&bench, BY_PASSWORD, "/d", Some(&alice), json!({ "devices": ["A"], "auth": auth })).await);
+}
+
+#[tokio::test]
+async fn ca1_the_first_completed_stage_binds_the_body_of_a_registration() {
+    const TWO_STAGES: &[Flow] = &[&[REGISTRATION_TOKEN, DUMMY]];
+    let bench = Bench::new().await;
+    bench.users.set_registration_token(Some("abc".to_owned()), None, None).await.unwrap();
+    let first = challenge(ask(&bench, TWO_STAGES, "/register", None, json!({})).await);
+    let step = |name: &str, stage: &str, token: &str| {
+        let auth = json!({ "type": stage, "session": first.session, "token": token });
+        ask(&bench, TWO_STAGES, "/register", None, json!({ "username": name, "auth": auth }))
+    };
+    let failed = challenge(step("anna", REGISTRATION_TOKEN, "wrong").await);
+    assert_eq!(failed.failure, Some(Failure::WrongToken));
+    let half = challenge(step("alice", REGISTRATION_TOKEN, "abc").await);
+    assert_eq!(half.failure, None, "a failed stage binds nothing");
+    assert!(matches!(step("bob", DUMMY, "").await, Err(Error::NotYourIdentity)));
+    proof(step("alice", DUMMY, "").await);
+    assert!(matches!(step("bob", DUMMY, "").await, Err(Error::NotYourIdentity)), "also when all is proven");
 }
 
 #[tokio::test]
