@@ -52,9 +52,9 @@ pub async fn prove(
     let kind =
         if requester.is_some_and(|requester| requester.oauth) { SessionKind::OAuth } else { SessionKind::Legacy };
     let attempts = body.get("auth").is_some_and(|auth| auth.get("type").is_some());
-    if let Some(user) = user.filter(|_| attempts) {
+    if let Some(requester) = requester.filter(|_| attempts) {
         // Whoever has stolen a token shall not find out the password.
-        state.door.limiter.take(RateClass::Logins, user.as_str())?;
+        state.door.limit(RateClass::Logins, requester)?;
     }
     let operation = Operation { method: target.method.as_str(), path: target.uri.path(), body, user, kind };
     match state.users.interactive(flows, operation).await {

@@ -236,6 +236,108 @@ async fn ca10_a_login_token_works_once() {
 }
 
 #[tokio::test]
+async fn ca10_login_tokens_are_off_unless_advertised() {
+    for on in [false, true] {
+        let server = match on {
+            true => Server::with(|options| options.login_tokens = true).await,
+            false => Server::new().await,
+        };
+        let made = register(&server, "alice", json!({})).await;
+        let token = made["access_token"].as_str();
+        let (_, login) = get(&server, None, "/login").await;
+        let flows = login["flows"].as_array().unwrap();
+        let offered: Vec<_> = flows.iter().filter(|flow| !flow["get_login_token"].is_null()).collect();
+        let by_token = json!({ "type": "m.login.token", "get_login_token": true });
+        assert_eq!(offered, if on { vec![&by_token] } else { vec![] }, "{login}");
+        let (_, answer) = get(&server, token, "/capabilities").await;
+        assert_eq!(answer["capabilities"]["m.get_login_token"], json!({ "enabled": on }));
+        let path = "/_matrix/client/v1/login/get_token";
+        let auth = json!({ "auth": proof(&Value::Null, "alice", "secret") });
+        for (who, body, expected) in [
+            (token, auth, if on { (200, "") } else { (404, "M_UNRECOGNIZED") }),
+            (token, json!({}), if on { (401, "") } else { (404, "M_UNRECOGNIZED") }),
+            (None, json!({}), if on { (401, "M_MISSING_TOKEN") } else { (404, "M_UNRECOGNIZED") }),
+        ] {
+            assert_eq!(code(&ask(&server, Method::POST, path, who, Some(body)).await), expected, "{who:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn ca13_the_locked_may_do_nothing_but_log_out() {
+    let server = Server::new().await;
+    let made = register(&server, "bob", json!({ "refresh_token": true })).await;
+    let (_, other) = post(&server, None, "/login", login_body("bob", "secret")).await;
+    let (token, other) = (made["access_token"].as_str(), other["access_token"].as_str());
+    server.register("root").await;
+    let (root, bob) = (UserId::from("@root:example.org"), UserId::from("@bob:example.org"));
+    server.state.users.set_locked(&root, &bob, true).await.unwrap();
+    for (method, path, body) in [
+        (Method::GET, "/account/whoami", None),
+        (Method::GET, "/sync?timeout=0", None),
+        (Method::GET, "/capabilities", None),
+        (Method::GET, "/devices", None),
+        (Method::GET, "/joined_rooms", None),
+        (Method::GET, "/_matrix/client/v1/media/config", None),
+        (Method::POST, "/createRoom", Some(json!({}))),
+        (Method::POST, "/keys/query", Some(json!({ "device_keys": {} }))),
+        (Method::PUT, "/profile/@bob:example.org/displayname", Some(json!({ "displayname": "B" }))),
+        (Method::POST, "/account/deactivate", Some(json!({ "auth": proof(&Value::Null, "bob", "secret") }))),
+        (Method::POST, "/account/password", Some(json!({ "new_password": "x" }))),
+        (Method::POST, "/refresh", Some(json!({ "refresh_token": made["refresh_token"] }))),
+        (Method::POST, "/login", Some(login_body("bob", "secret"))),
+    ] {
+        let answer = ask(&server, method, path, token.filter(|_| !matches!(path, "/refresh" | "/login")), body).await;
+        assert_eq!((code(&answer), &answer.1["soft_logout"]), ((401, "M_USER_LOCKED"), &json!(true)), "{path}");
+    }
+    assert_eq!(post(&server, token, "/logout/all", json!({})).await, (200, json!({})));
+    server.state.users.set_locked(&root, &bob, false).await.unwrap();
+    for ended in [token, other] {
+        assert_eq!(code(&get(&server, ended, "/account/whoami").await), (401, "M_UNKNOWN_TOKEN"));
+    }
+}
+
+#[tokio::test]
+async fn ca13_the_suspended_keep_their_sessions_and_keys_and_may_go() {
+    let server = Server::new().await;
+    let made = register(&server, "bob", json!({})).await;
+    let (alice, bob) = (server.register("alice").await, UserId::from("@bob:example.org"));
+    let room = alice.public_room().await;
+    assert_eq!(post(&server, made["access_token"].as_str(), &format!("/join/{room}"), json!({})).await.0, 200);
+    alice.say(&room, "seen").await;
+    server.state.users.set_suspended(&alice.id(), &bob, true).await.unwrap();
+    let mut login = login_body("bob", "secret");
+    login["device_id"] = "PHONE".into();
+    let (status, login) = post(&server, None, "/login", login).await;
+    assert_eq!(status, 200, "{login}");
+    let token = login["access_token"].as_str();
+    let say = ask(&server, Method::PUT, &format!("/rooms/{room}/send/m.room.message/1"), token, Some(json!({}))).await;
+    assert_eq!(code(&say), (403, "M_USER_SUSPENDED"), "the new session is suspended too");
+    assert!(get(&server, token, "/sync?timeout=0").await.1.to_string().contains("seen"));
+    assert!(get(&server, token, &format!("/rooms/{room}/messages?dir=b")).await.1.to_string().contains("seen"));
+    let public = event::SigningKey::generate(&[1; 32]).public_b64();
+    let key = json!({ "user_id": bob.as_str(), "usage": ["master"], "keys": { format!("ed25519:{public}"): public } });
+    let auth = proof(&Value::Null, "bob", "secret");
+    let backup = json!({ "algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {} });
+    let room_key = json!({
+        "first_message_index": 1, "forwarded_count": 0, "is_verified": false, "session_data": {},
+    });
+    for (method, path, body) in [
+        (Method::POST, "/keys/device_signing/upload", json!({ "master_key": key, "auth": auth })),
+        (Method::POST, "/keys/signatures/upload", json!({})),
+        (Method::POST, "/room_keys/version", backup),
+        (Method::PUT, "/room_keys/keys/!r:x/s?version=1", room_key),
+        (Method::PUT, "/sendToDevice/m.key.verification.request/1", json!({ "messages": {} })),
+        (Method::DELETE, &format!("/devices/{}", text(&made["device_id"])), json!({ "auth": auth })),
+        (Method::POST, "/account/deactivate", json!({ "auth": auth })),
+    ] {
+        let answer = ask(&server, method, path, token, Some(body)).await;
+        assert_eq!(answer.0, 200, "{path}: {}", answer.1);
+    }
+    assert_eq!(get(&server, token, "/account/whoami").await.0, 401);
+}
+
+#[tokio::test]
 async fn ca13_ca18_locking_and_suspending() {
     let server = Server::new().await;
     let (root, alice) = (server.register("root").await, server.register("alice").await);

@@ -152,6 +152,40 @@ async fn cb13_tokens_of_every_kind_name_places() {
 }
 
 #[tokio::test]
+async fn cb13_tokens_of_sync_and_context_name_places_among_relations() {
+    let server = Server::new().await;
+    let alice = server.register("alice").await;
+    let room = alice.public_room().await;
+    let root = alice.say(&room, "root").await;
+    let refer = async |body: &str| {
+        let relation = json!({ "rel_type": "m.reference", "event_id": root });
+        alice.send(&room, "m.room.message", json!({ "body": body, "m.relates_to": relation })).await
+    };
+    refer("a").await;
+    refer("b").await;
+    let next = text(&alice.sync("").await["next_batch"]);
+    let middle = alice.say(&room, "between").await;
+    refer("c").await;
+    refer("d").await;
+    let prev = text(&alice.sync(&next).await["rooms"]["join"][&room]["timeline"]["prev_batch"]);
+    let context = alice.get(&format!("/rooms/{room}/context/{middle}?limit=0")).await.ok();
+    let [start, end] = ["start", "end"].map(|member| text(&context[member]));
+    let found = async |query: &str| {
+        let path = format!("/_matrix/client/v1/rooms/{room}/relations/{root}/m.reference?{query}");
+        let page = alice.get(&path).await.ok();
+        list(&page["chunk"]).iter().map(|event| text(&event["content"]["body"])).collect::<Vec<_>>().concat()
+    };
+    for token in [&next, &prev, &start, &end] {
+        assert_eq!(found(&format!("from={token}")).await, "ba", "backwards unless asked otherwise");
+        assert_eq!(found(&format!("dir=b&limit=1&from={token}")).await, "b");
+        assert_eq!(found(&format!("dir=f&from={token}")).await, "cd");
+        assert_eq!(found(&format!("dir=b&to={token}")).await, "dc");
+        assert_eq!(found(&format!("dir=f&to={token}")).await, "ab");
+    }
+    assert_eq!(found("").await, "dcba");
+}
+
+#[tokio::test]
 async fn context_holds_events_around_and_the_state() {
     let server = Server::new().await;
     let [alice, bob] = server.people(["alice", "bob"]).await;

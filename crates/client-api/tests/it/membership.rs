@@ -318,3 +318,27 @@ async fn ca13_suspended_users_may_leave_and_little_else() {
     bob.leave(&room).await;
     bob.post(&format!("/rooms/{room}/join"), json!({})).await.refused(403, "M_USER_SUSPENDED");
 }
+
+#[tokio::test]
+async fn ca13_suspended_users_decline_invites_and_come_into_no_room() {
+    let server = Server::new().await;
+    let [alice, bob] = server.people(["alice", "bob"]).await;
+    let rule = json!({ "type": "m.room.join_rules", "content": { "join_rule": "knock" } });
+    let knockable = alice.create_room(json!({ "initial_state": [rule] })).await;
+    let knocked = alice.create_room(json!({ "initial_state": [rule] })).await;
+    let invited = alice.create_room(json!({ "invite": [bob.user] })).await;
+    bob.post(&format!("/knock/{knocked}"), json!({})).await.ok();
+    server.state.users.set_suspended(&alice.id(), &bob.id(), true).await.unwrap();
+    bob.post(&format!("/knock/{knockable}"), json!({})).await.refused(403, "M_USER_SUSPENDED");
+    let own = |room: &str| format!("/rooms/{room}/state/m.room.member/{}", bob.user);
+    bob.put(&own(&knockable), json!({ "membership": "knock" })).await.refused(403, "M_USER_SUSPENDED");
+    bob.post(&format!("/join/{invited}"), json!({})).await.refused(403, "M_USER_SUSPENDED");
+    bob.post(&format!("/rooms/{invited}/join"), json!({})).await.refused(403, "M_USER_SUSPENDED");
+    bob.put(&own(&invited), json!({ "membership": "join" })).await.refused(403, "M_USER_SUSPENDED");
+    bob.leave(&invited).await;
+    bob.leave(&knocked).await;
+    for room in [&invited, &knocked] {
+        assert_eq!(alice.get(&own(room)).await.ok()["membership"], "leave");
+    }
+    alice.get(&own(&knockable)).await.refused(404, "M_NOT_FOUND");
+}
