@@ -9,7 +9,8 @@ use endpoint::requester::Origin;
 use endpoint::{Lookup, Options, Session, Sessions, layers};
 use http::Request;
 use store::model::Model;
-use store::{Clock, Entropy, Store};
+use store::tables::media::MediaRow;
+use store::{Clock, CommitBatch, Entropy, Store};
 use tempfile::TempDir;
 use tower::ServiceExt as _;
 
@@ -74,6 +75,7 @@ impl Entropy for Ticking {
 struct Bench {
     router: Router,
     media: Media,
+    store: Store,
     _directory: TempDir,
 }
 
@@ -109,10 +111,10 @@ async fn bench_with(change: impl FnOnce(&mut media::Options), remote: Option<Arc
     change(&mut options);
     let store = Store::new(Arc::new(Model::new())).await.unwrap();
     let blocking = Arc::new(|job: media::Job| job());
-    let media = Media::open(options, store, clock.clone(), clock.clone(), blocking, remote).await.unwrap();
+    let media = Media::open(options, store.clone(), clock.clone(), clock.clone(), blocking, remote).await.unwrap();
     let door = Arc::new(Door::new(Arc::new(Names), clock, Options::default()));
     let router = layers::wrap(routes::<World>().with_state(World { door, media: media.clone() }));
-    Bench { router, media, _directory: directory }
+    Bench { router, media, store, _directory: directory }
 }
 
 impl Bench {
@@ -282,6 +284,41 @@ async fn cm3_who_may_ask() {
 }
 
 #[tokio::test]
+async fn cm3_the_old_routes_serve_what_is_older_than_the_freeze() {
+    let bench = bench(|_| {}).await;
+    let picture = png(8, 8);
+    let address = bench.upload("image/png", "?filename=old.png", picture.clone()).await;
+    let (server, id) = address.split_once('/').unwrap();
+    let mut row: MediaRow = bench.store.get(vec![server.into(), id.into()]).await.unwrap().unwrap();
+    row.unauthenticated = true;
+    let mut batch = CommitBatch::new();
+    batch.put(row);
+    bench.store.commit(batch).await.unwrap();
+    for prefix in MEDIA {
+        for (path, width, name) in [
+            (format!("download/{address}"), 8, "old.png"),
+            (format!("download/{address}/new.png"), 8, "new.png"),
+            (format!("download/{address}?allow_remote=false&allow_redirect=true"), 8, "old.png"),
+            (format!("thumbnail/{address}?width=4&height=4"), 4, "thumbnail.png"),
+        ] {
+            let answer = bench.ask(Method::GET, &format!("{prefix}/{path}"), &[], "").await;
+            assert_eq!(answer.status, 200, "{prefix} {path}");
+            assert_eq!(image::load_from_memory(&answer.body).unwrap().width(), width, "{prefix} {path}");
+            assert_eq!(answer.header("content-type"), "image/png");
+            assert_eq!(answer.header("content-disposition"), format!("inline; filename=\"{name}\""));
+            check_safe(&answer);
+        }
+    }
+}
+
+/// What keeps a browser from running content or taking it for something else.
+fn check_safe(answer: &Answer) {
+    assert!(answer.header("content-security-policy").starts_with("sandbox; default-src 'none';"));
+    assert_eq!(answer.header("cross-origin-resource-policy"), "cross-origin");
+    assert_eq!(answer.header("x-content-type-options"), "nosniff");
+}
+
+#[tokio::test]
 async fn cm4_nothing_that_runs_is_shown_in_place() {
     let bench = bench(|_| {}).await;
     for (content_type, disposition) in [
@@ -296,9 +333,19 @@ async fn cm4_nothing_that_runs_is_shown_in_place() {
         let answer = bench.get(&at("download", &address), &[]).await;
         assert_eq!(answer.header("content-disposition"), disposition, "{content_type}");
         assert_eq!(answer.header("content-type"), content_type);
-        assert!(answer.header("content-security-policy").starts_with("sandbox; default-src 'none';"));
-        assert_eq!(answer.header("cross-origin-resource-policy"), "cross-origin");
-        assert_eq!(answer.header("x-content-type-options"), "nosniff");
+        check_safe(&answer);
+    }
+}
+
+#[tokio::test]
+async fn cm4_thumbnails_are_as_safe_whether_made_stored_or_the_original() {
+    let bench = bench(|_| {}).await;
+    let address = bench.upload("image/png", "", png(8, 8)).await;
+    for query in ["width=4&height=4", "width=4&height=4", "width=80&height=80"] {
+        let answer = bench.get(&format!("{}?{query}", at("thumbnail", &address)), &[]).await;
+        assert_eq!(answer.status, 200, "{query}");
+        assert!(answer.header("content-disposition").starts_with("inline"), "{query}");
+        check_safe(&answer);
     }
 }
 
@@ -376,6 +423,50 @@ async fn cm8_thumbnails() {
     let bomb = bench.upload("image/png", "", png(101, 100)).await;
     let answer = ask(&bomb, "width=1&height=1").await;
     assert_eq!((answer.status, answer.errcode().as_str()), (413, "M_TOO_LARGE"));
+}
+
+/// A GIF of two frames.
+fn moving(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = image::codecs::gif::GifEncoder::new(&mut bytes);
+    for shade in [0, 255] {
+        let picture = image::RgbaImage::from_pixel(width, height, image::Rgba([shade, shade, shade, 255]));
+        encoder.encode_frame(image::Frame::new(picture)).unwrap();
+    }
+    drop(encoder);
+    bytes
+}
+
+fn frames(gif: &[u8]) -> usize {
+    use image::AnimationDecoder as _;
+    let decoder = image::codecs::gif::GifDecoder::new(std::io::Cursor::new(gif)).unwrap();
+    decoder.into_frames().collect_frames().unwrap().len()
+}
+
+#[tokio::test]
+async fn cm9_thumbnails_move_only_where_they_are_asked_to() {
+    let bench = bench(|_| {}).await;
+    let address = bench.upload("image/gif", "", moving(16, 16)).await;
+    // Twice: made, then stored.
+    for (query, n_frames) in [("animated=true", 2), ("animated=false", 1), ("", 1)].repeat(2) {
+        let uri = format!("{}?width=8&height=8&{query}", at("thumbnail", &address));
+        let answer = bench.get(&uri, &[]).await;
+        assert_eq!(answer.status, 200, "{query}");
+        assert_eq!(image::load_from_memory(&answer.body).unwrap().width(), 8, "{query}");
+        let found = if answer.header("content-type") == "image/gif" { frames(&answer.body) } else { 1 };
+        assert_eq!(found, n_frames, "{query}");
+    }
+    let answer = bench.get(&format!("{}?width=8&height=8&animated=maybe", at("thumbnail", &address)), &[]).await;
+    assert_eq!((answer.status, answer.errcode().as_str()), (400, "M_INVALID_PARAM"));
+}
+
+#[tokio::test]
+async fn cm8_an_image_of_another_server_that_is_too_large_is_its_fault() {
+    let change = |options: &mut media::Options| options.pixels_max = 10_000;
+    let bench = bench_with(change, Some(Arc::new(Elsewhere))).await;
+    let picture = bench.get(&at("thumbnail", "elsewhere.org/picture?width=20&height=20"), &[]).await;
+    assert_eq!((picture.status, picture.errcode().as_str()), (502, "M_TOO_LARGE"));
+    assert_eq!(bench.get(&at("download", "elsewhere.org/picture"), &[]).await.status, 200);
 }
 
 #[tokio::test]

@@ -223,6 +223,92 @@ async fn cp1_own_rules_stand_between_master_and_the_defaults() {
     assert_eq!(ids().await.len(), 4 + 10);
 }
 
+#[test]
+fn cp1_the_default_rules_are_those_of_the_specification_in_its_order() {
+    let alice = "@alice:example.org";
+    let like = |key: &str, pattern: &str| json!({ "kind": "event_match", "key": key, "pattern": pattern });
+    let is = |key: &str, value: Json| json!({ "kind": "event_property_is", "key": key, "value": value });
+    let two = json!({ "kind": "room_member_count", "is": "2" });
+    let named = json!({ "kind": "event_property_contains", "key": r"content.m\.mentions.user_ids", "value": alice });
+    let may_name_all = json!({ "kind": "sender_notification_permission", "key": "room" });
+    let all_named = is(r"content.m\.mentions.room", json!(true));
+    let edit = is(r"content.m\.relates_to.rel_type", json!("m.replace"));
+    let invite_for_me =
+        json!([like("type", "m.room.member"), like("content.membership", "invite"), like("state_key", alice)]);
+    let sound = |name: &str| json!({ "set_tweak": "sound", "value": name });
+    let highlight = json!({ "set_tweak": "highlight" });
+    let rule = |(id, conditions, actions): (&str, Json, Json)| {
+        let (rule_id, enabled) = (format!(".m.rule.{id}"), id != "master");
+        json!({
+            "rule_id": rule_id, "default": true, "enabled": enabled, "conditions": conditions, "actions": actions,
+        })
+    };
+    let overrides = [
+        ("master", json!([]), json!([])),
+        ("suppress_notices", json!([like("content.msgtype", "m.notice")]), json!([])),
+        ("invite_for_me", invite_for_me, json!(["notify", sound("default")])),
+        ("member_event", json!([like("type", "m.room.member")]), json!([])),
+        ("is_user_mention", json!([named]), json!(["notify", sound("default"), highlight])),
+        ("is_room_mention", json!([all_named, may_name_all]), json!(["notify", highlight])),
+        ("tombstone", json!([like("type", "m.room.tombstone"), like("state_key", "")]), json!(["notify", highlight])),
+        ("reaction", json!([like("type", "m.reaction")]), json!([])),
+        ("room.server_acl", json!([like("type", "m.room.server_acl"), like("state_key", "")]), json!([])),
+        ("suppress_edits", json!([edit]), json!([])),
+    ];
+    let encrypted = like("type", "m.room.encrypted");
+    let message = like("type", "m.room.message");
+    let underrides = [
+        ("call", json!([like("type", "m.call.invite")]), json!(["notify", sound("ring")])),
+        ("encrypted_room_one_to_one", json!([two, encrypted]), json!(["notify", sound("default")])),
+        ("room_one_to_one", json!([two, message]), json!(["notify", sound("default")])),
+        ("message", json!([message]), json!(["notify"])),
+        ("encrypted", json!([encrypted]), json!(["notify"])),
+    ];
+    let global = Ruleset::default().content(&user("alice"))["global"].take();
+    assert_eq!(global["override"], json!(overrides.map(rule)));
+    assert_eq!(global["underride"], json!(underrides.map(rule)));
+    for kind in ["content", "room", "sender"] {
+        assert_eq!(global[kind], json!([]), "{kind}");
+    }
+    assert_eq!(global.as_object().unwrap().len(), 5, "{global}");
+}
+
+#[tokio::test]
+async fn cp2_kinds_go_by_their_importance_and_disabled_rules_are_skipped() {
+    let bench = Bench::new().await;
+    let alice = user("alice");
+    let rules = [
+        (RuleKind::Underride, "own"),
+        (RuleKind::Sender, "@bob:example.org"),
+        (RuleKind::Room, "!room:example.org"),
+        (RuleKind::Content, "cake"),
+        (RuleKind::Override, "own"),
+    ];
+    for (kind, id) in rules {
+        let actions = vec![json!("notify"), json!({ "set_tweak": "sound", "value": kind.as_str() })];
+        let rule = NewRule { actions, pattern: Some("cake".to_owned()), conditions: vec![] };
+        let rule = if kind == RuleKind::Content { rule } else { NewRule { pattern: None, ..rule } };
+        bench.users.put_push_rule(&alice, kind, id, rule, &Place::default()).await.unwrap();
+    }
+    let event = pdu(message(json!({ "body": "cake for all" })));
+    let sound = async || {
+        let rules = bench.users.push_rules_for(&alice).await.unwrap().rules(&alice);
+        let rules = Compiled::new(&rules);
+        let actions = rules.actions(&alice, &event, &context(3, 0));
+        actions.get(1).map(|action| action["value"].as_str().unwrap().to_owned())
+    };
+    let enable = |(kind, id): (RuleKind, &'static str), on| bench.users.enable_push_rule(&alice, kind, id, on);
+    for (kind, id) in rules.into_iter().rev() {
+        assert_eq!(sound().await.as_deref(), Some(kind.as_str()));
+        enable((kind, id), false).await.unwrap();
+    }
+    assert_eq!(sound().await, None, "the default rule for messages has no sound");
+    enable(rules[2], true).await.unwrap();
+    assert_eq!(sound().await.as_deref(), Some("room"));
+    enable((RuleKind::Override, ".m.rule.master"), true).await.unwrap();
+    assert_eq!(sound().await, None, "the master rule goes before all");
+}
+
 #[tokio::test]
 async fn cp1_default_rules_change_and_stay() {
     let bench = Bench::new().await;
