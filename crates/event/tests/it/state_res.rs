@@ -391,6 +391,89 @@ fn rv7_rejected_auth_events_are_not_used() {
     assert!(differs > 0, "rejections never mattered");
 }
 
+/// A room of Alice's in which Bob and Carol are, Bob with level 50, and which is closed to others. Also its newest event.
+fn closed_room(version: &str) -> (Graph, OwnedEventId) {
+    let mut graph = Graph::new(version, json!({}));
+    let mut tip = graph.create.event_id.clone();
+    let join = |user: &'static str| made(user, "m.room.member", user, json!({ "membership": "join" }));
+    let rule = |rule: &str| made(ALICE, "m.room.join_rules", "", json!({ "join_rule": rule }));
+    let levels = made(ALICE, "m.room.power_levels", "", levels_of(version, 50, 0));
+    for (ts, step) in (1..).zip([join(ALICE), levels, rule("public"), join(BOB), join(CAROL), rule("invite")]) {
+        let cited = graph.after[&tip].clone();
+        tip = graph.send(ts, std::slice::from_ref(&tip), &cited, step);
+        assert!(!graph.rejected.contains(&tip));
+    }
+    (graph, tip)
+}
+
+/// Power levels in which Alice, if need be, has 100, and everybody may name the room.
+fn levels_of(version: &str, bob: i64, carol: i64) -> Value {
+    let mut users = if rules(version).privileged_creators { json!({}) } else { json!({ ALICE: 100 }) };
+    users[BOB] = bob.into();
+    users[CAROL] = carol.into();
+    json!({ "users": users, "events": { "m.room.name": 0 } })
+}
+
+/// The resolution of a room's state with an event and of the same state without.
+fn beside_none(graph: &Graph, state: &StateMap<OwnedEventId>, event: &OwnedEventId) -> StateMap<OwnedEventId> {
+    let mut with_event = state.clone();
+    with_event.insert((graph.store[event].kind.clone(), String::new()), event.clone());
+    resolve_all(graph.rules, &[with_event, state.clone()], graph).unwrap()
+}
+
+#[test]
+fn rv7_what_the_state_rejected_is_resolved_like_all_else() {
+    for version in VERSIONS {
+        let (mut graph, tip) = closed_room(version);
+        let state = graph.after[&tip].clone();
+        let demoted = graph.send(
+            10,
+            std::slice::from_ref(&tip),
+            &state,
+            made(ALICE, "m.room.power_levels", "", levels_of(version, 0, 0)),
+        );
+        // By what they cite Bob's events are allowed, by the state before them they are not.
+        let topic = made(BOB, "m.room.topic", "", json!({ "topic": "Bob's" }));
+        let topic = graph.send(11, std::slice::from_ref(&demoted), &state, topic);
+        let raised = made(BOB, "m.room.power_levels", "", levels_of(version, 50, 50));
+        let raised = graph.send(12, std::slice::from_ref(&demoted), &state, raised);
+        assert!(graph.rejected.is_superset(&BTreeSet::from([topic.clone(), raised.clone()])), "{version}");
+        let resolved = beside_none(&graph, &state, &topic);
+        assert_eq!(UnconflictedState::get(&resolved, "m.room.topic", ""), Some(topic), "{version}: as an entry");
+        // Carol's topic stands on the levels that Bob gave her: they are in the auth difference alone.
+        let mut cited = state.clone();
+        cited.insert(("m.room.power_levels".to_owned(), String::new()), raised.clone());
+        let carols = made(CAROL, "m.room.topic", "", json!({ "topic": "Carol's" }));
+        let carols = graph.send(13, std::slice::from_ref(&raised), &cited, carols);
+        let resolved = beside_none(&graph, &state, &carols);
+        assert_eq!(UnconflictedState::get(&resolved, "m.room.topic", ""), Some(carols), "{version}: in the difference");
+        let levels = UnconflictedState::get(&resolved, "m.room.power_levels", "");
+        assert_eq!(levels, UnconflictedState::get(&state, "m.room.power_levels", ""), "{version}");
+    }
+}
+
+#[test]
+fn rv7_what_its_auth_events_rejected_lets_nobody_in() {
+    const DAN: &str = USERS[3];
+    for version in VERSIONS {
+        let (mut graph, tip) = closed_room(version);
+        let state = graph.after[&tip].clone();
+        let join = made(DAN, "m.room.member", DAN, json!({ "membership": "join" }));
+        let join = graph.send(10, std::slice::from_ref(&tip), &state, join);
+        assert!(graph.rejected.contains(&join), "{version}");
+        let mut cited = state.clone();
+        cited.insert(("m.room.member".to_owned(), DAN.to_owned()), join.clone());
+        let name = made(DAN, "m.room.name", "", json!({ "name": "Dan's" }));
+        let name = graph.send(11, std::slice::from_ref(&join), &cited, name);
+        let resolved = beside_none(&graph, &state, &name);
+        assert_eq!(resolved, state, "{version}");
+        // The same with a join that was not rejected: it is that alone that counts.
+        graph.rejected.remove(&join);
+        let resolved = beside_none(&graph, &state, &name);
+        assert_eq!(UnconflictedState::get(&resolved, "m.room.name", ""), Some(name), "{version}");
+    }
+}
+
 #[test]
 fn order_does_not_matter() {
     for seed in seeds(40) {
