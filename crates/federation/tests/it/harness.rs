@@ -466,6 +466,11 @@ impl World {
 
     /// A room of a version that `@alice` made.
     pub async fn room_of(&self, version: &str, preset: Preset) -> Arc<Room> {
+        self.room_with(version, preset, json!({})).await
+    }
+
+    /// A room of a version that `@alice` made, with more in its create event.
+    pub async fn room_with(&self, version: &str, preset: Preset, creation: Value) -> Arc<Room> {
         let request = CreateRoom {
             creator: self.user("alice"),
             version: Some(version.to_owned()),
@@ -475,7 +480,7 @@ impl World {
             name: None,
             topic: None,
             invite: Vec::new(),
-            creation_content: Object::new(),
+            creation_content: object(creation),
             initial_state: Vec::new(),
             is_direct: false,
             power_level_content_override: None,

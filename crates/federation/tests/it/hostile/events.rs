@@ -74,6 +74,36 @@ async fn fe3_a_rejected_event_is_stored_hidden_and_no_extremity() {
 }
 
 #[tokio::test]
+async fn rv10_power_levels_that_are_no_integers_are_stored_as_rejected() {
+    for (version, allowed) in [("9", true), ("10", false), ("11", false), ("12", false)] {
+        let world = World::new().await;
+        let room = world.room(version).await;
+        let two = Peer::new(GOOD);
+        two.join(&world, &room, "bob").await;
+        let bob = two.user("bob");
+        let mut users = json!({ &bob: 100 });
+        if !room.rules.privileged_creators {
+            users[world.user("alice").as_str()] = 100.into();
+        }
+        let before = world.set(&room, "m.room.power_levels", json!({ "users": users })).await;
+        for content in [
+            json!({ "users": users, "ban": "50" }),
+            json!({ "users": users, "events": { "m.room.topic": "50" } }),
+            json!({ "users": users, "notifications": { "room": "50" } }),
+        ] {
+            let sketch = Sketch { sender: &bob, kind: "m.room.power_levels", state_key: Some(""), content };
+            let levels = two.event(&world, &room, sketch).await;
+            send(&world, &two, &[&levels]).await;
+            let case = format!("{version}: {}", value(&levels)["content"]);
+            let rejected = flags_of(&world, &room, &levels).await & flags::REJECTED != 0;
+            assert_eq!(rejected, !allowed, "{case}");
+            let current = current_id(&world, &room, "m.room.power_levels", "").await.unwrap();
+            assert_eq!(current, if allowed { levels.pdu().event_id.clone() } else { before.clone() }, "{case}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn fe3_what_cites_a_rejected_event_is_rejected() {
     let world = World::new().await;
     let room = world.room("10").await;

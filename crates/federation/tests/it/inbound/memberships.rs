@@ -1,7 +1,7 @@
 //! Handshakes: joining, leaving, knocking, inviting (behaviours FJ1, FJ3, FJ5, FJ6, FJ9).
 
 use http::Method;
-use rooms::{Preset, Room, flags};
+use rooms::{NewEvent, Preset, Room, flags};
 use serde_json::{Value, json};
 use store::UserId;
 
@@ -223,6 +223,38 @@ async fn fj9_knocking_and_taking_it_back() {
     let member = world.rooms.current(&now, "m.room.member", &bob).await.unwrap().unwrap();
     assert_eq!(member.pdu.membership(), Some("leave"));
     assert_eq!(make(&world, &two, "make_leave", &room.id, &bob, "").await.0, 403, "there is nothing to leave");
+}
+
+#[tokio::test]
+async fn rv9_a_room_that_does_not_federate_takes_no_knock_and_lets_nobody_leave() {
+    for (version, federates) in [("10", true), ("10", false), ("12", true), ("12", false)] {
+        let case = format!("version {version}, m.federate {federates}");
+        let world = World::new().await;
+        let creation = json!({ "m.federate": federates });
+        let room = world.room_with(version, Preset::PublicChat, creation).await;
+        world.set(&room, "m.room.join_rules", json!({ "join_rule": "knock" })).await;
+        let two = Peer::new("two.test");
+        let (bob, carol) = (two.user("bob"), two.user("carol"));
+        // No client of this server can invite her there, but an older server may have let one.
+        let invite = object(json!({ "membership": "invite" }));
+        let alice = world.user("alice");
+        world.rooms.send(&room.id, NewEvent::state(&alice, "m.room.member", &carol, invite)).await.unwrap();
+        for (user, what, membership) in [(&bob, "knock", "knock"), (&carol, "leave", "leave"), (&bob, "join", "join")] {
+            let path = format!("make_{what}");
+            let (status, answer) = make(&world, &two, &path, &room.id, user, &format!("?ver={version}")).await;
+            let expected = if federates && what != "join" { (200, None) } else { (403, Some("M_FORBIDDEN")) };
+            assert_eq!((status, answer["errcode"].as_str()), expected, "{case}: {path}: {answer}");
+            // Whoever needs no template is refused too.
+            let event = two.event(&world, &room, Sketch::member(user, membership)).await;
+            let path = if what == "knock" { "v1/send_knock".to_owned() } else { format!("v2/send_{what}") };
+            let (status, answer) = put(&world, &two, &path, &room.id, &id(&event), value(&event)).await;
+            assert_eq!((status, answer["errcode"].as_str()), expected, "{case}: {path}: {answer}");
+            let now = world.now(&room).await;
+            let current = world.rooms.current(&now, "m.room.member", user).await.unwrap();
+            let current = current.and_then(|event| event.pdu.membership().map(str::to_owned));
+            assert_eq!(current.as_deref() == Some(membership), expected.0 == 200, "{case}: {path}: {current:?}");
+        }
+    }
 }
 
 /// What an invite of a user of this server to a room of the peer says.
