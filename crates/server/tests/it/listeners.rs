@@ -136,10 +136,41 @@ async fn cb1_cb2_hold_for_the_whole_server() {
         let response = ask(method.clone(), &format!("{}{path}", program.url), "").await;
         assert_eq!(response.status(), status, "{method} {path}: {}", response.body());
         assert_eq!(response.headers()["access-control-allow-origin"], "*", "{method} {path}");
+        let json: serde_json::Value = serde_json::from_str(response.body()).unwrap_or_default();
+        let unrecognized = json["errcode"] == "M_UNRECOGNIZED";
+        assert_eq!(unrecognized, [404, 405].contains(&status), "{method} {path}: {json}");
     };
-    check(Method::GET, "/_matrix/client/v3/none", 404).await;
-    check(Method::GET, "/_matrix/key/v2/none", 404).await;
-    check(Method::POST, VERSIONS, 405).await;
+    for path in [
+        "none",
+        "client/v3/none",
+        "client/none",
+        "key/v2/none",
+        "key/v2",
+        "media/v3/none",
+        "media/none",
+        "policy/v1/none",
+        "policy/none",
+        "federation/v1/none",
+        "federation/none",
+        "app/v1/none",
+        "identity/v2/none",
+        "push/v1/none",
+    ] {
+        for method in [Method::GET, Method::PUT, Method::POST, Method::DELETE] {
+            check(method, &format!("/_matrix/{path}"), 404).await;
+        }
+    }
+    for (method, path) in [
+        (Method::POST, VERSIONS),
+        (Method::POST, "/_matrix/client/v3/sync"),
+        (Method::GET, "/_matrix/media/v3/upload"),
+        (Method::POST, "/_matrix/media/v3/config"),
+        (Method::POST, "/_matrix/key/v2/server"),
+        (Method::POST, "/_matrix/federation/v1/version"),
+        (Method::GET, "/_matrix/federation/v1/send/1"),
+    ] {
+        check(method, path, 405).await;
+    }
     check(Method::OPTIONS, "/_matrix/client/v3/none", 200).await;
     check(Method::OPTIONS, "/_matrix/client/v3/sync", 200).await;
     check(Method::HEAD, VERSIONS, 200).await;
