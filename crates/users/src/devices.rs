@@ -158,6 +158,8 @@ impl Users {
                 name.pop();
             }
         }
+        // A message that was sent while an earlier device of this id was deleted is not for this one (CA6).
+        batch.delete_prefix::<ToDeviceRow>(vec![user.into(), device.into()]);
         batch.put(DeviceRow { user_id: user.clone(), device_id: device.clone(), display_name, created_ms: self.now() });
         announce_device_change(batch, user);
     }

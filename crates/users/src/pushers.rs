@@ -1,7 +1,7 @@
 //! Pushers: where notifications go (client-server API, "Push Notifications"; behaviour CP7). Delivering is a reader's
 //! work.
 
-use store::tables::users::PusherRow;
+use store::tables::users::{DeviceRow, PusherRow};
 use store::{CommitBatch, DeviceId, Read, StreamKind, StreamPosition, UserId, Value};
 
 use crate::{Error, Users};
@@ -26,7 +26,8 @@ impl Users {
     /// the same app and key go.
     ///
     /// # Errors
-    /// [`Error::InvalidParam`] for app id or key; [`Error::TooLarge`] for too many.
+    /// [`Error::InvalidParam`] for app id or key; [`Error::TooLarge`] for too many; [`Error::Conflict`] for a device that
+    /// has been deleted: nothing would end the pusher.
     pub async fn put_pusher(
         &self,
         user: &UserId,
@@ -43,6 +44,7 @@ impl Users {
             return Err(Error::TooLarge("the number of pushers"));
         }
         let mut batch = CommitBatch::new();
+        batch.expect_present::<DeviceRow>(vec![user.into(), device.into()]);
         let same = vec![Value::from(app_id), Value::from(pushkey)];
         let others: Vec<PusherRow> = self.store.all(Read::along::<PusherRow>(PusherRow::BY_KEY, same)).await?;
         for other in others.into_iter().filter(|other| !append && other.user_id != *user) {

@@ -152,6 +152,15 @@ async fn equip(bench: &Bench, device: &str) {
     assert!(bench.users.send_to_device(&user_id, "org.example", None, &messages).await.unwrap());
 }
 
+/// A message to a device of Alice's that is there no more.
+async fn leave_message(bench: &Bench, device: &str) {
+    let mut batch = CommitBatch::new();
+    let pos = batch.announce(StreamKind::ToDevice, None, Some(user("alice")), None);
+    let (device_id, kind, content) = (device.into(), "org.example".to_owned(), "{}".to_owned());
+    batch.put(ToDeviceRow { user_id: user("alice"), device_id, pos, sender: user("bob"), kind, content });
+    bench.store.commit(batch).await.unwrap();
+}
+
 /// How many identity keys, one-time keys, fallback keys and waiting messages a device of Alice's has.
 async fn belongings(bench: &Bench, device: &str) -> [usize; 4] {
     async fn count<R: Row>(bench: &Bench, device: &str) -> usize {
@@ -197,6 +206,19 @@ async fn ca6_logout_takes_the_device_along_and_says_so() {
     bench.users.login_by_password("alice", "secret", device("PHONE")).await.unwrap();
     assert_eq!(belongings(&bench, "PHONE").await, [0; 4], "a device of the same id begins anew");
     assert_eq!(belongings(&bench, other.device.as_str()).await, [1; 4]);
+}
+
+#[tokio::test]
+async fn ca6_what_comes_too_late_for_a_device_is_not_there_for_the_next_of_its_id() {
+    let bench = Bench::new().await;
+    bench.join("alice").await;
+    let phone = bench.users.login_by_password("alice", "secret", device("PHONE")).await.unwrap();
+    bench.users.logout(&bench.users.authenticate(&phone.access_token).await.unwrap()).await.unwrap();
+    leave_message(&bench, "PHONE").await;
+    let late = bench.users.put_pusher(&user("alice"), &phone.device, "app", "late", "{}".to_owned(), false).await;
+    assert!(matches!(late, Err(Error::Conflict)), "{late:?}");
+    bench.users.login_by_password("alice", "secret", device("PHONE")).await.unwrap();
+    assert_eq!(belongings(&bench, "PHONE").await, [0; 4]);
 }
 
 #[tokio::test]
@@ -264,11 +286,7 @@ async fn leave_things(bench: &Bench) {
     let (target, signer_key, signature) = ("M".to_owned(), "ed25519:B".to_owned(), "s".to_owned());
     batch.put(KeySignatureRow { user_id: alice.clone(), target, signer: user("bob"), signer_key, signature });
     bench.store.commit(batch).await.unwrap();
-    let mut batch = CommitBatch::new();
-    let pos = batch.announce(StreamKind::ToDevice, None, Some(alice.clone()), None);
-    let (device_id, kind, content) = ("GONE".into(), "org.example".to_owned(), "{}".to_owned());
-    batch.put(ToDeviceRow { user_id: alice.clone(), device_id, pos, sender: user("bob"), kind, content });
-    bench.store.commit(batch).await.unwrap();
+    leave_message(bench, "GONE").await;
     let version = bench.users.create_backup(&alice, "m.a", &json!({})).await.unwrap();
     let key = BackupKey {
         room_id: "!r:x".to_owned(),
