@@ -126,47 +126,82 @@ fn denied(graph: &Graph) -> Value {
     graph.order.iter().skip(1).filter(is_denied).map(|id| json!(id.as_str())).collect()
 }
 
+/// What came of the comparison of some rooms.
+#[derive(Clone, Copy, Default)]
+struct Figures {
+    compared: usize,
+    skipped: usize,
+    refused: usize,
+}
+
+impl std::ops::AddAssign for Figures {
+    fn add_assign(&mut self, other: Self) {
+        self.compared += other.compared;
+        self.skipped += other.skipped;
+        self.refused += other.refused;
+    }
+}
+
+/// Compares what one room's states resolve to, and which of its events are denied.
+fn compare(synapse: &mut Synapse, seed: u64, family: &[&'static str]) -> Figures {
+    let mut rng = Rng(seed ^ 0x5A5A);
+    let version = rng.pick(family);
+    let mut graph = random_graph(seed, version);
+    // One case with further rejected events, which are cited as auth events.
+    let first = state_sets(&graph, &mut rng);
+    reject_some(&mut graph, &first, &mut rng);
+    let mut cases = vec![first];
+    cases.extend((1..CASES).map(|_| state_sets(&graph, &mut rng)));
+    cases.retain(|sets| is_comparable(&graph, sets));
+    let answer = synapse.ask(&question(&graph, &cases));
+    assert_eq!(answer["ids"], json!([]), "event ids, seed {seed}, version {version}");
+    for (case, (sets, theirs)) in cases.iter().zip(answer["resolved"].as_array().unwrap()).enumerate() {
+        let ours = entries(&resolve_all(graph.rules, sets, &graph).unwrap());
+        assert_eq!(ours, *theirs, "state, seed {seed}, version {version}, case {case}");
+    }
+    let ours = denied(&graph);
+    let theirs = answer["denied"].as_array().unwrap();
+    for id in ours.as_array().unwrap().iter().chain(theirs) {
+        let (we, they) = (ours.as_array().unwrap().contains(id), theirs.contains(id));
+        let id = OwnedEventId::try_from(id.as_str().unwrap()).unwrap();
+        if is_odd(&graph.store[&id]) {
+            continue;
+        }
+        let event = String::from_utf8_lossy(&graph.store[&id].bytes);
+        assert_eq!(we, they, "verdict, seed {seed}, version {version}: we and they deny {event}");
+    }
+    Figures { compared: cases.len(), skipped: CASES - cases.len(), refused: ours.as_array().unwrap().len() }
+}
+
 #[test]
 fn rv6_resolution_agrees_with_synapse() {
     let Some(environment) = std::env::var_os("HEARTH_TEST_SYNAPSE") else {
         println!("without Synapse (HEARTH_TEST_SYNAPSE), nothing is compared with it");
         return;
     };
-    let mut synapse = Synapse::start(Path::new(&environment));
-    let (mut compared, mut skipped, mut refused) = (0, 0, 0);
-    for seed in seeds_of("EVENT_SYNAPSE_SEEDS", 200) {
-        for family in FAMILIES {
-            let mut rng = Rng(seed ^ 0x5A5A);
-            let version = rng.pick(family);
-            let mut graph = random_graph(seed, version);
-            // One case with further rejected events, which are cited as auth events.
-            let first = state_sets(&graph, &mut rng);
-            reject_some(&mut graph, &first, &mut rng);
-            let mut cases = vec![first];
-            cases.extend((1..CASES).map(|_| state_sets(&graph, &mut rng)));
-            cases.retain(|sets| is_comparable(&graph, sets));
-            (compared, skipped) = (compared + cases.len(), skipped + CASES - cases.len());
-            let answer = synapse.ask(&question(&graph, &cases));
-            assert_eq!(answer["ids"], json!([]), "event ids, seed {seed}, version {version}");
-            for (case, (sets, theirs)) in cases.iter().zip(answer["resolved"].as_array().unwrap()).enumerate() {
-                let ours = entries(&resolve_all(graph.rules, sets, &graph).unwrap());
-                assert_eq!(ours, *theirs, "state, seed {seed}, version {version}, case {case}");
-            }
-            let ours = denied(&graph);
-            refused += ours.as_array().unwrap().len();
-            let theirs = answer["denied"].as_array().unwrap();
-            for id in ours.as_array().unwrap().iter().chain(theirs) {
-                let (we, they) = (ours.as_array().unwrap().contains(id), theirs.contains(id));
-                let id = OwnedEventId::try_from(id.as_str().unwrap()).unwrap();
-                if is_odd(&graph.store[&id]) {
-                    continue;
+    let environment = Path::new(&environment);
+    let seeds: Vec<u64> = seeds_of("EVENT_SYNAPSE_SEEDS", 2_000).collect();
+    let mut all = Figures::default();
+    // While one Synapse thinks, the rooms for the other are made.
+    std::thread::scope(|scope| {
+        let halves = seeds.chunks(seeds.len().div_ceil(2).max(1));
+        let started = halves.map(|seeds| {
+            scope.spawn(move || {
+                let (mut synapse, mut figures) = (Synapse::start(environment), Figures::default());
+                for seed in seeds {
+                    for family in FAMILIES {
+                        figures += compare(&mut synapse, *seed, family);
+                    }
                 }
-                let event = String::from_utf8_lossy(&graph.store[&id].bytes);
-                assert_eq!(we, they, "verdict, seed {seed}, version {version}: we and they deny {event}");
-            }
+                synapse.end();
+                figures
+            })
+        });
+        for half in started.collect::<Vec<_>>() {
+            all += half.join().unwrap();
         }
-    }
-    synapse.end();
+    });
+    let Figures { compared, skipped, refused } = all;
     assert!(skipped < compared * 2 && refused > 0, "{skipped} skipped, {compared} compared, {refused} refused");
     println!("figures: {compared} resolutions as Synapse has them");
 }
