@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use event::{EdgeLimits, Verified};
@@ -12,6 +13,7 @@ use rooms::{Accepted, Room, flags};
 use ruma_common::OwnedEventId;
 use store::Read;
 use store::tables::rooms::EventRow;
+use tokio::time::{Instant, timeout_at};
 
 use super::ask::is_askable;
 use crate::{Federation, verify};
@@ -30,6 +32,8 @@ const SINGLE_FETCHES_MAX: usize = 50;
 const FETCHES_AT_ONCE: usize = 8;
 /// Rows that are looked up at a time.
 const LOOKUP_CHUNK: usize = 250;
+/// How long one event may keep others busy; what has come by then is kept, and the rest is fetched at the next attempt.
+const FILL_MAX: Duration = Duration::from_secs(600);
 /// Pauses that are remembered.
 const PAUSES_MAX: usize = 10_000;
 
@@ -105,8 +109,12 @@ impl Federation {
         let waiting = BTreeMap::from([(target.clone(), Waiting { event, missing })]);
         let mut gap = Gap { room, target, waiting };
         let mut reason = "no other server is in the room".to_owned();
+        let deadline = Instant::now() + FILL_MAX;
         for server in servers {
-            match self.fill_from(&mut gap, &server).await {
+            let Ok(filled) = timeout_at(deadline, self.fill_from(&mut gap, &server)).await else {
+                return Ok(Some(format!("{server} took too long to tell what came before it")));
+            };
+            match filled {
                 Ok(()) if gap.waiting.contains_key(&gap.target) => {
                     reason = format!("{server} could not tell what came before it");
                 }

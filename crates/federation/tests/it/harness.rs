@@ -94,6 +94,8 @@ pub enum Answer {
     Json(u16, Value),
     /// A body of any bytes, with 200.
     Bytes(Bytes),
+    /// Status and body, after a while.
+    Late(Duration, u16, Value),
     /// It takes the request and keeps silent.
     Never,
 }
@@ -239,6 +241,10 @@ async fn incoming(answer: Answer) -> Result<Incoming, TransportError> {
     let (status, body) = match answer {
         Answer::Json(status, body) => (status, Bytes::from(body.to_string())),
         Answer::Bytes(body) => (200, body),
+        Answer::Late(delay, status, body) => {
+            tokio::time::sleep(delay).await;
+            (status, body.to_string().into())
+        }
         Answer::Never => std::future::pending().await,
     };
     let body = Full::new(body).map_err(|never| match never {}).boxed_unsync();

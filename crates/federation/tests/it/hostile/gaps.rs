@@ -1,6 +1,7 @@
 //! Gaps that a hostile server opens: nobody but itself waits for them (behaviours FE4, FE6, FE7).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use event::Verified;
 use rooms::Room;
@@ -97,6 +98,39 @@ async fn fe6_a_chain_without_end_is_not_followed() {
     assert!(world.federation.dropped(&room.id, &id(&events[999])).await.unwrap().is_some());
     let asked = world.net.asked.lock().len();
     assert!(asked <= 200, "{asked} requests until it is given up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn fe6_who_answers_slowly_is_not_waited_for_without_end() {
+    let world = World::new().await;
+    let (room, _, evil) = scene(&world).await;
+    let sender = evil.user("mallory");
+    let base = evil.message(&world, &room, "mallory", "base").await;
+    // Ten forks, of which only the tips are ever told.
+    let after =
+        |before: &Verified, text: String| evil.after(&world, room.rules, before, Sketch::message(&sender, &text));
+    let tips: Vec<Verified> =
+        (0..10).map(|n| after(&after(&base, format!("hidden {n}")), format!("tip {n}"))).collect();
+    let (prev, auth) = (tips.iter().map(|tip| tip.pdu().event_id.clone()).collect(), base.pdu().auth_events.clone());
+    let depth = base.pdu().depth + 3;
+    let last = evil.build(&world, room.rules, &room.id, Sketch::message(&sender, "last"), prev, auth, depth);
+
+    let slowly = |body: Value| Answer::Late(Duration::from_secs(25), 200, body);
+    world.net.react(EVIL, MISSING, slowly(json!({ "events": tips.iter().map(value).collect::<Vec<_>>() })));
+    world.net.react(EVIL, MISSING, slowly(json!({ "events": [] })));
+    // Each state has something that is known, and much that nobody has.
+    for number in 0..10 {
+        let made_up = (0..50).map(|event| format!("${}abc", format!("{:04}", number * 50 + event).repeat(10)));
+        let state: Vec<String> = made_up.chain([room.create.event_id.to_string()]).collect();
+        world.net.react(EVIL, STATE_IDS, slowly(json!({ "pdu_ids": state, "auth_chain_ids": [] })));
+    }
+    world.net.react(EVIL, EVENT, slowly(json!({ "pdus": [] })));
+    evil.transact(&world, "t1", &[&last], &[]).await;
+    let start = tokio::time::Instant::now();
+    world.federation.receive_due().await;
+    let took = start.elapsed().as_secs();
+    assert!((590..=610).contains(&took), "{took} s for one event");
+    assert!(world.fate(&room, &id(&last)).await.is_some(), "it still waits");
 }
 
 /// What an evil server may answer when it is asked for what came before.
