@@ -94,6 +94,11 @@ impl Template {
     }
 }
 
+/// Levels of arrays and objects in the content of an event that this server makes. An event is read again as part of the
+/// store, of transactions and of answers, here and at others, where it stands some levels deeper; none of them may find it
+/// nested too deeply ([`crate::MAX_DEPTH`]).
+pub const MAX_CONTENT_DEPTH: usize = 100;
+
 /// Hashes and signs an event of this server.
 ///
 /// This is the only function that signs events, and it takes no JSON of
@@ -109,6 +114,9 @@ pub fn build(rules: &Rules, template: Template, key: &SigningKey, server_name: &
     let is_special_create = rules.special_create && template.kind == "m.room.create";
     if template.room_id.is_none() != is_special_create {
         return Err(BuildError::RoomId);
+    }
+    if template.content.values().any(|value| value.is_deeper(MAX_CONTENT_DEPTH - 1)) {
+        return Err(BuildError::Canonical(canonical_json::CanonicalJsonError::TooDeep));
     }
     let mut object = unsigned_event(rules, template, server_name);
     canonical_json::check_strict_object(&object)?;

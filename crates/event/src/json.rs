@@ -20,6 +20,10 @@ pub type Object = BTreeMap<String, Json>;
 /// Deepest nesting of arrays and objects that is read.
 pub const MAX_DEPTH: usize = 127;
 
+/// How deep the nesting of what this server stored may go. More than what is read from outside: nothing that once was let
+/// in may become unreadable.
+const MAX_STORED_DEPTH: usize = 2 * MAX_DEPTH;
+
 /// Largest text that [`Json::from_slice`] reads, in bytes.
 pub const MAX_INPUT_BYTES: usize = 128 * 1024 * 1024;
 
@@ -113,6 +117,30 @@ impl Json {
             Json::Object(object) => Ok(object),
             _ => Err(JsonError::NotAnObject),
         }
+    }
+
+    /// Reads an object that this server has stored: whether it is nested too deeply was asked when it came.
+    ///
+    /// # Errors
+    ///
+    /// As [`Json::object_from_slice`].
+    pub(crate) fn stored_object(text: &[u8]) -> Result<Object, JsonError> {
+        match parser::parse_to(text, MAX_STORED_DEPTH)? {
+            Json::Object(object) => Ok(object),
+            _ => Err(JsonError::NotAnObject),
+        }
+    }
+
+    /// Whether arrays and objects are nested deeper than `levels`.
+    pub fn is_deeper(&self, levels: usize) -> bool {
+        let inner: Box<dyn Iterator<Item = &Json>> = match self {
+            Json::Array(array) => Box::new(array.iter()),
+            Json::Object(object) => Box::new(object.values()),
+            Json::Deep(_) => return true,
+            _ => return false,
+        };
+        let Some(left) = levels.checked_sub(1) else { return true };
+        inner.into_iter().any(|value| value.is_deeper(left))
     }
 
     /// A member of an object; `None` for other values.

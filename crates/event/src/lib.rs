@@ -44,7 +44,7 @@ pub mod auth_rules;
 pub mod state_res;
 pub mod third_party;
 
-pub use builder::{BuildError, Template, build};
+pub use builder::{BuildError, MAX_CONTENT_DEPTH, Template, build};
 pub use hashes::{content_hash, reference_hash};
 pub use json::{Json, JsonError, MAX_DEPTH, MAX_INPUT_BYTES, Object};
 pub use pdu::{EdgeLimits, FormatError, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu};

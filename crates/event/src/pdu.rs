@@ -122,7 +122,7 @@ impl Pdu {
     ///
     /// If the stored bytes are no event at all.
     pub fn stored(rules: &Rules, event_id: OwnedEventId, bytes: Bytes) -> Result<Pdu, FormatError> {
-        let object = Json::object_from_slice(&bytes)?;
+        let object = Json::stored_object(&bytes)?;
         assemble(rules, object, bytes, Some(event_id))
     }
 
@@ -179,7 +179,7 @@ impl Pdu {
     /// The whole event as an object, read from [`Pdu::bytes`].
     pub fn object(&self) -> Object {
         // The bytes were read when this value was made.
-        Json::object_from_slice(&self.bytes).unwrap_or_default()
+        Json::stored_object(&self.bytes).unwrap_or_default()
     }
 
     /// The same event with everything unprotected removed; the ID stays.

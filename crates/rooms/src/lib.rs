@@ -143,6 +143,8 @@ pub struct Rooms {
     pub(crate) unanswered: Cache<u64, ()>,
     hashes: RandomState,
     stripes: Vec<tokio::sync::Mutex<()>>,
+    /// Held by whoever replaces a room.
+    pub(crate) upgrading: tokio::sync::Mutex<()>,
     /// Locks among which rooms are spread that are being joined or left from outside.
     remote_stripes: Vec<tokio::sync::Mutex<()>>,
 }
@@ -173,6 +175,7 @@ impl Rooms {
             unanswered: Cache::new(UNANSWERED_MAX),
             hashes: RandomState::new(),
             stripes: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),
+            upgrading: tokio::sync::Mutex::new(()),
             remote_stripes: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),
             store,
             clock,

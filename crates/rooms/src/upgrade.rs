@@ -13,6 +13,7 @@ use crate::accept::ATTEMPTS_MAX;
 use crate::aliases::CANONICAL_ALIAS;
 use crate::create::object;
 use crate::draft::Draft;
+use crate::event::Event;
 use crate::room::Room;
 use crate::state::{StateMap, TypeKey, type_key};
 use crate::{CreateRoom, Error, NewEvent, Preset, Result, Rooms};
@@ -61,6 +62,14 @@ impl Rooms {
         if !self.may_set_state(&old, &upgrade.user, TOMBSTONE).await? {
             return Err(Error::Forbidden("you may not upgrade this room".to_owned()));
         }
+        let earlier = self.current(&old, TOMBSTONE, "").await?;
+        let _alone = self.upgrading.lock().await;
+        let tombstone = self.current(&old, TOMBSTONE, "").await?;
+        if tombstone.as_ref().map(|event| event.num()) != earlier.as_ref().map(|event| event.num())
+            && let Some(new_id) = self.same_upgrade(upgrade, tombstone.as_deref()).await?
+        {
+            return Ok(new_id);
+        }
         let state = self.transferred_state(&old).await?;
         let request = self.replacement(upgrade, rules, &old, &state)?;
         let new_id = self.create_room(&request).await?;
@@ -70,6 +79,16 @@ impl Rooms {
         self.set_successor(&old.id, &new_id).await?;
         self.close_old(upgrade, &old, &state, &new_id).await?;
         Ok(new_id)
+    }
+
+    /// The room that the same request has made a moment ago: a client that asks twice at once gets one room.
+    async fn same_upgrade(&self, upgrade: &Upgrade, tombstone: Option<&Event>) -> Result<Option<String>> {
+        let Some(tombstone) = tombstone.filter(|event| event.pdu.sender == upgrade.user.as_str()) else {
+            return Ok(None);
+        };
+        let Some(new_id) = tombstone.pdu.content_str("replacement_room") else { return Ok(None) };
+        let made = self.room(new_id).await?;
+        Ok(made.filter(|made| made.rules.version() == upgrade.version).map(|made| made.id.clone()))
     }
 
     async fn transferred_state(&self, old: &Room) -> Result<StateMap> {

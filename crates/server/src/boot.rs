@@ -33,6 +33,10 @@ use crate::{draining, federation, health, keys, neighbors, readers, resources};
 
 pub use signing_key::{accept_key, rotate_key};
 
+/// How often, and how long after one another, it is looked whether others use a PostgreSQL database.
+const LOOKS_FOR_OTHERS: usize = 20;
+const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(150);
+
 /// The fact of the database under which the server's name stands.
 const SERVER_NAME: &str = "server_name";
 
@@ -377,6 +381,26 @@ pub async fn open_store(config: &Config, on_fatal: Option<sqlite::OnFatal>) -> R
             Ok(Opened { store, sqlite: None, postgres: Some(postgres) })
         }
     }
+}
+
+/// Refuses if a server is working on a PostgreSQL database; one on SQLite has the file to itself anyway.
+///
+/// # Errors
+/// As the store says, among others that it is in use.
+pub async fn refuse_while_served(config: &Config) -> Result<(), Error> {
+    let Database::Postgres(url) = &config.database else { return Ok(()) };
+    let mut others = 0;
+    for _ in 0..LOOKS_FOR_OTHERS {
+        others = postgres::Postgres::connections_of_others(url).await?;
+        if others == 0 {
+            return Ok(());
+        }
+        // PostgreSQL notices some moments later that a process has ended.
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Err(Error::Store(store::Error::Unusable(format!(
+        "another process is using the database (Hearth has {others} connections to it): stop all nodes first"
+    ))))
 }
 
 /// Takes the database's files from others than their owner: the folder may be open to all.

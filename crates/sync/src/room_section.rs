@@ -40,6 +40,14 @@ pub(crate) struct Reader<'a> {
     pub full_state: bool,
 }
 
+impl Reader<'_> {
+    /// Whether the reader wants the event in a timeline, if it may be seen.
+    fn wants(&self, event: &Event) -> bool {
+        let ignored = !event.pdu.is_state() && self.ignored.contains(&event.pdu.sender);
+        !ignored && self.filter.room.timeline.accepts_event(event)
+    }
+}
+
 /// The span that one room's part covers.
 struct Span {
     /// After this position.
@@ -62,6 +70,39 @@ pub(crate) struct Timeline {
     pub start: Option<StreamPosition>,
 }
 
+/// Parts of the state, by type and state key, that a timeline being filled from its end has come upon.
+#[derive(Default)]
+struct Keys {
+    /// Set by events of the timeline.
+    shown: BTreeSet<(String, String)>,
+    /// Set, later than by any event of the timeline, by one that the reader may not see.
+    hidden: BTreeSet<(String, String)>,
+}
+
+impl Keys {
+    /// The event as the viewer sees it, if that may be; takes note of the part of the state that it sets.
+    async fn view(&mut self, event: Arc<Event>, viewer: &mut Viewer<'_>) -> Result<Option<Arc<Event>>, Error> {
+        let key = event.pdu.state_entry().map(|(kind, key)| (kind.to_owned(), key.to_owned()));
+        let seen = viewer.view(event).await?;
+        let Some(key) = key.filter(|key| !self.shown.contains(key) && !self.hidden.contains(key)) else {
+            return Ok(seen);
+        };
+        if seen.is_some() {
+            self.shown.insert(key)
+        } else {
+            self.hidden.insert(key)
+        };
+        Ok(seen)
+    }
+
+    /// Whether a client that applied the event would believe what is no longer so. The timeline must begin after it: then
+    /// the state that stands before the timeline says how it is.
+    fn is_outdated(&self, event: &Event) -> bool {
+        let key = event.pdu.state_entry().map(|(kind, key)| (kind.to_owned(), key.to_owned()));
+        key.is_some_and(|key| self.hidden.contains(&key))
+    }
+}
+
 impl Sync {
     /// The newest events in `(since, upto]` that the reader may see and wants.
     pub(crate) async fn timeline(
@@ -77,7 +118,7 @@ impl Sync {
         let (mut events, mut at, mut scanned) = (Vec::new(), upto, 0);
         // Most rooms are done with the first look.
         let mut chunk_size = u32::try_from(limit + 1).unwrap_or(CHUNK).min(CHUNK);
-        let (mut limited, mut fragment) = (false, None);
+        let (mut limited, mut fragment, mut keys) = (false, None, Keys::default());
         if !filter.accepts_room(&room.id) {
             return Ok(Timeline { events, limited, start: None });
         }
@@ -94,7 +135,14 @@ impl Sync {
                     limited = true;
                     break 'fill;
                 }
-                let Some(event) = self.wanted(event, viewer, reader).await? else { continue };
+                if !reader.wants(&event) {
+                    continue;
+                }
+                let Some(event) = keys.view(event, viewer).await? else { continue };
+                if keys.is_outdated(&event) {
+                    limited = true;
+                    break 'fill;
+                }
                 if events.len() == limit {
                     limited = true;
                     break 'fill;
@@ -109,20 +157,6 @@ impl Sync {
         events.reverse();
         let start = events.first().map(|event| event.pos());
         Ok(Timeline { events, limited, start })
-    }
-
-    /// The event as the reader gets it, if the reader may see it and wants it.
-    async fn wanted(
-        &self,
-        event: Arc<Event>,
-        viewer: &mut Viewer<'_>,
-        reader: &Reader<'_>,
-    ) -> Result<Option<Arc<Event>>, Error> {
-        let ignored = !event.pdu.is_state() && reader.ignored.contains(&event.pdu.sender);
-        if ignored || !reader.filter.room.timeline.accepts_event(&event) {
-            return Ok(None);
-        }
-        Ok(viewer.view(event).await?)
     }
 
     /// A room to which the user is joined; `None` if there is nothing new.

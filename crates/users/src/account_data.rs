@@ -218,15 +218,17 @@ impl Users {
     /// [`Error::Store`].
     pub async fn ignored(&self, user: &UserId) -> Result<std::collections::BTreeSet<UserId>, Error> {
         let content = self.account_data(user, "", IGNORED_USERS).await?;
-        Ok(content.as_deref().map(ignored_of).unwrap_or_default())
+        Ok(content.as_deref().map(|content| ignored_of(user, content)).unwrap_or_default())
     }
 }
 
-/// The users in the content of `m.ignored_user_list`.
-pub(crate) fn ignored_of(content: &str) -> std::collections::BTreeSet<UserId> {
+/// The users in the content of a user's `m.ignored_user_list`. Nobody ignores themselves: their other devices would lack
+/// what they send.
+pub(crate) fn ignored_of(user: &UserId, content: &str) -> std::collections::BTreeSet<UserId> {
     let content: Json = serde_json::from_str(content).unwrap_or_default();
     let users = content.get("ignored_users").and_then(Json::as_object);
-    users.into_iter().flatten().map(|(user, _)| UserId::from(user.as_str())).collect()
+    let named = users.into_iter().flatten().map(|(user, _)| UserId::from(user.as_str()));
+    named.filter(|named| named != user).collect()
 }
 
 /// Adds a piece of account data and its stream entry to a batch.

@@ -456,7 +456,7 @@ impl Users {
         let rules = rules.map(|row| Ruleset::parse(&row.content)).filter(|rules| *rules != Ruleset::default());
         let rules = rules.map(|rules| Arc::new(Compiled::new(&rules.rules(user))));
         let ignored = self.account_data_row(user, "", IGNORED_USERS).await?;
-        let ignored = Arc::new(ignored.map(|row| ignored_of(&row.content)).unwrap_or_default());
+        let ignored = Arc::new(ignored.map(|row| ignored_of(user, &row.content)).unwrap_or_default());
         let mut own = self.push_rules.own.write();
         if rules.is_none() && ignored.is_empty() {
             own.remove(user);

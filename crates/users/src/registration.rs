@@ -50,6 +50,8 @@ pub struct NewAccount {
     pub admin: bool,
     /// Whether it is a guest's.
     pub guest: bool,
+    /// The guest who becomes its user and keeps what it has: devices, rooms, profile.
+    pub upgrades: Option<UserId>,
     /// The appservice that makes it.
     pub appservice: Option<String>,
     /// The device to log in at once, if any.
@@ -146,9 +148,24 @@ impl Users {
         };
         for _ in 0..RETRIES_MAX {
             let mut batch = CommitBatch::new();
-            batch.expect_absent::<AccountRow>(vec![Value::from(&user)]);
+            let guest = match new.upgrades.as_ref() {
+                Some(guest) if *guest == user => Some(self.guest(guest).await?),
+                Some(_) => return Err(Error::InvalidParam("`username` must be the guest's own".to_owned())),
+                None => None,
+            };
             let first = self.settle_proof(&mut batch, new.proof.as_ref()).await?;
-            batch.put(self.account_row(&user, &new, password_hash.clone(), first));
+            let row = self.account_row(&user, &new, password_hash.clone(), first);
+            match guest {
+                Some(guest) => {
+                    let created_ms = guest.created_ms;
+                    expect_unchanged(&mut batch, guest);
+                    batch.put(AccountRow { created_ms, ..row });
+                }
+                None => {
+                    batch.expect_absent::<AccountRow>(vec![Value::from(&user)]);
+                    batch.put(row);
+                }
+            }
             let login = match &new.login {
                 Some(device) => Some(self.add_login(&mut batch, &user, device.clone()).await?),
                 None => None,
@@ -156,12 +173,20 @@ impl Users {
             batch.announce(StreamKind::Account, None, Some(user.clone()), None);
             match self.commit(batch).await {
                 Ok(_) => return Ok(Registered { user, login }),
-                Err(Error::Conflict) if self.account(&user).await?.is_some() => return Err(Error::UserInUse),
+                Err(Error::Conflict) if new.upgrades.is_none() && self.account(&user).await?.is_some() => {
+                    return Err(Error::UserInUse);
+                }
                 Err(Error::Conflict) => {}
                 Err(error) => return Err(error),
             }
         }
         Err(Error::Conflict)
+    }
+
+    /// The account of a guest.
+    async fn guest(&self, user: &UserId) -> Result<AccountRow, Error> {
+        let account = self.account(user).await?;
+        account.filter(|account| account.kind == GUEST && !account.deactivated).ok_or(Error::UserInUse)
     }
 
     fn account_row(&self, user: &UserId, new: &NewAccount, password_hash: Option<String>, first: bool) -> AccountRow {

@@ -8,7 +8,7 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use store::DeviceId;
+use store::{DeviceId, UserId};
 use users::login::{LoggedIn, NewDevice};
 use users::registration::{NewAccount, Registered};
 use users::uia::{DUMMY, Flow, REGISTRATION_TOKEN};
@@ -46,6 +46,7 @@ struct Registration {
     refresh_token: Option<bool>,
     #[serde(rename = "type")]
     kind: Option<String>,
+    guest_access_token: Option<String>,
 }
 
 /// What is read of a guest's registration: every other parameter is ignored, whatever it holds.
@@ -91,7 +92,11 @@ async fn register_user(
 ) -> Result<Json<Value>, Error> {
     let flows = flows(state).await?.ok_or_else(|| Error::forbidden("Registration is closed."))?;
     // Names are judged before anything else is asked for (CA19).
-    if let Some(name) = &registration.username {
+    let upgrades = match &registration.guest_access_token {
+        Some(token) => Some(guest_of(state, token, registration.username.as_deref()).await?),
+        None => None,
+    };
+    if let Some(name) = registration.username.as_ref().filter(|_| upgrades.is_none()) {
         state.users.available(name).await.map_err(error_map::users)?;
     }
     // Each question for the flows leaves a session behind; only attempts count as registrations.
@@ -109,11 +114,23 @@ async fn register_user(
         localpart: registration.username,
         password: Some(password),
         login,
+        upgrades,
         proof: Some(proof),
         ..NewAccount::default()
     };
     let registered = state.users.register(new).await.map_err(error_map::users)?;
     Ok(Json(answer(registered)))
+}
+
+/// The guest who becomes a user, who must name itself (client-server API, guest access).
+async fn guest_of(state: &State, token: &str, name: Option<&str>) -> Result<UserId, Error> {
+    let no_guest = || Error::forbidden("`guest_access_token` is no guest's access token.");
+    let session = state.users.authenticate(token).await.ok().filter(|session| session.guest).ok_or_else(no_guest)?;
+    let name = name.ok_or_else(|| Error::missing_param("username"))?;
+    if state.users.check_name(name).map_err(error_map::users)? != session.user {
+        return Err(Error::invalid_param("`username` must be the guest's own."));
+    }
+    Ok(session.user.clone())
 }
 
 /// The flows that are open now; none if nobody may register. A fresh server takes its first account's token.

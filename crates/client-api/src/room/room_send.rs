@@ -12,7 +12,7 @@ use super::redaction;
 use crate::{Routes, State, error_map};
 
 /// The type of redactions.
-const REDACTION: &str = "m.room.redaction";
+pub(super) const REDACTION: &str = "m.room.redaction";
 
 /// The routes of this file.
 pub fn routes() -> Router<State> {

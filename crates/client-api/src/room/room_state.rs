@@ -16,6 +16,7 @@ use store::UserId;
 
 use super::access::{check_type, parse_content, parse_user, readable};
 use super::people;
+use super::room_send::REDACTION;
 use crate::{Routes, State, error_map, json_text};
 
 /// The routes of this file.
@@ -94,6 +95,9 @@ async fn put_state(
 ) -> Result<Json<Value>, Error> {
     state.door.limit(RateClass::Messages, &requester)?;
     check_type(&kind)?;
+    if kind == REDACTION {
+        return Err(Error::invalid_param("`eventType`: a redaction is no state; ask for it at `/redact`."));
+    }
     let content = parse_content(&bytes)?;
     let event_id = if kind == MEMBER {
         put_member(&state, &requester, &room_id, &state_key, content).await?

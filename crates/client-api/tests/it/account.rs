@@ -110,6 +110,46 @@ async fn ca3_of_a_guests_registration_all_but_the_devices_name_is_ignored() {
 }
 
 #[tokio::test]
+async fn ca3_a_guest_becomes_a_user_and_keeps_its_rooms() {
+    let server = Server::with(|options| options.guests = true).await;
+    let alice = server.register("alice").await;
+    let access = json!({ "type": "m.room.guest_access", "content": { "guest_access": "can_join" } });
+    let room = alice.create_room(json!({ "preset": "public_chat", "initial_state": [access] })).await;
+    let (guest, other) = (server.guest().await, server.guest().await);
+    guest.join(&room).await;
+    let name = guest.user.trim_start_matches('@').split(':').next().unwrap().to_owned();
+    let body = |token: &str, name: Option<&str>| {
+        let mut body =
+            json!({ "password": "a secret", "guest_access_token": token, "auth": { "type": "m.login.dummy" } });
+        if let Some(name) = name {
+            body["username"] = json!(name);
+        }
+        body
+    };
+    let ask = async |body: Value| code_of(&post(&server, None, "/register", body).await);
+    assert_eq!(ask(body(&other.token, Some(&name))).await, (400, "M_INVALID_PARAM".to_owned()), "another guest");
+    assert_eq!(ask(body(&guest.token, Some("free"))).await, (400, "M_INVALID_PARAM".to_owned()), "another name");
+    assert_eq!(ask(body(&guest.token, None)).await, (400, "M_MISSING_PARAM".to_owned()));
+    assert_eq!(ask(body(&alice.token, Some("alice"))).await, (403, "M_FORBIDDEN".to_owned()), "no guest");
+    assert_eq!(ask(body("none", Some(&name))).await, (403, "M_FORBIDDEN".to_owned()));
+    let (status, login) = post(&server, None, "/register", body(&guest.token, Some(&name))).await;
+    assert_eq!((status, text(&login["user_id"])), (200, guest.user.as_str()), "{login}");
+    for token in [text(&login["access_token"]), guest.token.as_str()] {
+        let (_, who) = get(&server, Some(token), "/account/whoami").await;
+        assert_eq!((&who["user_id"], &who["is_guest"]), (&json!(guest.user), &json!(false)));
+    }
+    guest.post("/createRoom", json!({})).await.ok();
+    guest.say(&room, "still here").await;
+    assert_eq!(ask(body(&guest.token, Some(&name))).await, (403, "M_FORBIDDEN".to_owned()), "no guest any more");
+    let login = post(&server, None, "/login", login_body(&name, "a secret")).await;
+    assert_eq!(login.0, 200);
+}
+
+fn code_of((status, body): &(u16, Value)) -> (u16, String) {
+    (*status, body["errcode"].as_str().unwrap_or_default().to_owned())
+}
+
+#[tokio::test]
 async fn ca4_logins_that_fail_look_alike() {
     let server = Server::new().await;
     register(&server, "alice", json!({})).await;

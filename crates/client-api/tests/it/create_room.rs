@@ -281,3 +281,41 @@ async fn ca14_guests_leave_rooms_that_close_to_them() {
     part().await;
     assert_eq!(joined(&open).await.len(), 3);
 }
+
+#[tokio::test]
+async fn what_is_nested_too_deeply_to_be_read_again_is_refused() {
+    let server = Server::new().await;
+    let alice = server.register("alice").await;
+    let room = alice.create_room(json!({})).await;
+    let nested = |levels: usize| json!({ "a": (1..levels).fold(json!(1), |inner, _| json!([inner])) });
+    for (levels, taken) in [(100, true), (101, false), (127, false)] {
+        let state = format!("/rooms/{room}/state/org.example.deep/{levels}");
+        let initial = json!([{ "type": "org.example.deep", "content": nested(levels) }]);
+        let answers = [
+            alice.try_send(&room, "org.example.deep", nested(levels)).await,
+            alice.put(&state, nested(levels)).await,
+            alice.post("/createRoom", json!({ "creation_content": nested(levels) })).await,
+            alice.post("/createRoom", json!({ "initial_state": initial })).await,
+        ];
+        for answer in answers {
+            match taken {
+                true => drop(answer.ok()),
+                false => answer.refused(400, "M_BAD_JSON"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_redaction_is_no_state() {
+    let server = Server::new().await;
+    let [alice, bob] = server.people(["alice", "bob"]).await;
+    let levels = json!({ "redact": 100, "state_default": 0 });
+    let body = json!({ "preset": "public_chat", "room_version": "11", "power_level_content_override": levels });
+    let room = alice.create_room(body).await;
+    bob.join(&room).await;
+    let event = alice.say(&room, "stays").await;
+    let path = format!("/rooms/{room}/state/m.room.redaction/k");
+    bob.put(&path, json!({ "redacts": event })).await.refused(400, "M_INVALID_PARAM");
+    assert_eq!(alice.bodies(&room).await, ["stays"]);
+}

@@ -616,6 +616,55 @@ async fn cy15_ignored_users_fall_silent() {
 }
 
 #[tokio::test]
+async fn cy15_nobody_ignores_themselves() {
+    let server = Server::new().await;
+    let (alice, bob, room) = two(&server).await;
+    let content = json!({ "ignored_users": { alice.user.clone(): {}, bob.user.clone(): {} } }).to_string();
+    server.state.users.put_account_data(&bob.id(), "", "m.ignored_user_list", content).await.unwrap();
+    let start = bob.sync("").await;
+    alice.say(&room, "unheard").await;
+    bob.say(&room, "own").await;
+    assert_eq!(bodies(events(joined(&bob.sync_since(&start, "").await, &room), "timeline")), ["own"]);
+}
+
+/// The state that a client has of a room after an answer, as it applies it: the state, then the timeline.
+fn apply(known: &mut std::collections::BTreeMap<(String, String), Value>, section: &Value) {
+    let state = events(section, "state").iter().chain(events(section, "timeline"));
+    for event in state.filter(|event| event["state_key"].is_string()) {
+        let key = (testkit::text(&event["type"]), testkit::text(&event["state_key"]));
+        known.insert(key, event["content"].clone());
+    }
+}
+
+#[tokio::test]
+async fn cy4_what_changed_while_the_history_was_hidden_comes_as_state() {
+    for visibility in ["joined", "invited", "shared"] {
+        let server = Server::new().await;
+        let [alice, bob, carol] = server.people(["alice", "bob", "carol"]).await;
+        let hidden = json!({ "type": "m.room.history_visibility", "content": { "history_visibility": visibility } });
+        let room = alice.create_room(json!({ "preset": "public_chat", "initial_state": [hidden] })).await;
+        bob.join(&room).await;
+        let first = bob.sync("").await;
+        let mut known = std::collections::BTreeMap::new();
+        apply(&mut known, joined(&first, &room));
+        carol.join(&room).await;
+        alice.set_state(&room, "m.room.topic", json!({ "topic": "seen" })).await;
+        bob.leave(&room).await;
+        carol.leave(&room).await;
+        alice.set_state(&room, "m.room.topic", json!({ "topic": "unseen" })).await;
+        bob.join(&room).await;
+        let mut of_new = std::collections::BTreeMap::new();
+        apply(&mut of_new, joined(&bob.sync("").await, &room));
+        apply(&mut known, joined(&bob.sync_since(&first, "").await, &room));
+        for known in [known, of_new] {
+            let member = |user: &str| &known[&("m.room.member".to_owned(), user.to_owned())]["membership"];
+            assert_eq!((member(&carol.user), member(&bob.user)), (&json!("leave"), &json!("join")), "{visibility}");
+            assert_eq!(known[&("m.room.topic".to_owned(), String::new())]["topic"], "unseen", "{visibility}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn cy17_the_timeline_is_in_order_of_arrival() {
     let server = Server::new().await;
     let (alice, bob, room) = two(&server).await;

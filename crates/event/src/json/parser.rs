@@ -6,21 +6,26 @@ use super::{Json, JsonError, MAX_DEPTH, MAX_INPUT_BYTES, Object};
 
 /// Reads exactly one value from the text.
 pub(super) fn parse(text: &[u8]) -> Result<Json, JsonError> {
-    read(text, false)
+    read(text, MAX_DEPTH, false)
+}
+
+/// Reads exactly one value from the text, which may be nested so deeply.
+pub(super) fn parse_to(text: &[u8], max_depth: usize) -> Result<Json, JsonError> {
+    read(text, max_depth, false)
 }
 
 /// Reads exactly one value from the text, and leaves what is nested too deeply as it stands.
 pub(super) fn parse_shallow(text: &[u8]) -> Result<Json, JsonError> {
-    read(text, true)
+    read(text, MAX_DEPTH, true)
 }
 
-fn read(text: &[u8], shallow: bool) -> Result<Json, JsonError> {
+fn read(text: &[u8], max_depth: usize, shallow: bool) -> Result<Json, JsonError> {
     if text.len() > MAX_INPUT_BYTES {
         return Err(JsonError::TooLarge);
     }
     let text = std::str::from_utf8(text)
         .map_err(|error| JsonError::Syntax { what: "invalid UTF-8", at: error.valid_up_to() })?;
-    let mut parser = Parser { text, bytes: text.as_bytes(), at: 0, shallow };
+    let mut parser = Parser { text, bytes: text.as_bytes(), at: 0, max_depth, shallow };
     parser.skip_space();
     let value = parser.value(0)?;
     parser.skip_space();
@@ -34,6 +39,7 @@ struct Parser<'a> {
     text: &'a str,
     bytes: &'a [u8],
     at: usize,
+    max_depth: usize,
     shallow: bool,
 }
 
@@ -62,7 +68,7 @@ impl Parser<'_> {
 
     fn value(&mut self, depth: usize) -> Result<Json, JsonError> {
         match self.peek() {
-            Some(b'{' | b'[') if depth >= MAX_DEPTH => self.deep(),
+            Some(b'{' | b'[') if depth >= self.max_depth => self.deep(),
             Some(b'{') => self.object(depth),
             Some(b'[') => self.array(depth),
             Some(b'"') => Ok(Json::String(self.string()?)),

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use event::{
-    BuildError, FormatError, KEY_VALIDITY_MS_MAX, MAX_PDU_BYTES, Object, SigningKey, Template, VerifyError, build,
-    canonical_json, co_sign, required_servers, verify,
+    BuildError, FormatError, Json, KEY_VALIDITY_MS_MAX, MAX_PDU_BYTES, Object, SigningKey, Template, VerifyError,
+    build, canonical_json, co_sign, required_servers, verify,
 };
 use serde_json::{Value, json};
 
@@ -52,6 +52,52 @@ fn templates_that_are_not_signed() {
     let mut roomless = template("m.room.message", json!({}));
     roomless.room_id = None;
     assert_eq!(built("12", roomless).unwrap_err(), BuildError::RoomId);
+}
+
+/// So many levels of arrays in an object.
+fn nested(levels: usize) -> Value {
+    let inner = (1..levels).fold(json!("x"), |inner, _| json!([inner]));
+    json!({ "a": inner })
+}
+
+#[test]
+fn what_is_built_can_be_read_wherever_it_stands() {
+    let deepest = event::MAX_CONTENT_DEPTH;
+    for version in ["1", "12"] {
+        let built = built(version, template("m.room.message", nested(deepest))).unwrap();
+        let bytes = built.pdu().bytes.clone();
+        assert_eq!(event::Pdu::parse(rules(version), bytes.clone()).unwrap().content, built.pdu().content);
+        // In a transaction, and in what a client gets.
+        let mut within = String::from_utf8(bytes.to_vec()).unwrap();
+        for _ in 0..16 {
+            within = format!("[{within}]");
+        }
+        assert!(Json::from_slice(within.as_bytes()).is_ok());
+        serde_json::from_str::<Value>(&within).unwrap();
+        for levels in [deepest + 1, 127, 128, 1_000] {
+            let refused = self::built(version, template("m.room.message", nested(levels))).unwrap_err();
+            assert_eq!(refused, BuildError::Canonical(canonical_json::CanonicalJsonError::TooDeep), "{levels} levels");
+        }
+    }
+}
+
+#[test]
+fn what_was_stored_is_read_even_if_it_is_deeper_than_what_is_let_in() {
+    let bytes = |levels: usize| {
+        let mut event = value_of(&built("11", template("m.room.message", json!({}))).unwrap());
+        event["content"] = nested(levels);
+        Bytes::from(event.to_string())
+    };
+    let id = built("11", template("m.room.message", json!({}))).unwrap().pdu().event_id.clone();
+    for levels in [126, 127, 130] {
+        let stored = event::Pdu::stored(rules("11"), id.clone(), bytes(levels)).unwrap();
+        assert!(stored.object().contains_key("content"), "{levels} levels");
+        assert_eq!(event::Pdu::parse(rules("11"), bytes(levels)).is_ok(), levels == 126, "{levels} levels");
+    }
+}
+
+fn value_of(event: &event::Verified) -> Value {
+    serde_json::from_slice(&event.pdu().bytes).unwrap()
 }
 
 #[test]

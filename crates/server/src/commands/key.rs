@@ -29,6 +29,7 @@ pub enum Command {
 pub async fn run(command: &Command, given: &Given) -> Result<(), Failure> {
     let (config, _) = Config::load(given)?;
     boot::require_server(&config)?;
+    boot::refuse_while_served(&config).await?;
     let path = keys::path(&config.data_dir);
     let file = keys::read(&config.data_dir).map_err(boot::Error::from)?;
     match (command, &file) {

@@ -22,7 +22,7 @@ pub fn restore(backup: &Path, given: &Given) -> Result<(), Failure> {
 /// Copies the configured database into another one.
 ///
 /// # Errors
-/// Why it failed.
+/// Why it failed, also that a server is using the database.
 pub async fn migrate_database(to: &str, given: &Given) -> Result<(), Failure> {
     let (config, _) = Config::load(given)?;
     let mut there = given.clone();
@@ -35,6 +35,7 @@ pub async fn migrate_database(to: &str, given: &Given) -> Result<(), Failure> {
         return Err(Failure::Other("the target is the configured database itself".to_owned()));
     }
     boot::require_server(&config)?;
+    boot::refuse_while_served(&config).await?;
     let from = boot::open_store(&config, None).await?.store;
     let to_store = boot::open_store(&target, None).await?.store;
     let mut told = 0;

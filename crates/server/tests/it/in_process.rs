@@ -1,5 +1,6 @@
 //! A whole server in this process, on the in-memory store and a clock that tests move: what tests of behaviour use.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -9,8 +10,8 @@ use serde_json::{Value, json};
 use server::boot::{self, Running};
 use server::config::Config;
 use server::world::{SystemEntropy, World};
-use store::Store;
 use store::model::Model;
+use store::{Engine, Store};
 use testkit::FakeClock;
 use tower::ServiceExt;
 use users::registration::NewAccount;
@@ -22,12 +23,16 @@ struct Here {
 }
 
 async fn start(settings: &[&str]) -> Here {
+    start_on(|_| Arc::new(Model::new()), settings).await
+}
+
+async fn start_on(engine: impl FnOnce(&Path) -> Arc<dyn Engine>, settings: &[&str]) -> Here {
     let folder = tempfile::tempdir().unwrap();
     let data_dir = format!("data_dir={}", folder.path().display());
     let config = Config::of(&[&[data_dir.as_str(), "server_name=hearth.test"], settings].concat()).unwrap();
     let clock = Arc::new(FakeClock::default());
     let world = World::of(Arc::clone(&clock) as _, Arc::new(SystemEntropy));
-    let store = Store::new(Arc::new(Model::new())).await.unwrap();
+    let store = Store::new(engine(folder.path())).await.unwrap();
     let running = boot::build_on(store.into(), &config, &world, None).await.unwrap();
     Here { clock, running, _folder: folder }
 }
@@ -136,6 +141,28 @@ fn texts(answer: &Value, room: &str) -> Vec<String> {
 fn typists(answer: &Value, room: &str) -> Option<Value> {
     let events = answer["rooms"]["join"][room]["ephemeral"]["events"].as_array()?;
     events.iter().find(|event| event["type"] == "m.typing").map(|event| event["content"]["user_ids"].clone())
+}
+
+#[tokio::test]
+async fn cr21_the_same_upgrade_asked_for_several_times_at_once_makes_one_room() {
+    let disk = |folder: &Path| -> Arc<dyn Engine> {
+        Arc::new(sqlite::Sqlite::open(&folder.join("rooms.db"), sqlite::Options::default()).unwrap())
+    };
+    let here = start_on(disk, &["rate_limits.enabled=false"]).await;
+    let alice = here.person("alice").await;
+    let (_, made) = here.ask_as(&alice, Method::POST, "createRoom", json!({})).await;
+    let old = made["room_id"].as_str().unwrap();
+    let upgrade = async |version: &str| {
+        let path = format!("rooms/{old}/upgrade");
+        let (status, answer) = here.ask_as(&alice, Method::POST, &path, json!({ "new_version": version })).await;
+        assert_eq!(status, 200, "{answer}");
+        answer["replacement_room"].as_str().unwrap().to_owned()
+    };
+    // All of them are under way before the first is done: each waits for the disk.
+    let (one, two, three, other) = tokio::join!(upgrade("11"), upgrade("11"), upgrade("11"), upgrade("10"));
+    assert_eq!((&one, &one), (&two, &three));
+    assert_ne!(other, one, "another version is another request");
+    assert_ne!(upgrade("10").await, other, "and so is one that comes later");
 }
 
 #[tokio::test]

@@ -53,6 +53,11 @@ async fn a_database_moves_to_postgresql_and_back() {
         let running = Program::start(folder, &[&setting]);
         assert_eq!(running.get("/health").await.0, 200);
         assert_eq!(running.first_account_link(), None);
+        for words in [&["migrate-database", "--to", "sqlite:early.db"][..], &["key", "rotate"]] {
+            let (code, said) = run(folder, words, &[&setting]);
+            assert!(code != 0 && said.contains("another process is using the database"), "{words:?}: {said}");
+        }
+        assert!(!folder.join("data/early.db").exists() && !folder.join("early.db").exists());
     }
     let (code, said) = run(folder, &["migrate-database", "--to", "sqlite:back.db"], &[&setting]);
     assert_eq!(code, 0, "{said}");

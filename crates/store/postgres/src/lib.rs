@@ -61,6 +61,9 @@ const CLOSE_WAIT: Duration = Duration::from_secs(60);
 /// The most characters of a writer's given name that its full name keeps.
 const NAME_MAX: usize = 20;
 
+/// How our connections are called, for those who look at the database; writers go by names of their own, which begin so.
+const APPLICATION: &str = "hearth";
+
 /// How the engine is run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -112,7 +115,7 @@ impl Postgres {
     /// [`Error::Unusable`] if the address or the database cannot be used as it is; [`Error::Unavailable`] if PostgreSQL
     /// does not answer.
     pub async fn open(url: &str, options: Options) -> Result<Self, Error> {
-        let route = Route::parse(url)?.named("hearth");
+        let route = Route::parse(url)?.named(APPLICATION);
         let deadline = Instant::now() + options.patience;
         let mut connection = Connection::open_by(&route, deadline).await.map_err(Fault::into_error)?;
         let end = schema::prepare(&mut connection).await?;
@@ -140,6 +143,17 @@ impl Postgres {
             notifier,
             importing: tokio::sync::Mutex::new(Some(connection)),
         })
+    }
+
+    /// How many connections others have to a database that are a Hearth's: of nodes that serve, and of commands.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if PostgreSQL does not answer; [`Error::Unusable`] for an address that cannot be used.
+    pub async fn connections_of_others(url: &str) -> Result<i64, Error> {
+        let route = Route::parse(url)?.named(&format!("{APPLICATION} looks"));
+        let deadline = Instant::now() + Options::default().patience;
+        let mut connection = Connection::open_by(&route, deadline).await.map_err(Fault::into_error)?;
+        schema::connections_of_others(&mut connection, APPLICATION).await
     }
 
     /// The database as it is now, to be read for as long as it takes.

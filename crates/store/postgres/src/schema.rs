@@ -194,6 +194,14 @@ async fn run_script(connection: &mut Connection, script: &[String]) -> Result<()
     })
 }
 
+/// How many other connections to this database have an application name that begins so.
+pub async fn connections_of_others(connection: &mut Connection, application: &str) -> Result<i64, Error> {
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() \
+               AND starts_with(application_name, $1::text)";
+    let found = integers(connection, sql, vec![Param::Text(Some(application.into()))]).await?;
+    Ok(found.first().copied().unwrap_or(0))
+}
+
 /// The integers of the first row of an answer.
 async fn integers(connection: &mut Connection, sql: &str, params: Vec<Param<'_>>) -> Result<Vec<i64>, Error> {
     let call = connection.call(sql, params).await.map_err(Fault::into_error)?;
