@@ -13,7 +13,7 @@ use rooms::{Accepted, Room, flags};
 use ruma_common::OwnedEventId;
 use store::Read;
 use store::tables::rooms::EventRow;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use super::ask::is_askable;
 use crate::{Federation, verify};
@@ -108,13 +108,17 @@ impl Federation {
         let servers = self.helpers(&room, origin, &event);
         let waiting = BTreeMap::from([(target.clone(), Waiting { event, missing })]);
         let mut gap = Gap { room, target, waiting };
+        match timeout(FILL_MAX, self.fill_by(&mut gap, &servers)).await {
+            Ok(filled) => filled,
+            Err(_) => Ok(Some(format!("{} took too long to tell what came before it", servers.join(", ")))),
+        }
+    }
+
+    /// Fills a gap with the help of these servers, one after the other.
+    async fn fill_by(&self, gap: &mut Gap, servers: &[String]) -> rooms::Result<Option<String>> {
         let mut reason = "no other server is in the room".to_owned();
-        let deadline = Instant::now() + FILL_MAX;
         for server in servers {
-            let Ok(filled) = timeout_at(deadline, self.fill_from(&mut gap, &server)).await else {
-                return Ok(Some(format!("{server} took too long to tell what came before it")));
-            };
-            match filled {
+            match self.fill_from(gap, server).await {
                 Ok(()) if gap.waiting.contains_key(&gap.target) => {
                     reason = format!("{server} could not tell what came before it");
                 }
