@@ -111,6 +111,7 @@ impl Rooms {
             extremities: Vec::new(),
             local: Arc::default(),
             servers: Arc::default(),
+            partial: None,
         };
         Ok(Arc::new(Room::new(head, rules, create)))
     }

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use event::Pdu;
 use ruma_common::OwnedEventId;
 use store::tables::rooms::{
-    EventBytesRow, EventRow, MembershipRow, NotificationRow, OwnMessageRow, RelationRow, RoomHeadRow, RoomRow,
-    StateEventRow, StateKeyRow, StateSegmentRow, ThreadRow,
+    EventBytesRow, EventRow, MembershipRow, NotificationRow, OwnMessageRow, PartialEventRow, RelationRow, RoomHeadRow,
+    RoomRow, StateEventRow, StateKeyRow, StateSegmentRow, ThreadRow,
 };
 use store::{CommitBatch, EventNum, RoomNum, StreamKind, StreamPosition, UserId};
 use tokio::sync::MutexGuard;
@@ -44,6 +44,8 @@ pub(crate) struct Draft<'a> {
     pub batch: CommitBatch,
     /// Whether guests are welcome no more.
     pub closes_to_guests: bool,
+    /// Where the room's state becomes whole, if it does here.
+    pub whole_pos: Option<StreamPosition>,
     queue: MutexGuard<'a, Head>,
     /// The event being appended, if it has an entry of its own in the timeline.
     last: Option<EventNum>,
@@ -105,6 +107,7 @@ impl<'a> Draft<'a> {
             overlay: Overlay::default(),
             batch: CommitBatch::new(),
             closes_to_guests: false,
+            whole_pos: None,
             queue,
             last: None,
             is_new: false,
@@ -155,6 +158,7 @@ impl<'a> Draft<'a> {
             row.thread = self.thread_of(&judged.pdu).await?;
         }
         self.place(&mut row, visible, &notified);
+        self.note_partial(&mut row);
         let event = Arc::new(Event::new(row.clone(), Arc::clone(&judged.pdu)));
         self.overlay.events.insert(num, Arc::clone(&event));
         self.overlay.ids.insert(event.id().clone(), num);
@@ -178,6 +182,14 @@ impl<'a> Draft<'a> {
         Ok(event)
     }
 
+    /// An event that is judged while only part of the room's state is known is noted, to be judged again.
+    fn note_partial(&mut self, row: &mut EventRow) {
+        if self.head.partial.is_some() && row.flags & flags::WAITING == 0 {
+            row.flags |= flags::PARTIAL;
+            self.batch.put(PartialEventRow { room: self.room.num, event: row.event });
+        }
+    }
+
     /// Every appended event has a stream entry, by which the in-memory room learns that it is durable; only that of a
     /// visible one is a place in the stream that the event carries.
     fn announce(&mut self, num: EventNum, pdu: &Pdu, visible: bool) -> Option<StreamPosition> {
@@ -195,7 +207,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The state after an event, and the event that it replaces.
-    async fn state_after(&mut self, num: EventNum, judged: &Judged) -> Result<(Option<Roots>, Option<EventNum>)> {
+    pub async fn state_after(&mut self, num: EventNum, judged: &Judged) -> Result<(Option<Roots>, Option<EventNum>)> {
         let Some(before) = judged.state_before else { return Ok((None, None)) };
         let (Some(state_key), false) = (&judged.pdu.state_key, judged.flags & flags::REJECTED != 0) else {
             return Ok((Some(before), None));
@@ -456,6 +468,20 @@ impl<'a> Draft<'a> {
         pos: StreamPosition,
         linear: Option<&Arc<Event>>,
     ) -> Result<()> {
+        let served = Arc::clone(&self.head.servers);
+        self.count_memberships(earlier, later, pos, linear).await?;
+        self.keep_servers(&served, pos);
+        Ok(())
+    }
+
+    /// The same, but for what is stored of servers.
+    async fn count_memberships(
+        &mut self,
+        earlier: Roots,
+        later: Roots,
+        pos: StreamPosition,
+        linear: Option<&Arc<Event>>,
+    ) -> Result<()> {
         let changed: Vec<(Option<EventNum>, Option<EventNum>)> = match linear {
             Some(event) if event.pdu.kind == MEMBER => vec![(event.row.replaces, Some(event.num()))],
             Some(_) => return Ok(()),
@@ -465,7 +491,6 @@ impl<'a> Draft<'a> {
                 diff.into_iter().map(|(_, before, after)| (before.map(EventNum), after.map(EventNum))).collect()
             }
         };
-        let served = Arc::clone(&self.head.servers);
         for chunk in changed.chunks(MEMBERS_CHUNK) {
             let nums: Vec<EventNum> = chunk.iter().flat_map(|(before, after)| [*before, *after]).flatten().collect();
             let mut found = self.rooms.events(self.room, Some(&self.overlay), &nums).await?.into_iter();
@@ -475,7 +500,6 @@ impl<'a> Draft<'a> {
                 self.change_membership(before.as_deref(), after.as_ref(), pos).await?;
             }
         }
-        self.keep_servers(&served, pos);
         Ok(())
     }
 
@@ -683,6 +707,7 @@ impl<'a> Draft<'a> {
                 head: Arc::new(self.head.clone()),
                 events,
                 closes_to_guests: self.closes_to_guests,
+                whole_pos: self.whole_pos,
             });
         }
         *self.queue = self.head;

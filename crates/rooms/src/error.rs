@@ -57,6 +57,9 @@ pub enum Error {
     /// A token of another form or of a lost future.
     #[error("the token {0:?} is not one of this server's")]
     BadToken(String),
+    /// The room was joined with part of its state, and the rest is needed for this and has not come yet (MSC3902).
+    #[error("not all members of the room are known yet, try again later")]
+    PartialState,
     /// The room is under so much contention that the decision could not be placed; trying again later may help.
     #[error("the room is too busy, try again")]
     Busy,

@@ -18,6 +18,9 @@ pub const REDACTION_APPLIED: i64 = 64;
 /// Came through a membership handshake of this server, which hands it on to the other servers in the room.
 pub const FORWARDED: i64 = 128;
 
+/// Judged by part of the room's state: it is to be judged again when the whole is known (MSC3902).
+pub const PARTIAL: i64 = 256;
+
 /// Bits that an event has before it is judged, and keeps.
 pub const KEPT: i64 = REDACTED | FORWARDED;
 /// Bits of an event that has no place in any timeline.

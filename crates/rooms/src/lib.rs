@@ -139,6 +139,9 @@ pub struct Rooms {
     pub(crate) created_ms: AtomicI64,
     pub(crate) closed_to_guests: AtomicBool,
     pub(crate) unfinished: Mutex<Unfinished>,
+    /// Told whenever a room was joined with part of its state, and whenever the state of one has become whole.
+    pub(crate) partial_begun: tokio::sync::Notify,
+    pub(crate) partial_ended: tokio::sync::Notify,
     /// Transactions that were looked for in vain and not sent since.
     pub(crate) unanswered: Cache<u64, ()>,
     hashes: RandomState,
@@ -172,6 +175,8 @@ impl Rooms {
             created_ms: AtomicI64::new(0),
             closed_to_guests: AtomicBool::new(false),
             unfinished: Mutex::new(Unfinished::Everything),
+            partial_begun: tokio::sync::Notify::new(),
+            partial_ended: tokio::sync::Notify::new(),
             unanswered: Cache::new(UNANSWERED_MAX),
             hashes: RandomState::new(),
             stripes: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),

@@ -94,9 +94,11 @@ impl Rooms {
             Level::Int(level) => level,
             Level::Infinite => i64::MAX,
         };
+        // A large room of which few members are known yet is no conversation of two.
+        let assumed = draft.head.partial.as_ref().map_or(0, |_| draft.head.servers.len() as u64);
         let context = RoomContext {
             room_id: &draft.room.id,
-            joined: u64::try_from(draft.head.row.joined).unwrap_or(0),
+            joined: u64::try_from(draft.head.row.joined).unwrap_or(0).max(assumed),
             sender_level: number(levels.user(&pdu.sender)),
             notification_level: &|key| number(levels.notification(key)),
             state: &state,

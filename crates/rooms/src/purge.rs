@@ -11,7 +11,7 @@ use std::ops::Bound;
 use store::tables::core::JobRow;
 use store::tables::rooms::{
     AliasRow, EventBytesRow, EventRow, FragmentRow, HistoryGapRow, MembershipRow, MissingPrevRow, NotificationRow,
-    RedactionRow, RelationRow, ResidencyRow, RoomHeadRow, RoomRow, RoomServerRow, StateEventRow, StateKeyRow,
+    PartialEventRow, PartialRoomRow, RedactionRow, RelationRow, ResidencyRow, RoomHeadRow, RoomRow, RoomServerRow, StateEventRow, StateKeyRow,
     StateSegmentRow, ThreadRow, UncountedRow,
 };
 use store::{CommitBatch, CommitError, EventNum, Read, RoomNum, Row, StreamKind, UserId, Value};
@@ -114,7 +114,9 @@ impl Rooms {
             || self.remove::<MissingPrevRow>(prefix(), missing_key).await?
             || self.remove::<HistoryGapRow>(prefix(), gap_key).await?
             || self.remove::<RoomServerRow>(prefix(), |row| vec![room.into(), row.server.as_str().into()]).await?
-            || self.remove::<ResidencyRow>(prefix(), residency_key).await?;
+            || self.remove::<ResidencyRow>(prefix(), residency_key).await?
+            || self.remove::<PartialRoomRow>(prefix(), |row| vec![row.room.into()]).await?
+            || self.remove::<PartialEventRow>(prefix(), |row| vec![room.into(), row.event.into()]).await?;
         if removed {
             return Ok(true);
         }

@@ -135,8 +135,8 @@ impl Rooms {
         self.drop_relation(draft, target).await
     }
 
-    /// Relations of a redacted child vanish.
-    async fn drop_relation(&self, draft: &mut Draft<'_>, child: &Event) -> Result<()> {
+    /// Relations of a redacted or hidden child vanish.
+    pub(crate) async fn drop_relation(&self, draft: &mut Draft<'_>, child: &Event) -> Result<()> {
         let Some((rel_type, parent)) = child.relation() else { return Ok(()) };
         let room = draft.room.num;
         draft.batch.delete::<RelationRow>(vec![room.into(), parent.into(), rel_type.into(), child.num().into()]);

@@ -8,6 +8,7 @@ mod invites;
 mod lookup;
 mod membership;
 mod outliers;
+pub mod partial;
 mod reading;
 mod residents;
 mod resync;

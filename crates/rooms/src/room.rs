@@ -7,12 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use event::{Pdu, Rules};
 use parking_lot::Mutex;
 use ruma_common::OwnedEventId;
-use store::tables::rooms::{MembershipRow, RoomRow, RoomServerRow};
+use store::tables::rooms::{MembershipRow, PartialRoomRow, RoomRow, RoomServerRow};
 use store::{EventNum, Read, RoomNum, StreamKind, StreamPosition, UserId};
 
 use crate::event::{Event, stored_rules};
@@ -52,6 +52,8 @@ pub struct Head {
     pub local: Arc<BTreeSet<UserId>>,
     /// How many joined users each server has, this one included.
     pub servers: Arc<BTreeMap<String, i64>>,
+    /// There as long as only part of the room's state is known (MSC3902).
+    pub partial: Option<Arc<PartialRoomRow>>,
 }
 
 /// What is built but not yet durable.
@@ -78,6 +80,8 @@ pub(crate) struct Pending {
     pub events: Vec<Arc<Event>>,
     /// Whether the batch makes the room one that guests have to leave.
     pub closes_to_guests: bool,
+    /// The place in the stream from which on the room's state is whole, with a placeholder, if it was not before.
+    pub whole_pos: Option<StreamPosition>,
 }
 
 impl Pending {
@@ -131,6 +135,7 @@ pub struct Room {
     pub(crate) keys: Mutex<HashMap<TypeKey, Option<KeyId>>>,
     pub(crate) graph: tokio::sync::Mutex<Option<crate::resolve::Graph>>,
     dead: AtomicBool,
+    whole_pos: AtomicI64,
     /// Told of every batch that was decided, either way.
     decided: tokio::sync::Notify,
 }
@@ -148,6 +153,7 @@ impl Room {
             keys: Mutex::default(),
             graph: tokio::sync::Mutex::default(),
             dead: AtomicBool::new(false),
+            whole_pos: AtomicI64::new(0),
             decided: tokio::sync::Notify::new(),
         }
     }
@@ -155,6 +161,12 @@ impl Room {
     /// The head that readers see: all of it is durable.
     pub fn head(&self) -> Arc<Head> {
         Arc::clone(&self.committed.lock())
+    }
+
+    /// Since when all of the room's state is known, if it was joined with part of it; zero otherwise, and as long as it is
+    /// not.
+    pub fn whole_pos(&self) -> StreamPosition {
+        StreamPosition(self.whole_pos.load(Ordering::Acquire))
     }
 
     /// Remembers what the store said of a key. A key that was committed meanwhile is not forgotten.
@@ -197,6 +209,9 @@ impl Room {
         unwritten.memberships.retain(|_, marker| *marker != number);
         if pending.closes_to_guests {
             rooms.closed_to_guests.store(true, Ordering::Relaxed);
+        }
+        if let Some(pos) = pending.whole_pos {
+            self.whole_pos.store(placed(pos, first).0, Ordering::Release);
         }
         *self.committed.lock() = Arc::new(pending.at(first));
         self.decided.notify_waiters();
@@ -318,17 +333,23 @@ impl Rooms {
             Read::get::<RoomRow>(vec![num.into()]),
             Read::along::<MembershipRow>(MembershipRow::BY_ROOM, vec![num.into(), "join".into()]),
             Read::prefix::<RoomServerRow>(vec![num.into()]),
+            Read::get::<PartialRoomRow>(vec![num.into()]),
         ];
         let mut found = self.store.read(reads).await?.into_iter();
         let Some(row) = found.next().unwrap_or_default().one::<RoomRow>()? else { return Ok(None) };
         let joined = found.next().unwrap_or_default().all::<MembershipRow>()?;
         let servers = found.next().unwrap_or_default().all::<RoomServerRow>()?;
+        let partial = found.next().unwrap_or_default().one::<PartialRoomRow>()?;
         let rules = stored_rules(&row.room_version)?;
         let local = joined.into_iter().map(|row| row.user_id).collect();
         let servers = servers.into_iter().map(|row| (row.server, row.joined)).collect();
-        let head = self.decode_head(row, local, servers).await?;
+        let mut head = self.decode_head(row, local, servers).await?;
+        let whole_pos = partial.as_ref().map_or(0, |partial| partial.whole_pos.0);
+        head.partial = partial.filter(|_| whole_pos == 0).map(Arc::new);
         let create = self.create_event(&head).await?;
-        Ok(Some(Room::new(head, rules, create)))
+        let room = Room::new(head, rules, create);
+        room.whole_pos.store(whole_pos, Ordering::Release);
+        Ok(Some(room))
     }
 
     async fn decode_head(&self, row: RoomRow, local: BTreeSet<UserId>, servers: BTreeMap<String, i64>) -> Result<Head> {
@@ -347,7 +368,7 @@ impl Rooms {
                 state: event.state_after(),
             })
             .collect();
-        Ok(Head { row, state, extremities, local: Arc::new(local), servers: Arc::new(servers) })
+        Ok(Head { row, state, extremities, local: Arc::new(local), servers: Arc::new(servers), partial: None })
     }
 
     /// The create event, read before the room is in memory: the first event of the room.

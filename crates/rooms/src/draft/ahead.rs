@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use event::Pdu;
 use ruma_common::OwnedEventId;
-use store::tables::rooms::{EventBytesRow, FragmentRow, HistoryGapRow, RoomHeadRow, ThreadRow};
+use store::tables::rooms::{
+    EventBytesRow, FragmentRow, HistoryGapRow, PartialEventRow, PartialRoomRow, RoomHeadRow, ThreadRow,
+};
 use store::{CommitError, EventNum, StreamKind, StreamPosition};
 
 use super::{Draft, EVENT_NUMBERS, Judged, event_row, thread_of};
 use crate::event::Event;
+use crate::room::Extremity;
 use crate::state::{Roots, TypeKey};
 use crate::timeline::Place;
 use crate::{Error, Result, flags};
@@ -169,6 +172,59 @@ impl Draft<'_> {
             rest: state.rest.to_bytes(),
         });
         Ok(())
+    }
+
+    /// Says that only part of the room's state is known, of which no member: the servers that were named are taken to be
+    /// in it.
+    pub fn begin_partial(&mut self, partial: PartialRoomRow) {
+        let pos = self.batch.announce(StreamKind::RoomHead, Some(self.room.num), None, None);
+        let served = Arc::clone(&self.head.servers);
+        for server in partial.servers.lines() {
+            self.count_server(server, 1);
+        }
+        self.keep_servers(&served, pos);
+        self.head.row.last_pos = pos;
+        self.batch.put(partial.clone());
+        self.head.partial = Some(Arc::new(partial));
+    }
+
+    /// The whole state is known: replaces extremities and current state, and takes back what was only assumed.
+    pub async fn end_partial(&mut self, extremities: Vec<Extremity>, state: Roots) -> Result<()> {
+        let room = self.room.num;
+        let (earlier, served) = (self.head.state, Arc::clone(&self.head.servers));
+        let pos = self.batch.announce(StreamKind::RoomHead, Some(room), None, None);
+        self.last = None;
+        self.head.row.last_pos = pos;
+        self.head.row.depth = extremities.iter().map(|extremity| extremity.depth).max().unwrap_or(self.head.row.depth);
+        self.head.extremities = extremities;
+        self.head.state = state;
+        self.count_memberships(earlier, state, pos, None).await?;
+        self.assume_no_servers(pos);
+        self.keep_servers(&served, pos);
+        let (members, rest) = (state.members.to_bytes(), state.rest.to_bytes());
+        self.batch.put(RoomHeadRow { room, pos, members, rest });
+        Ok(())
+    }
+
+    /// As if the room had never been partial: its state is about to be replaced by a whole one.
+    pub fn forget_partial(&mut self) {
+        let served = Arc::clone(&self.head.servers);
+        let pos = self.batch.announce(StreamKind::RoomHead, Some(self.room.num), None, None);
+        self.head.row.last_pos = pos;
+        self.assume_no_servers(pos);
+        self.keep_servers(&served, pos);
+    }
+
+    /// From this position on the state is whole: servers are in the room by their members alone.
+    pub fn assume_no_servers(&mut self, pos: StreamPosition) {
+        let Some(partial) = self.head.partial.take() else { return };
+        for server in partial.servers.lines() {
+            self.count_server(server, -1);
+        }
+        let room = self.room.num;
+        self.whole_pos = Some(pos);
+        self.batch.put(PartialRoomRow { servers: String::new(), whole_pos: pos, ..PartialRoomRow::clone(&partial) });
+        self.batch.delete_prefix::<PartialEventRow>(vec![room.into()]);
     }
 
     /// Begins a new live fragment, before which history is missing.

@@ -15,6 +15,7 @@ use store::tables::rooms::{MembershipRow, RemoteRoomRow, StateKeyRow, StateSegme
 use store::{CommitBatch, CommitError, EventNum, Read, RoomNum};
 
 use super::outliers::{Placed, Target};
+use super::partial::Partial;
 use crate::accept::{ATTEMPTS_MAX, judge_then, missing_among, nums_of};
 use crate::draft::{Draft, ROOM_NUMBERS};
 use crate::event::Event;
@@ -36,8 +37,14 @@ pub struct Import {
     pub state: Vec<Verified>,
     /// The auth events of all that, and theirs, and so on.
     pub auth_chain: Vec<Verified>,
-    /// The servers in the room, if the answer left members out. Such an answer is refused: it must be whole.
-    pub partial: Option<Vec<String>>,
+    /// What is known of the rest, if the answer left members out (MSC3706).
+    pub partial: Option<Partial>,
+}
+
+/// The join, and what is known of the members that were left out.
+struct Joined {
+    join: Verified,
+    partial: Option<Partial>,
 }
 
 /// The number of a room in the making, and what tells this attempt from others.
@@ -59,28 +66,33 @@ impl Rooms {
     /// once it is durable. If this server is in the room (only another could let the user in), the join is an event like
     /// any other.
     ///
+    /// If members were left out, the room's state is partial until [`Rooms::complete_state`].
+    ///
     /// Events of the answer that cannot be judged, since what they cite is missing, are left out; so are rejected ones
     /// from the state.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the answer has no create event of the room, or one of another version;
-    /// [`Error::Forbidden`] if the state does not allow the join; [`Error::Busy`]; as the store says.
+    /// [`Error::Forbidden`] if the state does not allow the join; [`Error::PartialState`] if members were left out and the
+    /// room is known from before; [`Error::Busy`]; as the store says.
     pub async fn import_join(&self, import: Import) -> Result<Arc<Event>> {
-        if import.partial.is_some() {
-            return Err(Error::Invalid("a join without the room's members is not supported".to_owned()));
-        }
         let room_id = import.join.pdu().room_id.to_string();
         let _alone = self.remote_stripe(&room_id).lock().await;
         let create = create_of(&import)?;
         let entries: Vec<(TypeKey, OwnedEventId)> = import.state.iter().filter_map(state_entry).collect();
         let target = match self.room(&room_id).await? {
+            Some(_) if import.partial.is_some() => return Err(Error::PartialState),
             Some(room) if !room.head().local.is_empty() => return self.join_resident(import).await,
             Some(_) => Target::Known(room_id.clone()),
             None => self.new_import(&room_id, import.rules, &create).await?,
         };
         let (placed, fresh) =
             self.write_outliers(&target, import.state.into_iter().chain(import.auth_chain).collect()).await?;
-        let event = self.decide(&target, &room_id, &import.join, &create, &entries, &placed).await?;
+        let joined = Joined { join: import.join, partial: import.partial };
+        let event = self.decide(&target, &room_id, &joined, &create, &entries, &placed).await?;
+        if joined.partial.is_some() {
+            self.partial_begun.notify_one();
+        }
         self.wake(&room_id, fresh.into_iter().chain([event.id().clone()])).await?;
         Ok(event)
     }
@@ -109,7 +121,7 @@ impl Rooms {
         &self,
         target: &Target,
         room_id: &str,
-        join: &Verified,
+        joined: &Joined,
         create: &Arc<Pdu>,
         entries: &[(TypeKey, OwnedEventId)],
         placed: &HashMap<OwnedEventId, Placed>,
@@ -121,10 +133,10 @@ impl Rooms {
         let first = first.ok_or_else(|| Error::Invalid("the create event is not acceptable".to_owned()))?.num;
         for _ in 0..ATTEMPTS_MAX {
             let decided = match target {
-                Target::New(room, reservation) => self.decide_new(room, reservation, join, first, &state).await,
+                Target::New(room, reservation) => self.decide_new(room, reservation, joined, first, &state).await,
                 Target::Known(_) => {
                     let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
-                    self.decide_known(&room, join, &state).await
+                    self.decide_known(&room, &joined.join, &state).await
                 }
             };
             match (decided, target) {
@@ -139,7 +151,7 @@ impl Rooms {
         &self,
         room: &Arc<Room>,
         reservation: &Reservation,
-        join: &Verified,
+        joined: &Joined,
         create: EventNum,
         state: &BTreeMap<&TypeKey, EventNum>,
     ) -> Result<Arc<Event>> {
@@ -152,7 +164,12 @@ impl Rooms {
         draft.make_room(create);
         reservation.demand(&mut draft.batch);
         draft.batch.delete::<RemoteRoomRow>(vec![room.id.as_str().into()]);
-        let event = self.append_join(&mut draft, join, roots).await?;
+        let mut before = roots;
+        if let Some(partial) = &joined.partial {
+            draft.note_partial_room(partial, &joined.join.pdu().event_id);
+            before = draft.learn_members(joined.join.pdu(), roots).await?;
+        }
+        let event = self.append_join(&mut draft, &joined.join, before).await?;
         self.commit_new(room, draft).await?;
         Ok(event)
     }
@@ -170,6 +187,10 @@ impl Rooms {
         self.commit(room, draft).await?;
         let mut draft = Draft::begin(self, room).await;
         draft.check_alive()?;
+        if draft.head.partial.is_some() {
+            // Left before the whole state had come: now it is here.
+            draft.forget_partial();
+        }
         let event = self.append_join(&mut draft, join, roots).await?;
         self.commit(room, draft).await?;
         Ok(event)
@@ -305,6 +326,7 @@ impl Rooms {
             extremities: Vec::new(),
             local: Arc::default(),
             servers: Arc::default(),
+            partial: None,
         };
         head.row.next_key = key.map_or(0, |row| row.key_id + 1);
         head.row.next_segment = segment.map_or(0, |row| row.segment + 1);

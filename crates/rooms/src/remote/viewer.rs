@@ -112,6 +112,10 @@ impl<'a> ServerViewer<'a> {
         if let Some(known) = self.members.get(&members) {
             return Ok(*known);
         }
+        // Its members may be among those who are still to come.
+        if self.room.is_assumed(self.server) {
+            return Ok(Strongest::Joined);
+        }
         let keys = match &self.keys {
             Some(keys) => keys.clone(),
             None => self.keys.insert(self.rooms.member_keys(self.room, self.server).await?).clone(),

@@ -26,6 +26,8 @@ pub const TABLES: &[&Table] = &[
     RoomServerRow::TABLE,
     ResidencyRow::TABLE,
     RemoteRoomRow::TABLE,
+    PartialRoomRow::TABLE,
+    PartialEventRow::TABLE,
 ];
 
 table! {
@@ -448,4 +450,33 @@ table! {
         at_ms: i64,
     }
     unique BY_NUM(room);
+}
+
+table! {
+    /// A room that was joined with part of its state (MSC3902): most memberships from before the join come later.
+    "partial_rooms" => PartialRoomRow key(room) {
+        /// The room.
+        room: RoomNum,
+        /// Event id of the join; the state before it is what is missing.
+        join_id: String,
+        /// The server that let us in.
+        resident: String,
+        /// The servers that were said to be in the room, divided by line feeds. As long as the state is not whole, each
+        /// of them counts as if it had one joined user more than is known; after that there are none.
+        servers: String,
+        /// When the room was joined, in milliseconds since the epoch.
+        since_ms: i64,
+        /// Since when the room's state is whole; zero as long as it is not.
+        whole_pos: StreamPosition,
+    }
+}
+
+table! {
+    /// An event that was judged by part of a room's state, and is to be judged again.
+    "partial_events" => PartialEventRow key(room, event) {
+        /// The room.
+        room: RoomNum,
+        /// The event.
+        event: EventNum,
+    }
 }
