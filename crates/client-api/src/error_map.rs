@@ -25,6 +25,7 @@ pub fn rooms(error: ::rooms::Error) -> Error {
         E::BadThreadRoot => Error::unknown(StatusCode::BAD_REQUEST, text),
         E::InviteBlocked => Error::invite_blocked(),
         E::Remote(_) => Error::forbidden(text),
+        E::PartialState => Error::unavailable(text),
         E::Busy => Error::limit_exceeded(BUSY_RETRY_MS),
         E::Store(error) => error.into(),
     }

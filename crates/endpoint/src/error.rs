@@ -325,6 +325,12 @@ impl Error {
         Self::bad_request("M_UNABLE_TO_GRANT_JOIN", message)
     }
 
+    /// 404: another server asks about a room whose members are not all known here yet (MSC3895).
+    pub fn unable_due_to_partial_state() -> Self {
+        let message = "Not all members of this room are known here yet.";
+        Self::new(StatusCode::NOT_FOUND, "M_UNABLE_DUE_TO_PARTIAL_STATE", message)
+    }
+
     /// 400: the position of a sliding sync connection is not known any more.
     pub fn unknown_pos() -> Self {
         Self::bad_request("M_UNKNOWN_POS", "This position is not known: start again without one.")

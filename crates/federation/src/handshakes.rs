@@ -104,7 +104,7 @@ impl Handshakes {
 /// Whether asking another server cannot help: what went wrong lies here, or with the user.
 fn is_final(error: &Error) -> bool {
     match error {
-        Error::Rooms(error) => !matches!(error, rooms::Error::Busy),
+        Error::Rooms(error) => !matches!(error, rooms::Error::Busy | rooms::Error::PartialState),
         Error::Store(_) | Error::Users(_) => true,
         Error::Remote { status, errcode, .. } => {
             *status == StatusCode::BAD_REQUEST && errcode == "M_INCOMPATIBLE_ROOM_VERSION"

@@ -5,6 +5,7 @@
 
 pub mod acl;
 pub mod client;
+mod completion;
 pub mod content_repository;
 pub mod discovery;
 pub mod elements;

@@ -33,6 +33,7 @@ use self::queue::{Queue, commit};
 use self::transaction::Lanes;
 use crate::{Federation, Result};
 
+pub(crate) use self::ask::is_askable;
 pub use self::edus::Edus;
 pub(crate) use self::transaction::federation_form;
 

@@ -37,7 +37,12 @@ impl Rooms {
         reason: Option<&str>,
         profile: Object,
     ) -> Result<OwnedEventId> {
-        let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
+        let mut room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
+        if room.is_partial() && !room.head().local.contains(user) {
+            // The user may be banned.
+            self.need_members(room_id).await?;
+            room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
+        }
         let state = self.member_state(&room, &[user]).await?;
         if state.membership(user.as_str()) == "join" {
             // Joining twice changes nothing.
@@ -112,7 +117,7 @@ impl Rooms {
         reason: Option<&str>,
         extra: Object,
     ) -> Result<()> {
-        let room = self.joined_room(room_id, sender).await?;
+        let room = self.joined_whole(room_id, sender).await?;
         if !self.is_local(target) {
             return Err(Error::Remote(format!(
                 "{target} belongs to another server, and this server does not federate"
@@ -133,7 +138,7 @@ impl Rooms {
     /// # Errors
     /// [`Error::Forbidden`] if the target is not in the room or the sender lacks power.
     pub async fn kick(&self, room_id: &str, sender: &UserId, target: &UserId, reason: Option<&str>) -> Result<()> {
-        let room = self.joined_room(room_id, sender).await?;
+        let room = self.joined_whole(room_id, sender).await?;
         let state = self.member_state(&room, &[target]).await?;
         match state.membership(target.as_str()) {
             "join" | "invite" | "knock" => {}
@@ -148,7 +153,7 @@ impl Rooms {
     /// # Errors
     /// [`Error::Forbidden`] if the sender lacks power.
     pub async fn ban(&self, room_id: &str, sender: &UserId, target: &UserId, reason: Option<&str>) -> Result<()> {
-        self.joined_room(room_id, sender).await?;
+        self.joined_whole(room_id, sender).await?;
         self.set_membership(room_id, sender, target, "ban", reason, Object::new()).await.map(drop)
     }
 
@@ -157,7 +162,7 @@ impl Rooms {
     /// # Errors
     /// [`Error::Forbidden`] if the target is not banned or the sender lacks power.
     pub async fn unban(&self, room_id: &str, sender: &UserId, target: &UserId, reason: Option<&str>) -> Result<()> {
-        let room = self.joined_room(room_id, sender).await?;
+        let room = self.joined_whole(room_id, sender).await?;
         let state = self.member_state(&room, &[target]).await?;
         if state.membership(target.as_str()) != "ban" {
             return Err(Error::Forbidden(format!("{target} is not banned")));
@@ -176,7 +181,10 @@ impl Rooms {
         reason: Option<&str>,
         profile: Object,
     ) -> Result<OwnedEventId> {
-        let room = self.room(room_id).await?.ok_or_else(|| Error::NotFound("there is no such room".to_owned()))?;
+        let no_room = || Error::NotFound("there is no such room".to_owned());
+        self.room(room_id).await?.ok_or_else(no_room)?;
+        self.need_members(room_id).await?;
+        let room = self.room(room_id).await?.ok_or_else(no_room)?;
         let state = self.member_state(&room, &[user]).await?;
         match state.membership(user.as_str()) {
             "join" => return Err(Error::Forbidden("you are in this room already".to_owned())),
@@ -253,6 +261,16 @@ impl Rooms {
     pub async fn joined_room(&self, room_id: &str, user: &UserId) -> Result<Arc<Room>> {
         let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
         if room.head().local.contains(user) { Ok(room) } else { Err(Error::NotInRoom) }
+    }
+
+    /// The same, with all its members: waits for those that are still to come.
+    ///
+    /// # Errors
+    /// As [`Rooms::joined_room`] and [`Rooms::need_members`].
+    pub async fn joined_whole(&self, room_id: &str, user: &UserId) -> Result<Arc<Room>> {
+        self.joined_room(room_id, user).await?;
+        self.need_members(room_id).await?;
+        self.joined_room(room_id, user).await
     }
 
     /// All rooms of a local user, with any membership.

@@ -12,6 +12,7 @@ use crate::accept::{ATTEMPTS_MAX, judge, missing_of};
 use crate::draft::{Draft, Judged};
 use crate::event::Event;
 use crate::room::{Extremity, Room};
+use crate::state::MEMBER;
 use crate::{Error, Result, Rooms, flags};
 
 /// Most previous events that an event of ours names (server-server API, PDU format).
@@ -79,6 +80,10 @@ impl Rooms {
             Some(transaction) => Some(self.stripe(&new.sender, transaction).lock().await),
             None => None,
         };
+        if new.kind == MEMBER && new.state_key.as_deref().is_some_and(|target| target != new.sender.as_str()) {
+            // Whether it may be depends on a membership that may not be known yet.
+            self.need_members(room_id).await?;
+        }
         for _ in 0..ATTEMPTS_MAX {
             if let Some(answer) = self.answered_now(&new).await? {
                 return Ok(answer);

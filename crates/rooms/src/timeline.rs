@@ -135,7 +135,8 @@ impl Rooms {
     /// As the store says.
     pub async fn state_at_token(&self, room: &Room, token: Token, latest: Option<StreamPosition>) -> Result<Roots> {
         let pos = match token {
-            Token::Position(pos) => pos,
+            // Of the time when only part of the state was known there is nothing to tell.
+            Token::Position(pos) => pos.max(room.whole_pos()),
             Token::Place(place) => {
                 let prefix = vec![room.num.into(), place.fragment.into()];
                 let read = Read::along::<EventRow>(EventRow::BY_TIMELINE, prefix).before(place.idx).reverse();

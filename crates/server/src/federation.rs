@@ -155,6 +155,8 @@ pub async fn run(remote: Arc<Remote>, nodes: Arc<Nodes>, stop: watch::Receiver<b
         let (federation, stop) = (Arc::clone(&remote.federation), stop.clone());
         workers.spawn(async move { federation.receive(stop).await });
     }
+    let (federation, stops) = (Arc::clone(&remote.federation), stop.clone());
+    workers.spawn(async move { federation.complete(stops).await });
     let outbound = Arc::clone(&remote.outbound);
     let (living, stops) = (Arc::clone(&nodes), stop.clone());
     workers.spawn(async move { living.run(stops).await });

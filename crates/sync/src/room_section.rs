@@ -56,6 +56,8 @@ struct Span {
     upto: StreamPosition,
     /// The reader knows nothing of the room.
     fresh: bool,
+    /// In it, members from before the join became known that had been left out.
+    completed: bool,
     /// What the reader has of its timeline is of a lost future.
     lost: bool,
 }
@@ -169,7 +171,14 @@ impl Sync {
         account_data: &[AccountData],
         people: &mut People,
     ) -> Result<Option<Object>, Error> {
-        let fresh = window.lost || window.since.is_none_or(|since| row.joined_pos > since);
+        let lazy = reader.filter.room.state.lazy_load_members;
+        let whole_pos = room.whole_pos();
+        if !lazy && (room.is_partial() || whole_pos > window.upto) {
+            // Clients that want all members get the room when these are known (MSC3902).
+            return Ok(None);
+        }
+        let begun = if lazy { row.joined_pos } else { row.joined_pos.max(whole_pos) };
+        let fresh = window.lost || window.since.is_none_or(|since| begun > since);
         let since = if fresh { StreamPosition::ZERO } else { window.since.unwrap_or(StreamPosition::ZERO) };
         let receipts = self.receipts(room, reader, window, fresh).await?;
         let has_read = receipts.iter().any(|row| row.user_id == *reader.user);
@@ -183,9 +192,10 @@ impl Sync {
         let mut news = fresh || reader.full_state;
         if moved {
             let end = self.state_at(room, window.upto).await?;
-            let span = Span { since, upto: window.upto, fresh, lost: window.lost };
+            let completed = since < whole_pos && whole_pos <= window.upto;
+            let span = Span { since, upto: window.upto, fresh, completed, lost: window.lost };
             news |= self.add_events(&mut section, room, row, reader, &span, end).await?;
-            self.meet(room, window, fresh, since, end, people).await?;
+            self.meet(room, window, fresh || completed, since, end, people).await?;
         } else {
             section.raw("timeline", &empty_timeline(&self.rooms.place_at(room, window.upto).await?));
             if reader.use_state_after {
@@ -265,7 +275,9 @@ impl Sync {
             true => Roots::EMPTY,
             false => self.state_at(room, upto).await?,
         };
-        let span = Span { since, upto, fresh: since == StreamPosition::ZERO, lost: window.lost };
+        let fresh = since == StreamPosition::ZERO;
+        let completed = !fresh && since < room.whole_pos() && room.whole_pos() <= upto;
+        let span = Span { since, upto, fresh, completed, lost: window.lost };
         self.add_events(&mut section, room, row, reader, &span, end).await?;
         Ok(Some(section))
     }
@@ -279,7 +291,7 @@ impl Sync {
         span: &Span,
         end: Roots,
     ) -> Result<bool, Error> {
-        let Span { since, upto, fresh, lost } = *span;
+        let Span { since, upto, fresh, completed, lost } = *span;
         let mut viewer = Viewer::with_membership(&self.rooms, room, reader.user, Some(row.clone()));
         let mut timeline = self.timeline(room, &mut viewer, reader, since, upto).await?;
         timeline.limited |= lost;
@@ -294,11 +306,16 @@ impl Sync {
             (None, _) => end,
         };
         // Someone who never was in the room gets no state of it.
-        let known = if end == Roots::EMPTY { Roots::EMPTY } else { known };
+        let mut known = if end == Roots::EMPTY { Roots::EMPTY } else { known };
+        let mut meanwhile = Vec::new();
+        if completed && !whole && reader.filter.room.state.lazy_load_members {
+            meanwhile = self.skip_completion(room, &mut known).await?;
+        }
         let mut state = match reader.use_state_after {
             true => state_delta::after_timeline(&self.rooms, room, known, end).await?,
             false => state_delta::before_timeline(&self.rooms, room, known, start, end, &timeline.events).await?,
         };
+        self.add_meanwhile(room, &meanwhile, end, &timeline.events, &mut state).await?;
         let at_start = if reader.use_state_after { end } else { start };
         self.select_members(room, reader, &mut state, &timeline, at_start, whole).await?;
         let filter = &reader.filter.room.state;
@@ -333,6 +350,39 @@ impl Sync {
             false => drop(section.raw("state", &format!("{{\"events\":{}}}", array(&state)))),
         }
         Ok(!events.is_empty() || !state.is_empty() || timeline.limited || changed_summary)
+    }
+
+    /// Members from before the join that became known are no news for a lazy client, and they may be very many: takes them
+    /// for known. Returns the members that changed while they were missing.
+    async fn skip_completion(&self, room: &Arc<Room>, known: &mut Roots) -> Result<Vec<Arc<Event>>, Error> {
+        let whole_pos = room.whole_pos();
+        let before = self.state_at(room, StreamPosition(whole_pos.0 - 1)).await?;
+        let members = |roots: Roots| Roots { rest: Root::EMPTY, ..roots };
+        let changed = state_delta::after_timeline(&self.rooms, room, members(*known), members(before)).await?;
+        known.members = self.state_at(room, whole_pos).await?.members;
+        Ok(changed)
+    }
+
+    /// What these members are at the end, unless the client gets it anyway.
+    async fn add_meanwhile(
+        &self,
+        room: &Arc<Room>,
+        meanwhile: &[Arc<Event>],
+        end: Roots,
+        timeline: &[Arc<Event>],
+        state: &mut Vec<Arc<Event>>,
+    ) -> Result<(), Error> {
+        let pairs: Vec<(String, String)> = (meanwhile.iter())
+            .filter_map(|event| event.pdu.state_entry())
+            .map(|(kind, state_key)| (kind.to_owned(), state_key.to_owned()))
+            .collect();
+        if pairs.is_empty() {
+            return Ok(());
+        }
+        let told: BTreeSet<EventNum> = state.iter().chain(timeline).map(|event| event.num()).collect();
+        let found = self.rooms.state_map(room, None, end, &pairs).await?;
+        state.extend(found.0.into_values().filter(|event| !told.contains(&event.num())));
+        Ok(())
     }
 
     /// With lazy loading, keeps of a whole state only the members that the timeline needs, and adds those that an

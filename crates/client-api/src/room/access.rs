@@ -32,6 +32,19 @@ pub async fn readable(rooms: &Rooms, room_id: &str, user: &UserId) -> Result<Rea
     Ok(Readable { room, state })
 }
 
+/// As [`readable`], with all members: waits for those that are still to come (MSC3902).
+///
+/// # Errors
+/// As there; 503 if they do not come in time.
+pub async fn readable_whole(rooms: &Rooms, room_id: &str, user: &UserId) -> Result<Readable, Error> {
+    let found = readable(rooms, room_id, user).await?;
+    if !found.room.is_partial() {
+        return Ok(found);
+    }
+    rooms.need_members(room_id).await.map_err(error_map::rooms)?;
+    readable(rooms, room_id, user).await
+}
+
 /// A reader of one room: sees what the requester may see and renders it for the requester's device.
 pub struct Reader<'a> {
     rooms: &'a Rooms,

@@ -11,7 +11,7 @@ use rooms::{Event, Room, Roots};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::access::{Reader, readable};
+use super::access::{Reader, readable_whole};
 use crate::json_text::JsonText;
 use crate::{Routes, State, error_map};
 
@@ -58,7 +58,7 @@ async fn members(
     Path(room_id): Path<String>,
     Query(parameters): Query<Parameters>,
 ) -> Result<JsonText, Error> {
-    let readable = readable(&state.rooms, &room_id, &requester.user_id).await?;
+    let readable = readable_whole(&state.rooms, &room_id, &requester.user_id).await?;
     let reader = Reader::new(&state, &readable.room, &requester).await?;
     let roots = match parameters.at.as_deref().filter(|at| !at.is_empty()) {
         None => readable.state,
@@ -96,7 +96,7 @@ async fn joined_members(
     extract::State(state): extract::State<State>,
     Path(room_id): Path<String>,
 ) -> Result<Json<Value>, Error> {
-    let room = state.rooms.joined_room(&room_id, &requester.user_id).await.map_err(error_map::rooms)?;
+    let room = state.rooms.joined_whole(&room_id, &requester.user_id).await.map_err(error_map::rooms)?;
     let mut joined = Map::new();
     for event in member_events(&state, &room, room.head().state).await? {
         let Some(user) = event.pdu.state_key.clone() else { continue };

@@ -7,7 +7,7 @@ use endpoint::{Error, GuestRequester, Path, Query};
 use rooms::timeline::{Direction, PageQuery};
 use serde::Deserialize;
 
-use super::access::{Reader, readable};
+use super::access::{Reader, readable_whole};
 use super::message_pagination::{edge, heeds, limit};
 use crate::json_text::JsonText;
 use crate::{Routes, State, error_map};
@@ -28,7 +28,7 @@ async fn initial_sync(
     Path(room_id): Path<String>,
     Query(parameters): Query<Parameters>,
 ) -> Result<JsonText, Error> {
-    let readable = readable(&state.rooms, &room_id, &requester.user_id).await?;
+    let readable = readable_whole(&state.rooms, &room_id, &requester.user_id).await?;
     let room = &readable.room;
     let mut reader = Reader::new(&state, room, &requester).await?;
     let from = edge(&state, room, &reader, Direction::Backward).await?;

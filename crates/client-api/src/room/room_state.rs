@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use store::UserId;
 
-use super::access::{check_type, parse_content, parse_user, readable};
+use super::access::{Readable, check_type, parse_content, parse_user, readable, readable_whole};
 use super::people;
 use super::room_send::REDACTION;
 use crate::{Routes, State, error_map, json_text};
@@ -46,7 +46,7 @@ async fn get_whole_state(
     extract::State(state): extract::State<State>,
     Path(room_id): Path<String>,
 ) -> Result<Response, Error> {
-    let readable = readable(&state.rooms, &room_id, &requester.user_id).await?;
+    let readable = readable_whole(&state.rooms, &room_id, &requester.user_id).await?;
     let events = state.rooms.whole_state(&readable.room, readable.state).await.map_err(error_map::rooms)?;
     let rendered: Vec<String> =
         events.iter().map(|event| state.rooms.render_state(&readable.room, event, true)).collect();
@@ -68,9 +68,16 @@ async fn get_state(
     Path((room_id, kind, state_key)): Path<(String, String, String)>,
     Query(parameters): Query<Parameters>,
 ) -> Result<Response, Error> {
-    let readable = readable(&state.rooms, &room_id, &requester.user_id).await?;
     let pairs = [type_key(&kind, &state_key)];
-    let found = state.rooms.state_map(&readable.room, None, readable.state, &pairs).await.map_err(error_map::rooms)?;
+    let mut readable = readable(&state.rooms, &room_id, &requester.user_id).await?;
+    let find = async |readable: &Readable| {
+        state.rooms.state_map(&readable.room, None, readable.state, &pairs).await.map_err(error_map::rooms)
+    };
+    let mut found = find(&readable).await?;
+    if kind == MEMBER && readable.room.is_partial() && found.event(&kind, &state_key).is_none() {
+        readable = readable_whole(&state.rooms, &room_id, &requester.user_id).await?;
+        found = find(&readable).await?;
+    }
     let event = found.event(&kind, &state_key).ok_or_else(|| Error::not_found("There is no such state event."))?;
     Ok(json_text::answer(match parameters.format {
         Some(Format::Event) => state.rooms.render_state(&readable.room, event, true),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use event::{EdgeLimits, Json, Object, Rules, Verified};
 use http::Method;
-use rooms::remote::Import;
+use rooms::remote::{Import, partial::Partial};
 use ruma_common::OwnedEventId;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -53,7 +53,8 @@ struct Joined {
 }
 
 impl Handshakes {
-    /// Joins a room through one of the servers in `via`. `content` is what the member event carries besides the
+    /// Joins a room through one of the servers in `via`. If that leaves the members out (MSC3706), the room can be used at
+    /// once and is completed later ([`crate::Federation::complete_rooms`]). `content` is what the member event carries besides the
     /// membership (display name, avatar, reason).
     ///
     /// # Errors
@@ -65,6 +66,23 @@ impl Handshakes {
     }
 
     async fn join_through(&self, server: &str, room_id: &str, user: &UserId, content: &Object) -> Result<OwnedEventId> {
+        // A room that is known from before has a state of its own, which only a whole one can take the place of.
+        let omit_members = self.rooms.room(room_id).await?.is_none();
+        match self.join_with(server, room_id, user, content, omit_members).await {
+            // Somebody else has joined it meanwhile.
+            Err(Error::Rooms(rooms::Error::PartialState)) => self.join_with(server, room_id, user, content, false).await,
+            joined => joined,
+        }
+    }
+
+    async fn join_with(
+        &self,
+        server: &str,
+        room_id: &str,
+        user: &UserId,
+        content: &Object,
+        omit_members: bool,
+    ) -> Result<OwnedEventId> {
         let started = Instant::now();
         let versions = event::SUPPORTED_VERSIONS.iter().map(|version| ("ver", *version));
         let versions: Vec<_> = versions.collect();
@@ -72,7 +90,7 @@ impl Handshakes {
         let answer = self.client.json(server, Method::GET, &path, None, MAKE).await?;
         let wanted = Wanted { room_id, user, membership: "join", content };
         let (rules, join) = self.complete(server, &answer, &wanted)?;
-        let joined = self.send_join(server, rules, &join).await?;
+        let joined = self.send_join(server, rules, &join, omit_members).await?;
         tracing::info!(
             room_id,
             server,
@@ -83,16 +101,24 @@ impl Handshakes {
             "a server lets us into a room"
         );
         let import = self.check_joined(server, rules, join, joined).await?;
+        let partial = import.partial.is_some();
         let event = self.rooms.import_join(import).await?;
-        tracing::info!(room_id, elapsed = ?started.elapsed(), "the room is joined");
+        tracing::info!(room_id, partial, elapsed = ?started.elapsed(), "the room is joined");
         Ok(event.id().clone())
     }
 
-    async fn send_join(&self, server: &str, rules: &'static Rules, join: &Verified) -> Result<Joined> {
+    async fn send_join(
+        &self,
+        server: &str,
+        rules: &'static Rules,
+        join: &Verified,
+        omit_members: bool,
+    ) -> Result<Joined> {
         let pdu = join.pdu();
         let segments = [pdu.room_id.as_str(), pdu.event_id.as_str()];
         let expected = Expected { server, room_id: &pdu.room_id, rules, lists: LISTS, bytes_max: SEND.body_bytes_max };
-        let current = path("/_matrix/federation/v2/send_join", &segments, &[("omit_members", "false")]);
+        let omit = if omit_members { "true" } else { "false" };
+        let current = path("/_matrix/federation/v2/send_join", &segments, &[("omit_members", omit)]);
         let body = pdu.object();
         let incoming = match self.client.stream(server, Method::PUT, &current, Some(&body), SEND).await {
             Err(Error::Remote { errcode, .. }) if errcode == "M_UNRECOGNIZED" => {
@@ -152,7 +178,7 @@ impl Handshakes {
         if version != rules.version() {
             return Err(malformed("the create event is of another room version"));
         }
-        let partial = frame.members_omitted.then_some(frame.servers_in_room);
+        let partial = frame.members_omitted.then(|| Partial { resident: server.to_owned(), servers: frame.servers_in_room });
         Ok(Import { rules, join, state, auth_chain, partial })
     }
 }

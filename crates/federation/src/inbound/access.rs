@@ -122,6 +122,13 @@ impl Federation {
         Ok(room)
     }
 
+    /// The same, where it takes the members to decide: as long as they are not all known here, another server is to be
+    /// asked.
+    pub(crate) async fn whole_room_to_enter(&self, origin: &str, room_id: &str) -> Result<Arc<Room>, Error> {
+        let room = self.room_to_enter(origin, room_id).await?;
+        if room.is_partial() { Err(Error::unable_due_to_partial_state()) } else { Ok(room) }
+    }
+
     /// A room that another server is in and may ask about. A room that is not known here looks the same as one that
     /// the other is not in.
     pub(crate) async fn room_of(&self, origin: &str, room_id: &str) -> Result<Arc<Room>, Error> {
@@ -132,6 +139,12 @@ impl Federation {
         }
         self.check_acl(&room, origin).await?;
         Ok(room)
+    }
+
+    /// The same, where what is asked is a matter of the whole state.
+    pub(crate) async fn whole_room_of(&self, origin: &str, room_id: &str) -> Result<Arc<Room>, Error> {
+        let room = self.room_of(origin, room_id).await?;
+        if room.is_partial() { Err(Error::unable_due_to_partial_state()) } else { Ok(room) }
     }
 
     /// An event of a room. One of another room looks the same as one that is not known.

@@ -16,6 +16,7 @@ pub(crate) fn rooms(error: ::rooms::Error) -> Error {
         E::TooLarge(_) => Error::too_large(text),
         E::UnsupportedVersion(version) => Error::incompatible_room_version(&version),
         E::InviteBlocked => Error::invite_blocked(),
+        E::PartialState => Error::unable_due_to_partial_state(),
         E::Busy => Error::limit_exceeded(BUSY_RETRY_MS),
         E::PolicyServerAway(_) => Error::unavailable(text),
         E::Store(error) => error.into(),

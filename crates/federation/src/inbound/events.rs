@@ -50,7 +50,7 @@ async fn state(
     Query(parameters): Query<StateParameters>,
     request: Signed,
 ) -> Result<Response, Error> {
-    let room = federation.room_of(&request.origin, &room_id).await?;
+    let room = federation.whole_room_of(&request.origin, &room_id).await?;
     let event = federation.event_of(&room, &parameters.event_id).await?;
     let found = federation.rooms.state_nums_before(&room.id, event.id()).await;
     let (room, nums) = found.map_err(error_map::rooms)?;
@@ -64,7 +64,7 @@ async fn state_ids(
     Query(parameters): Query<StateParameters>,
     request: Signed,
 ) -> Result<Json<Value>, Error> {
-    let room = federation.room_of(&request.origin, &room_id).await?;
+    let room = federation.whole_room_of(&request.origin, &room_id).await?;
     let event = federation.event_of(&room, &parameters.event_id).await?;
     let found = federation.rooms.state_nums_before(&room.id, event.id()).await;
     let (_, nums) = found.map_err(error_map::rooms)?;

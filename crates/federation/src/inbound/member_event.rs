@@ -28,7 +28,7 @@ impl Federation {
         versions: Option<&[String]>,
     ) -> Result<Value, Error> {
         request.check_owns(user_id)?;
-        let room = self.room_to_enter(&request.origin, room_id).await?;
+        let room = self.whole_room_to_enter(&request.origin, room_id).await?;
         let version = room.rules.version();
         if versions.is_some_and(|known| !known.iter().any(|known| known == version)) {
             return Err(Error::incompatible_room_version(version));
@@ -48,7 +48,7 @@ impl Federation {
         membership: &str,
         event: &Object,
     ) -> Result<(Arc<Room>, Arc<Event>), Error> {
-        let room = self.room_to_enter(origin, room_id).await?;
+        let room = self.whole_room_to_enter(origin, room_id).await?;
         let bytes = federation_form(room.rules, event);
         let pdu = Pdu::parse(room.rules, bytes.clone()).map_err(|error| Error::invalid_param(error.to_string()))?;
         check_member(&pdu, origin, room_id, event_id, membership)?;

@@ -103,7 +103,7 @@ async fn exchange(
     if !federation.users.is_local(&invite.sender) {
         return Err(refused("its sender is of another server"));
     }
-    federation.room_to_enter(&origin, &room_id).await?;
+    federation.whole_room_to_enter(&origin, &room_id).await?;
     federation.handshakes.issue(&invite).await.map_err(failed)?;
     Ok(Json(json!({})))
 }

@@ -124,6 +124,6 @@ fn event_ids(ids: Vec<String>) -> Vec<OwnedEventId> {
 }
 
 /// Whether a name is one of another server that can be asked.
-pub(super) fn is_askable(server: &str, own: &str) -> bool {
+pub(crate) fn is_askable(server: &str, own: &str) -> bool {
     server != own && ids::is_server_name(server)
 }

@@ -302,7 +302,7 @@ impl Federation {
     }
 
     /// Those of the events that a state cannot be made of yet: not known, or waiting.
-    pub(super) async fn unknown(&self, room: &Room, ids: &[OwnedEventId]) -> crate::Result<Vec<OwnedEventId>> {
+    pub(crate) async fn unknown(&self, room: &Room, ids: &[OwnedEventId]) -> crate::Result<Vec<OwnedEventId>> {
         let mut seen = HashSet::new();
         let ids: Vec<&OwnedEventId> = ids.iter().filter(|id| seen.insert(*id)).collect();
         let mut unknown = Vec::new();

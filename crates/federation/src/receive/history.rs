@@ -2,6 +2,7 @@
 //! and retrieving missing events").
 
 use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use event::{EdgeLimits, Json, Verified};
@@ -26,6 +27,8 @@ const FILLS_MAX: usize = 10;
 const NAMED_MAX: usize = 20;
 /// For how long a gap that nobody could fill is left alone, in milliseconds.
 const PAUSE_MS: i64 = 30_000;
+/// How long history waits for the members of a room that was joined with part of its state.
+const MEMBERS_PATIENCE: Duration = Duration::from_secs(10);
 /// Under which name pauses of history stand beside those of servers.
 const HISTORY: &str = "/history";
 
@@ -36,6 +39,10 @@ impl Federation {
     /// # Errors
     /// As the store says; that no server helps is no error.
     pub async fn fill_history(&self, room: &Room, before: Place, limit: usize) -> Result<bool> {
+        if room.is_partial() && !self.rooms.when_whole(&room.id, MEMBERS_PATIENCE).await? {
+            // Who was a member when is told by the state that is on its way; to ask for it once more would be no faster.
+            return Ok(false);
+        }
         let gaps = self.rooms.backward_gaps(room, before).await?;
         let now_ms = self.clock.now_ms();
         if gaps.is_empty() || self.receiver.gaps.pause(&room.id, HISTORY, now_ms).is_some() {

@@ -26,7 +26,7 @@ impl Rooms {
         reason: Option<&str>,
         extra: Object,
     ) -> Result<Option<Verified>> {
-        let room = self.joined_room(room_id, sender).await?;
+        let room = self.joined_whole(room_id, sender).await?;
         if self.is_local(target) {
             return Err(Error::Invalid(format!("{target} is a user of this server")));
         }
@@ -63,6 +63,8 @@ impl Rooms {
         target: &UserId,
         mut content: Object,
     ) -> Result<Option<Verified>> {
+        self.resident_room(room_id).await?;
+        self.need_members(room_id).await?;
         let room = self.resident_room(room_id).await?;
         let federated = room.create.content.get("m.federate").and_then(Json::as_bool) != Some(false);
         if !self.is_local(target) && !federated {

@@ -14,7 +14,7 @@ use ::event::Pdu;
 use ruma_common::OwnedEventId;
 use store::tables::core::JobRow;
 use store::tables::rooms::{PartialEventRow, PartialRoomRow, UncountedRow};
-use store::{EventNum, Read, StreamPosition};
+use store::{CommitBatch, CommitError, EventNum, Read, StreamPosition};
 
 use crate::accept::{ATTEMPTS_MAX, judge_then, nums_of};
 use crate::draft::{Draft, Judged};
@@ -52,6 +52,21 @@ pub struct PartialRoom {
     pub servers: Vec<String>,
     /// When the room was joined, in milliseconds since the epoch.
     pub since_ms: i64,
+}
+
+/// A partial room that this process is to complete, and nobody else as long as the claim is kept up.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The room.
+    pub room: PartialRoom,
+    job: JobRow,
+}
+
+impl Claim {
+    /// How often it was tried before.
+    pub fn failures(&self) -> i64 {
+        self.job.failures
+    }
 }
 
 impl Room {
@@ -159,6 +174,65 @@ impl Rooms {
         let join = OwnedEventId::try_from(row.join_id.as_str()).map_err(corrupt)?;
         let servers = row.servers.lines().map(str::to_owned).collect();
         Ok(Some(PartialRoom { room_id: room.id.clone(), join, servers, since_ms: row.since_ms }))
+    }
+
+    /// A partial room that nobody completes and whose time has come, claimed for so many milliseconds.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn claim_partial(&self, hold_ms: i64) -> Result<Option<Claim>> {
+        let now_ms = self.clock.now_ms();
+        let jobs: Vec<JobRow> = self.store.all(Read::prefix::<JobRow>(vec![JOB.into()])).await?;
+        for job in jobs.into_iter().filter(|job| job.due_ms <= now_ms) {
+            let claimed = JobRow { due_ms: now_ms.saturating_add(hold_ms), ..job.clone() };
+            let empty = self.room(&job.name).await?.is_none_or(|room| room.head().local.is_empty());
+            match self.partial_room(&job.name).await?.filter(|_| !empty) {
+                Some(room) if self.change_job(&job, Some(&claimed)).await? => {
+                    return Ok(Some(Claim { room, job: claimed }));
+                }
+                Some(_) => {}
+                // It is whole, gone or left: should somebody join it again, they get the whole of it.
+                None => drop(self.change_job(&job, None).await?),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Keeps a claim up for so many milliseconds from now; false if it is lost.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn keep_claim(&self, claim: &mut Claim, hold_ms: i64) -> Result<bool> {
+        let kept = JobRow { due_ms: self.clock.now_ms().saturating_add(hold_ms), ..claim.job.clone() };
+        let holds = self.change_job(&claim.job, Some(&kept)).await?;
+        claim.job = kept;
+        Ok(holds)
+    }
+
+    /// Gives a claim up, to be taken by anybody after so many milliseconds; `failures` is how often it was tried by then.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn put_off(&self, claim: Claim, pause_ms: i64, failures: i64) -> Result<()> {
+        let due_ms = self.clock.now_ms().saturating_add(pause_ms);
+        let later = JobRow { due_ms, failures, ..claim.job.clone() };
+        self.change_job(&claim.job, Some(&later)).await.map(drop)
+    }
+
+    /// Replaces or removes a job; false if it is another one by now.
+    async fn change_job(&self, job: &JobRow, changed: Option<&JobRow>) -> Result<bool> {
+        let key = vec![job.kind.as_str().into(), job.name.as_str().into()];
+        let mut batch = CommitBatch::new();
+        batch.expect_equals::<JobRow>(key.clone(), "due_ms", job.due_ms);
+        match changed {
+            Some(changed) => batch.put(changed.clone()),
+            None => batch.delete::<JobRow>(key),
+        };
+        match self.store.commit(batch).await {
+            Ok(_) => Ok(true),
+            Err(CommitError::Conflict { .. }) => Ok(false),
+            Err(CommitError::Store(error)) => Err(error.into()),
+        }
     }
 
     /// Waits until all of a room's state is known, or the time is over. Returns whether it is known.
