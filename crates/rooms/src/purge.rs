@@ -191,9 +191,13 @@ impl Rooms {
     /// event is built on. That history is missing is noted on the fragment.
     ///
     /// # Errors
-    /// [`Error::NotInRoom`] for an unknown room, [`Error::Invalid`] if the place is in no live timeline.
+    /// [`Error::NotInRoom`] for an unknown room, [`Error::Invalid`] if the place is in no live timeline,
+    /// [`Error::PartialState`] as long as events are to be judged anew.
     pub async fn purge_history(&self, room_id: &str, before: Place) -> Result<usize> {
         let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
+        if room.is_partial() {
+            return Err(Error::PartialState);
+        }
         if before.fragment != room.head().row.fragment {
             return Err(Error::Invalid("only history of the live timeline can be purged".to_owned()));
         }

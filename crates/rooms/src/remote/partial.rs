@@ -115,7 +115,7 @@ impl Draft<'_> {
             .collect();
         let since_ms = self.rooms.clock.now_ms();
         let (kind, name) = (JOB.to_owned(), self.room.id.clone());
-        self.batch.put(JobRow { kind, name, cursor: String::new(), due_ms: since_ms, failures: 0 });
+        self.batch.put(JobRow { kind, name, cursor: String::new(), due_ms: 0, failures: 0 });
         self.begin_partial(PartialRoomRow {
             room: self.room.num,
             join_id: join.to_string(),

@@ -6,6 +6,7 @@ mod handshakes;
 mod history;
 mod joining;
 mod outside;
+mod partial;
 mod resync;
 mod worlds;
 
