@@ -56,6 +56,8 @@ enum Command {
     /// Makes, lists and deletes tokens with which people can register.
     #[command(subcommand)]
     Token(orders::TokenCommand),
+    /// Lists the rooms: version, joined members, and of which not all members are known yet.
+    Rooms,
     /// Looks for what is wrong.
     Doctor,
     /// Changes the signing key, or goes on without a lost one, while no server runs.
@@ -144,6 +146,7 @@ pub fn run() -> ExitCode {
         Command::User(command) => on_runtime(orders::user(command, &given)),
         Command::Token(command) => on_runtime(orders::token(command, &given)),
         Command::Key(command) => on_runtime(key::run(&command, &given)),
+        Command::Rooms => on_runtime(orders::rooms(&given)),
         Command::Doctor => on_runtime(orders::doctor(&given)),
         Command::Backup { to } => on_runtime(orders::backup(to, &given)),
         Command::Restore { backup, data_dir } => {

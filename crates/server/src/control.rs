@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use store::UserId;
+use store::tables::rooms::RoomRow;
+use store::{Read, UserId};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
@@ -86,6 +87,8 @@ pub enum Order {
         /// The token.
         token: String,
     },
+    /// List all rooms.
+    ListRooms,
     /// Back everything up.
     Backup {
         /// The folder, new or empty; absolute.
@@ -145,6 +148,7 @@ pub async fn perform(running: &Arc<Running>, order: Order, say: &Say) -> Result<
                 false => return Err("there is no such token".to_owned()),
             }
         }
+        Order::ListRooms => list_rooms(running, say).await?,
         Order::Backup { to } => backup(running, to, say).await?,
         Order::Doctor => doctor(running, say).await?,
     }
@@ -198,6 +202,31 @@ async fn list_tokens(running: &Running, say: &Say) -> Result<(), users::Error> {
         tell(say, format!("{} used {} of {uses}, {expiry}", row.token, row.completed)).await;
     }
     Ok(())
+}
+
+/// Each room with its version and its joined members, and since when its state is partial where it is (MSC3902).
+async fn list_rooms(running: &Running, say: &Say) -> Result<(), String> {
+    let partial = running.rooms.partial_rooms().await.map_err(|error| error.to_string())?;
+    let now_ms = running.clock.now_ms();
+    let mut read = Read::prefix::<RoomRow>(vec![]).limit(PAGE);
+    loop {
+        let page: Vec<RoomRow> = running.store.all(read).await.map_err(|error| error.to_string())?;
+        let Some(last) = page.last().map(|row| row.room) else { return Ok(()) };
+        for row in page {
+            let partial = partial.iter().find(|partial| partial.room_id == row.room_id);
+            tell(say, room_line(&row, partial.map(|partial| now_ms.saturating_sub(partial.since_ms)))).await;
+        }
+        read = Read::prefix::<RoomRow>(vec![]).after(last).limit(PAGE);
+    }
+}
+
+fn room_line(row: &RoomRow, partial_ms: Option<i64>) -> String {
+    let members = if row.joined == 1 { "member" } else { "members" };
+    let line = format!("{} version {}, {} {members} joined", row.room_id, row.room_version, row.joined);
+    match partial_ms {
+        Some(ms) => format!("{line}, partial: more of them are being fetched since {} s", ms.max(0) / 1_000),
+        None => line,
+    }
 }
 
 async fn backup(running: &Arc<Running>, to: PathBuf, say: &Say) -> Result<(), String> {

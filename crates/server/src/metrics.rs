@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
@@ -13,11 +13,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::header::CONTENT_TYPE;
 use parking_lot::Mutex;
+use rooms::Rooms;
 use store::{Follower, StreamEntry, StreamPosition};
 use sync::Sync;
 
 /// Clock ticks per second in `/proc/self/stat`: fixed by Linux' interface to programs.
 const TICKS_PER_S: f64 = 100.0;
+/// How long figures out of the store are waited for.
+const STORE_PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of a page in `/proc/self/statm` on the platforms we run on.
 const PAGE_BYTES: u64 = 4096;
 /// The content type of Prometheus' text form.
@@ -90,12 +93,18 @@ fn known_method(method: &http::Method) -> &'static str {
 }
 
 /// The route of this file.
-pub fn routes(metrics: Arc<Metrics>, sync: Arc<Sync>) -> Router {
-    Router::new().route("/metrics", get(show)).with_state((metrics, sync))
+pub fn routes(metrics: Arc<Metrics>, sync: Arc<Sync>, rooms: Arc<Rooms>) -> Router {
+    Router::new().route("/metrics", get(show)).with_state((metrics, sync, rooms))
 }
 
-async fn show(State((metrics, sync)): State<(Arc<Metrics>, Arc<Sync>)>) -> Response {
-    ([(CONTENT_TYPE, TEXT_FORM)], metrics.text(sync.waker().n_waiting())).into_response()
+async fn show(State((metrics, sync, rooms)): State<(Arc<Metrics>, Arc<Sync>, Arc<Rooms>)>) -> Response {
+    let mut text = metrics.text(sync.waker().n_waiting());
+    // The other figures are worth having when the store does not answer.
+    if let Ok(Ok(partial)) = tokio::time::timeout(STORE_PATIENCE, rooms.partial_rooms()).await {
+        let help = "Rooms that were joined with part of their state, of which the rest is being fetched.";
+        one(&mut text, "hearth_rooms_partial", "gauge", help, &partial.len().to_string());
+    }
+    ([(CONTENT_TYPE, TEXT_FORM)], text).into_response()
 }
 
 impl Metrics {

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
+mod completion;
 mod content_repository;
 mod discovery;
 mod harness;

@@ -115,6 +115,14 @@ pub async fn user(command: UserCommand, given: &Given) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Carries out `hearth rooms`.
+///
+/// # Errors
+/// Why it failed.
+pub async fn rooms(given: &Given) -> Result<(), Failure> {
+    run(Order::ListRooms, given).await
+}
+
 /// Carries out `hearth backup`.
 ///
 /// # Errors
@@ -162,6 +170,7 @@ async fn run(order: Order, given: &Given) -> Result<(), Failure> {
     let (config, _) = Config::load(given)?;
     let nothing = match order {
         Order::ListUsers => "There is no account yet: `hearth user create NAME --admin` makes the first one.",
+        Order::ListRooms => "There is no room yet.",
         Order::ListTokens => "There is no token: `hearth token create` makes one.",
         _ => "",
     };

@@ -105,6 +105,7 @@ const ON_A_SERVER: &[&[&str]] = &[
     &["backup", "copy"],
     &["migrate-database", "--to", "sqlite:new.db"],
     &["doctor"],
+    &["rooms"],
     &["user", "list"],
     &["user", "reset-password", "alice"],
     &["user", "deactivate", "alice"],
