@@ -4,6 +4,7 @@
 //! What is to be done stands in the store, so that a restart goes on with it; who does it keeps a claim up, so that of
 //! several nodes only one does.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -109,7 +110,8 @@ impl Federation {
     async fn complete_room(&self, room: &PartialRoom, failures: i64) -> Result<()> {
         let started = Instant::now();
         let mut worst = Error::Exhausted("no server is known to be in the room".to_owned());
-        for server in self.servers_to_ask(room, failures) {
+        let known = self.rooms.servers(&room.room_id).await?;
+        for server in self.servers_to_ask(room, known, failures) {
             tracing::info!(room_id = room.room_id, server, "asking for a room's whole state");
             match self.complete_from(room, &server).await {
                 Ok(n_state) => {
@@ -128,10 +130,13 @@ impl Federation {
         Err(worst)
     }
 
-    /// The server that let us in, and others; after each failure the next ones.
-    fn servers_to_ask(&self, room: &PartialRoom, failures: i64) -> Vec<String> {
+    /// The server that let us in, others that it named, and others that are known by now; after each failure the next.
+    fn servers_to_ask(&self, room: &PartialRoom, known: BTreeSet<String>, failures: i64) -> Vec<String> {
         let own = self.rooms.server_name();
-        let mut servers: Vec<String> = room.servers.iter().filter(|server| is_askable(server, own)).cloned().collect();
+        let mut seen = HashSet::new();
+        let mut servers: Vec<String> = (room.servers.iter().cloned().chain(known))
+            .filter(|server| is_askable(server, own) && seen.insert(server.clone()))
+            .collect();
         if servers.len() > SERVERS_MAX {
             let others = servers.len() - 1;
             let turn = usize::try_from(failures).unwrap_or(0).saturating_mul(SERVERS_MAX - 1) % others;
@@ -164,7 +169,7 @@ impl Federation {
         tracing::info!(room_id, elapsed = ?started.elapsed(), "a room's state is written, its events are judged anew");
         // What cites unknown events cannot be judged, and is no part of the state.
         let unknown = self.unknown(&room, &ids).await?;
-        let unknown: std::collections::HashSet<OwnedEventId> = unknown.into_iter().collect();
+        let unknown: HashSet<OwnedEventId> = unknown.into_iter().collect();
         let ids: Vec<OwnedEventId> = ids.into_iter().filter(|id| !unknown.contains(id)).collect();
         self.rooms.complete_state(room_id, &ids).await?;
         Ok(ids.len())

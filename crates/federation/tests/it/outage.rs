@@ -62,6 +62,8 @@ impl Server {
             let (federation, stops) = (Arc::clone(&world.federation), stopping.clone());
             tasks.spawn(async move { federation.receive(stops).await });
         }
+        let federation = Arc::clone(&world.federation);
+        tasks.spawn(async move { federation.complete(stopping).await });
         Self { world, handshakes, stop, tasks }
     }
 

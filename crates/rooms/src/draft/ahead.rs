@@ -206,17 +206,8 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// As if the room had never been partial: its state is about to be replaced by a whole one.
-    pub fn forget_partial(&mut self) {
-        let served = Arc::clone(&self.head.servers);
-        let pos = self.batch.announce(StreamKind::RoomHead, Some(self.room.num), None, None);
-        self.head.row.last_pos = pos;
-        self.assume_no_servers(pos);
-        self.keep_servers(&served, pos);
-    }
-
     /// From this position on the state is whole: servers are in the room by their members alone.
-    pub fn assume_no_servers(&mut self, pos: StreamPosition) {
+    fn assume_no_servers(&mut self, pos: StreamPosition) {
         let Some(partial) = self.head.partial.take() else { return };
         for server in partial.servers.lines() {
             self.count_server(server, -1);

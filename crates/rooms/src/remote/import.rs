@@ -90,7 +90,7 @@ impl Rooms {
             self.write_outliers(&target, import.state.into_iter().chain(import.auth_chain).collect()).await?;
         let joined = Joined { join: import.join, partial: import.partial };
         let event = self.decide(&target, &room_id, &joined, &create, &entries, &placed).await?;
-        if joined.partial.is_some() {
+        if self.room(&room_id).await?.is_some_and(|room| room.is_partial()) {
             self.partial_begun.notify_one();
         }
         self.wake(&room_id, fresh.into_iter().chain([event.id().clone()])).await?;
@@ -188,8 +188,8 @@ impl Rooms {
         let mut draft = Draft::begin(self, room).await;
         draft.check_alive()?;
         if draft.head.partial.is_some() {
-            // Left before the whole state had come: now it is here.
-            draft.forget_partial();
+            // Left before the whole state had come, without which what was seen then cannot be judged.
+            draft.note_completion();
         }
         let event = self.append_join(&mut draft, join, roots).await?;
         self.commit(room, draft).await?;

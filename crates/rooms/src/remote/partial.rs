@@ -114,8 +114,7 @@ impl Draft<'_> {
             .take(SERVERS_MAX)
             .collect();
         let since_ms = self.rooms.clock.now_ms();
-        let (kind, name) = (JOB.to_owned(), self.room.id.clone());
-        self.batch.put(JobRow { kind, name, cursor: String::new(), due_ms: 0, failures: 0 });
+        self.note_completion();
         self.begin_partial(PartialRoomRow {
             room: self.room.num,
             join_id: join.to_string(),
@@ -124,6 +123,14 @@ impl Draft<'_> {
             since_ms,
             whole_pos: StreamPosition::ZERO,
         });
+    }
+}
+
+impl Draft<'_> {
+    /// Notes that the rest of the room's state is to be fetched, from now on.
+    pub(crate) fn note_completion(&mut self) {
+        let (kind, name) = (JOB.to_owned(), self.room.id.clone());
+        self.batch.put(JobRow { kind, name, cursor: String::new(), due_ms: 0, failures: 0 });
     }
 }
 
@@ -191,7 +198,7 @@ impl Rooms {
                     return Ok(Some(Claim { room, job: claimed }));
                 }
                 Some(_) => {}
-                // It is whole, gone or left: should somebody join it again, they get the whole of it.
+                // It is whole, gone or left: no server tells us of it, until somebody joins it again.
                 None => drop(self.change_job(&job, None).await?),
             }
         }

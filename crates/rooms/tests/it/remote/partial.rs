@@ -260,7 +260,7 @@ async fn what_needs_all_members_waits_for_them() {
 }
 
 #[tokio::test]
-async fn a_room_that_was_left_before_it_was_whole_is_joined_again_whole() {
+async fn a_room_that_was_left_before_it_was_whole_is_completed_when_it_is_joined_again() {
     let (one, two, _, room_id) = large("11").await;
     join_partly(&two, &one, &room_id, "bob").await;
     two.rooms.leave(&room_id, &two.user("bob"), None).await.unwrap();
@@ -275,8 +275,18 @@ async fn a_room_that_was_left_before_it_was_whole_is_joined_again_whole() {
     let partly = without_members(&one, &room_id, import.clone()).await;
     assert!(matches!(two.rooms.import_join(partly).await, Err(Error::PartialState)), "it is known from before");
     two.rooms.import_join(import).await.unwrap();
+    assert_eq!(two.current(&room_id).await, one.current(&room_id).await);
+    let two = two.restarted().await;
+    let claim = two.rooms.claim_partial(1_000_000).await.unwrap().unwrap();
+    assert_ne!(two.rooms.current(&*two.room(&room_id).await, "m.room.member", two.user("bob").as_str()).await.unwrap()
+        .unwrap().id(), &claim.room.join, "the first join is what it is about");
+    complete(&two, &one, &room_id).await.unwrap();
     check_whole(&two, &one, &room_id).await;
-    check_whole(&two.restarted().await, &one, &room_id).await;
+    let left = two.get(&room_id, &left).await;
+    let room = two.room(&room_id).await;
+    let before = two.ids(&room, left.state_before().unwrap()).await;
+    let expected = one.get(&room_id, left.id()).await.state_before().unwrap();
+    assert_eq!(before, one.ids(&*one.room(&room_id).await, expected).await, "of the first stay everything is known too");
 }
 
 #[tokio::test]
