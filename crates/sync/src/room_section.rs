@@ -172,8 +172,10 @@ impl Sync {
         people: &mut People,
     ) -> Result<Option<Object>, Error> {
         let lazy = reader.filter.room.state.lazy_load_members;
+        // In this order: what has become whole in between says since when.
+        let partial = room.is_partial();
         let whole_pos = room.whole_pos();
-        if !lazy && (room.is_partial() || whole_pos > window.upto) {
+        if !lazy && (partial || whole_pos > window.upto) {
             // Clients that want all members get the room when these are known (MSC3902).
             return Ok(None);
         }
@@ -321,7 +323,7 @@ impl Sync {
         let filter = &reader.filter.room.state;
         state.retain(|event| filter.accepts_event(event) && filter.accepts_room(&room.id));
         let sums = |event: &Arc<Event>| SUMMED.contains(&event.pdu.kind.as_str());
-        let changed_summary = whole || timeline.limited || known.members != end.members;
+        let changed_summary = whole || completed || timeline.limited || known.members != end.members;
         if (changed_summary || state.iter().chain(&timeline.events).any(sums)) && row.membership == "join" {
             self.add_summary(section, room, reader, end, &timeline.events, &mut state).await?;
         }

@@ -99,11 +99,20 @@ impl Bench {
 
     /// One sync.
     pub async fn sync(&self, user: &UserId, since: Option<&str>, timeout: Duration) -> Value {
+        self.sync_with(user, since, r#"{"room":{"timeline":{"limit":100}}}"#, timeout).await
+    }
+
+    /// One sync with a filter, which waits for nothing.
+    pub async fn sync_by(&self, user: &UserId, since: Option<&str>, filter: &str) -> Value {
+        self.sync_with(user, since, filter, Duration::ZERO).await
+    }
+
+    async fn sync_with(&self, user: &UserId, since: Option<&str>, filter: &str, timeout: Duration) -> Value {
         let request = Request {
             user: user.clone(),
             device: Some(DeviceId::from("DEVICE")),
             since: since.map(str::to_owned),
-            filter: Some(r#"{"room":{"timeline":{"limit":100}}}"#.to_owned()),
+            filter: Some(filter.to_owned()),
             full_state: false,
             use_state_after: false,
             set_presence: PresenceState::Offline,

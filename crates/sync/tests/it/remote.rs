@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use event::{Json, Keys, Object, Rules, SigningKey, Verified, VerifyKey};
+use rooms::remote::partial::Partial;
 use rooms::remote::{Import, RemoteMembership};
 use rooms::{CreateRoom, MessagesCount, NewEvent, Preset, Rooms};
 use serde_json::{Value, json};
@@ -80,14 +81,47 @@ async fn other() -> (Arc<Rooms>, UserId, String) {
 }
 
 async fn join(bench: &Bench, other: &Rooms, room_id: &str, who: &UserId) {
+    bench.rooms.import_join(answer_to_join(bench, other, room_id, who).await).await.unwrap();
+}
+
+/// What the other server answers to a join.
+async fn answer_to_join(bench: &Bench, other: &Rooms, room_id: &str, who: &UserId) -> Import {
     let template = other.member_template(room_id, who, "join").await.unwrap();
     let completed = bench.rooms.complete_template(template.rules, room_id, who, "join", &template.event, Object::new());
     let join = received(completed.unwrap().pdu());
     other.accept(join.clone()).await.unwrap();
     let state = other.state_before(room_id, &join.pdu().event_id).await.unwrap();
     let state = state.iter().map(|event| received(&event.pdu)).collect();
-    let import = Import { rules: template.rules, join, state, auth_chain: Vec::new(), partial: None };
+    Import { rules: template.rules, join, state, auth_chain: Vec::new(), partial: None }
+}
+
+/// A join whose answer leaves members out. Returns what was left out.
+async fn join_partly(bench: &Bench, other: &Rooms, room_id: &str, who: &UserId) -> Vec<Verified> {
+    let mut import = answer_to_join(bench, other, room_id, who).await;
+    let is_member = |event: &Verified| event.pdu().kind == "m.room.member";
+    let (members, rest): (Vec<Verified>, Vec<Verified>) = import.state.into_iter().partition(is_member);
+    let creator: Vec<Verified> = members.iter().filter(|event| event.pdu().sender.starts_with("@bob:")).cloned().collect();
+    (import.state, import.auth_chain) = (rest, creator);
+    import.partial = Some(Partial { resident: OTHER.to_owned(), servers: vec![OTHER.to_owned()] });
     bench.rooms.import_join(import).await.unwrap();
+    members
+}
+
+/// The members come: the room is whole.
+async fn complete(bench: &Bench, other: &Rooms, room_id: &str, members: Vec<Verified>) {
+    let partial = bench.rooms.partial_room(room_id).await.unwrap().unwrap();
+    bench.rooms.accept_outliers(room_id, members).await.unwrap();
+    let state = other.state_before(room_id, &partial.join).await.unwrap();
+    let ids: Vec<_> = state.iter().map(|event| event.id().clone()).collect();
+    bench.rooms.complete_state(room_id, &ids).await.unwrap();
+}
+
+/// The member events in a list, by user.
+fn members(events: &Value) -> Vec<&str> {
+    let events = events.as_array().into_iter().flatten().filter(|event| event["type"] == "m.room.member");
+    let mut members: Vec<&str> = events.map(|event| event["state_key"].as_str().unwrap()).collect();
+    members.sort_unstable();
+    members
 }
 
 fn types(events: &Value) -> Vec<&str> {
@@ -192,4 +226,51 @@ async fn a_timeline_does_not_run_across_a_gap() {
         assert_eq!(types(&timeline["events"]), ["m.room.member"], "{answer}");
         assert_eq!(timeline["limited"], true);
     }
+}
+
+/// Members of the other server's room besides its creator and who joins.
+const MEMBERS: usize = 30;
+const LAZY: &str = r#"{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":100}}}"#;
+
+#[tokio::test]
+async fn clients_that_load_members_lazily_have_a_room_before_these_have_come() {
+    let bench = Bench::new(Arc::new(Model::new()), |follower| follower).await;
+    let (other, bob, room_id) = other().await;
+    let alice = user("alice");
+    for n in 0..MEMBERS {
+        other.join(&room_id, &UserId::from(format!("@user{n}:two.test")), None, Object::new()).await.unwrap();
+    }
+    let lazy = async |since: Option<&str>| bench.sync_by(&alice, since, LAZY).await;
+    let before = lazy(None).await;
+    let missing = join_partly(&bench, &other, &room_id, &alice).await;
+    let first = lazy(before["next_batch"].as_str()).await;
+    let room = &first["rooms"]["join"][&room_id];
+    assert!(types(&room["state"]["events"]).contains(&"m.room.name"), "{first}");
+    assert_eq!(members(&room["timeline"]["events"]), ["@alice:one.test"]);
+    let eager = async |since: Option<&str>| bench.sync(&alice, since, Duration::ZERO).await;
+    let hidden = eager(before["next_batch"].as_str()).await;
+    assert!(hidden["rooms"]["join"].get(&room_id).is_none(), "{hidden}");
+
+    // Somebody speaks of whom nothing was told but by what is said.
+    let Json::Object(text) = Json::from(json!({ "msgtype": "m.text", "body": "hello" })) else { panic!() };
+    let said = other.send(&room_id, NewEvent::message(&bob, "m.room.message", text)).await.unwrap();
+    let there = other.room(&room_id).await.unwrap().unwrap();
+    let said = other.event_by_id(&there, said.as_str()).await.unwrap().unwrap();
+    bench.rooms.accept(received(&said.pdu)).await.unwrap();
+    let second = lazy(first["next_batch"].as_str()).await;
+    let room = &second["rooms"]["join"][&room_id];
+    assert_eq!(types(&room["timeline"]["events"]), ["m.room.message"]);
+    assert_eq!(members(&room["state"]["events"]), ["@bob:two.test"], "{second}");
+
+    complete(&bench, &other, &room_id, missing).await;
+    let third = lazy(second["next_batch"].as_str()).await;
+    let room = &third["rooms"]["join"][&room_id];
+    assert!(members(&room["state"]["events"]).is_empty(), "{third}");
+    assert_eq!(room["summary"]["m.joined_member_count"], MEMBERS + 2);
+    let shown = eager(hidden["next_batch"].as_str()).await;
+    let room = &shown["rooms"]["join"][&room_id];
+    assert_eq!(members(&room["state"]["events"]).len(), MEMBERS + 1, "{shown}");
+    assert_eq!(types(&room["timeline"]["events"]), ["m.room.member", "m.room.message"]);
+    let after = eager(shown["next_batch"].as_str()).await;
+    assert!(after["rooms"]["join"].get(&room_id).is_none(), "once: {after}");
 }

@@ -195,6 +195,8 @@ fn run(up: &Arc<Up>) {
             let (remote, stop) = (Arc::clone(&remote), stop.clone());
             tokio::spawn(async move { remote.federation.receive(stop).await });
         }
+        let (federation, stops) = (Arc::clone(&remote.federation), stop.clone());
+        tokio::spawn(async move { federation.complete(stops).await });
         let outcome = remote.outbound.run(stop).await;
         assert!(life.is_over() || outcome.is_ok(), "{outcome:?}");
     });
