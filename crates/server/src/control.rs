@@ -224,7 +224,7 @@ fn room_line(row: &RoomRow, partial_ms: Option<i64>) -> String {
     let members = if row.joined == 1 { "member" } else { "members" };
     let line = format!("{} version {}, {} {members} joined", row.room_id, row.room_version, row.joined);
     match partial_ms {
-        Some(ms) => format!("{line}, partial: more of them are being fetched since {} s", ms.max(0) / 1_000),
+        Some(ms) => format!("{line}, more are to come (partial for {} s)", ms.max(0) / 1_000),
         None => line,
     }
 }

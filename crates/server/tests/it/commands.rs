@@ -85,6 +85,34 @@ fn a_database_moves_with_all_it_holds() {
 }
 
 #[tokio::test]
+async fn rooms_are_listed_with_and_without_a_running_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let create = ["user", "create", "alice", "--password-stdin"];
+    assert_eq!(run_with_input(folder, &create, &[NAME], "a secret!\n").0, 0);
+    assert_eq!(run(folder, &["rooms"], &[NAME]).0, 0);
+    let expected = {
+        let program = Program::start(folder, &[NAME]);
+        let client = format!("{}/_matrix/client/v3", program.url);
+        let login = json!({ "type": "m.login.password", "password": "a secret!", "user": "alice" });
+        let login = ask(Method::POST, &format!("{client}/login"), &login.to_string()).await;
+        let login: Value = serde_json::from_str(login.body()).unwrap();
+        let token = login["access_token"].as_str().unwrap();
+        let room = json!({ "room_version": "11" }).to_string();
+        let made = ask(Method::POST, &format!("{client}/createRoom?access_token={token}"), &room).await;
+        let made: Value = serde_json::from_str(made.body()).unwrap();
+        let expected = format!("{} version 11, 1 member joined", made["room_id"].as_str().unwrap());
+        let (code, said) = run(folder, &["rooms"], &[NAME]);
+        assert_eq!((code, said.trim()), (0, expected.as_str()));
+        let metrics = ask(Method::GET, &format!("{}/metrics", program.url), "").await;
+        assert!(metrics.body().contains("hearth_rooms_partial 0\n"), "{}", metrics.body());
+        expected
+    };
+    let (code, said) = run(folder, &["rooms"], &[NAME]);
+    assert_eq!((code, said.trim()), (0, expected.as_str()));
+}
+
+#[tokio::test]
 async fn the_doctor_speaks_with_and_without_a_running_server() {
     let folder = tempfile::tempdir().unwrap();
     let create = ["user", "create", "alice", "--password-stdin"];
