@@ -5,14 +5,14 @@
 //! several nodes only one does.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use http::Method;
 use rooms::remote::partial::{Claim, PartialRoom};
 use ruma_common::OwnedEventId;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 use crate::client::path;
 use crate::receive::is_askable;
@@ -41,23 +41,22 @@ const PAUSE_MAX_MS: i64 = 3_600_000;
 
 impl Federation {
     /// Completes rooms until `stop` becomes true.
-    pub async fn complete(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
-        let mut rooms = JoinSet::new();
+    pub async fn complete(&self, mut stop: watch::Receiver<bool>) {
+        let mut rooms = FuturesUnordered::new();
         loop {
             while rooms.len() < ROOMS_AT_ONCE
                 && let Some(claim) = self.next_claim().await
             {
-                let (federation, stop) = (Arc::clone(&self), stop.clone());
-                rooms.spawn(async move { federation.work_on(claim, stop).await });
+                rooms.push(self.work_on(claim, stop.clone()));
             }
             tokio::select! {
                 _ = stop.wait_for(|stop| *stop) => break,
                 () = self.rooms.partial_begins() => {}
-                _ = rooms.join_next(), if !rooms.is_empty() => {}
+                _ = rooms.next(), if !rooms.is_empty() => {}
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         }
-        while rooms.join_next().await.is_some() {}
+        while rooms.next().await.is_some() {}
     }
 
     /// Tries to complete each room whose time has come, one after the other. Returns how many are whole now.
@@ -108,16 +107,22 @@ impl Federation {
     }
 
     async fn complete_room(&self, room: &PartialRoom, failures: i64) -> Result<()> {
-        let started = Instant::now();
+        let begun_ms = self.clock.now_ms();
         let mut worst = Error::Exhausted("no server is known to be in the room".to_owned());
         let known = self.rooms.servers(&room.room_id).await?;
         for server in self.servers_to_ask(room, known, failures) {
             tracing::info!(room_id = room.room_id, server, "asking for a room's whole state");
             match self.complete_from(room, &server).await {
                 Ok(n_state) => {
-                    let waited_ms = self.clock.now_ms().saturating_sub(room.since_ms);
-                    let elapsed = started.elapsed();
-                    tracing::info!(room_id = room.room_id, state = n_state, ?elapsed, waited_ms, "a room is whole now");
+                    let waited_ms = self.ms_since(room.since_ms);
+                    let elapsed_ms = self.ms_since(begun_ms);
+                    tracing::info!(
+                        room_id = room.room_id,
+                        state = n_state,
+                        elapsed_ms,
+                        waited_ms,
+                        "a room is whole now"
+                    );
                     return Ok(());
                 }
                 Err(error @ (Error::Store(_) | Error::Rooms(rooms::Error::Store(_)))) => return Err(error),
@@ -128,6 +133,10 @@ impl Federation {
             }
         }
         Err(worst)
+    }
+
+    fn ms_since(&self, at_ms: i64) -> i64 {
+        self.clock.now_ms().saturating_sub(at_ms)
     }
 
     /// The server that let us in, others that it named, and others that are known by now; after each failure the next.
@@ -148,7 +157,7 @@ impl Federation {
 
     /// Fetches the state before the join and gives it to the room. Returns how many events it has.
     async fn complete_from(&self, partial: &PartialRoom, server: &str) -> Result<usize> {
-        let started = Instant::now();
+        let begun_ms = self.clock.now_ms();
         let room_id = partial.room_id.as_str();
         let room = self.rooms.room(room_id).await?.ok_or(rooms::Error::NotInRoom)?;
         let path = path("/_matrix/federation/v1/state", &[room_id], &[("event_id", partial.join.as_str())]);
@@ -163,10 +172,21 @@ impl Federation {
         let mut lists = verified_lists::read(&self.key_ring, expected, incoming.body).await?.events.into_iter();
         let (state, chain) = (lists.next().unwrap_or_default(), lists.next().unwrap_or_default());
         let ids: Vec<OwnedEventId> = state.iter().map(|event| event.pdu().event_id.clone()).collect();
-        let elapsed = started.elapsed();
-        tracing::info!(room_id, server, state = ids.len(), auth_chain = chain.len(), ?elapsed, "a room's state has come");
+        let elapsed_ms = self.ms_since(begun_ms);
+        tracing::info!(
+            room_id,
+            server,
+            state = ids.len(),
+            auth_chain = chain.len(),
+            elapsed_ms,
+            "a room's state has come"
+        );
         self.rooms.accept_outliers(room_id, state.into_iter().chain(chain).collect()).await?;
-        tracing::info!(room_id, elapsed = ?started.elapsed(), "a room's state is written, its events are judged anew");
+        tracing::info!(
+            room_id,
+            elapsed_ms = self.ms_since(begun_ms),
+            "a room's state is written, its events are judged anew"
+        );
         // What cites unknown events cannot be judged, and is no part of the state.
         let unknown = self.unknown(&room, &ids).await?;
         let unknown: HashSet<OwnedEventId> = unknown.into_iter().collect();

@@ -11,8 +11,8 @@ use std::ops::Bound;
 use store::tables::core::JobRow;
 use store::tables::rooms::{
     AliasRow, EventBytesRow, EventRow, FragmentRow, HistoryGapRow, MembershipRow, MissingPrevRow, NotificationRow,
-    PartialEventRow, PartialRoomRow, RedactionRow, RelationRow, ResidencyRow, RoomHeadRow, RoomRow, RoomServerRow, StateEventRow, StateKeyRow,
-    StateSegmentRow, ThreadRow, UncountedRow,
+    PartialEventRow, PartialRoomRow, RedactionRow, RelationRow, ResidencyRow, RoomHeadRow, RoomRow, RoomServerRow,
+    StateEventRow, StateKeyRow, StateSegmentRow, ThreadRow, UncountedRow,
 };
 use store::{CommitBatch, CommitError, EventNum, Read, RoomNum, Row, StreamKind, UserId, Value};
 

@@ -70,7 +70,9 @@ impl Handshakes {
         let omit_members = self.rooms.room(room_id).await?.is_none();
         match self.join_with(server, room_id, user, content, omit_members).await {
             // Somebody else has joined it meanwhile.
-            Err(Error::Rooms(rooms::Error::PartialState)) => self.join_with(server, room_id, user, content, false).await,
+            Err(Error::Rooms(rooms::Error::PartialState)) => {
+                self.join_with(server, room_id, user, content, false).await
+            }
             joined => joined,
         }
     }
@@ -178,7 +180,8 @@ impl Handshakes {
         if version != rules.version() {
             return Err(malformed("the create event is of another room version"));
         }
-        let partial = frame.members_omitted.then(|| Partial { resident: server.to_owned(), servers: frame.servers_in_room });
+        let partial =
+            frame.members_omitted.then(|| Partial { resident: server.to_owned(), servers: frame.servers_in_room });
         Ok(Import { rules, join, state, auth_chain, partial })
     }
 }

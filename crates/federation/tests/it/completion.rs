@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use event::{Json, Object};
+use federation::Error;
 use federation::client::path;
 use federation::transport::Limits;
-use federation::Error;
 use http::Method;
 use rooms::{NewEvent, Room};
 use serde_json::json;
@@ -60,13 +60,14 @@ async fn a_person_talks_before_the_members_have_come() {
 async fn another_server_helps_when_the_resident_does_not_answer() {
     let (one, two, room) = worlds().await;
     let three = World::named("three.test", &one.net, &one.clock).await;
-    three.handshakes.join(&room.id, &three.user("eve"), &[one.name.clone()], &Object::new()).await.unwrap();
+    three.handshakes.join(&room.id, &three.user("eve"), std::slice::from_ref(&one.name), &Object::new()).await.unwrap();
     assert_eq!(three.federation.complete_rooms().await, 1);
     let partial = joined(&one, &two, &room).await;
     assert!(partial.has_server("three.test"));
     // The third hears of the join, as it would of any event.
     let join = two.rooms.current(&partial, "m.room.member", two.user("bob").as_str()).await.unwrap().unwrap();
-    let join = federation::verify::pdu(&three.key_ring, room.rules, join.pdu.bytes.clone(), event::EdgeLimits::Enforced);
+    let join =
+        federation::verify::pdu(&three.key_ring, room.rules, join.pdu.bytes.clone(), event::EdgeLimits::Enforced);
     three.rooms.accept(join.await.unwrap().unwrap()).await.unwrap();
     one.net.cut.lock().insert("one.test".to_owned());
     assert_eq!(two.federation.complete_rooms().await, 1);
@@ -92,7 +93,7 @@ async fn what_could_not_be_had_is_tried_again_later_and_after_a_restart() {
 async fn others_are_sent_elsewhere_until_all_members_are_known() {
     let (one, two, room) = worlds().await;
     let three = World::named("three.test", &one.net, &one.clock).await;
-    three.handshakes.join(&room.id, &three.user("eve"), &[one.name.clone()], &Object::new()).await.unwrap();
+    three.handshakes.join(&room.id, &three.user("eve"), std::slice::from_ref(&one.name), &Object::new()).await.unwrap();
     let partial = joined(&one, &two, &room).await;
     let join = two.rooms.current(&partial, "m.room.member", two.user("bob").as_str()).await.unwrap().unwrap();
     let user = three.user("frank");

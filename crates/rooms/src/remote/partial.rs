@@ -327,7 +327,9 @@ impl Rooms {
             let changes = self.on_tree(draft.room, Some(&draft.overlay), |tree| tree.diff(&known, &whole)).await?;
             let n_lost = changes.iter().filter(|(_, before, after)| before.is_some() && after.is_none()).count();
             if n_lost > 0 {
-                return Err(Error::Invalid(format!("the state that was given lacks {n_lost} events that belong to it")));
+                return Err(Error::Invalid(format!(
+                    "the state that was given lacks {n_lost} events that belong to it"
+                )));
             }
         }
         Ok(())
@@ -336,8 +338,7 @@ impl Rooms {
     /// Judges every event anew that was judged by part of the state.
     async fn look_again(&self, draft: &mut Draft<'_>, partial: &PartialRoomRow, whole: Roots) -> Result<SecondLook> {
         let room = draft.room;
-        let rows: Vec<PartialEventRow> =
-            self.store.all(Read::prefix::<PartialEventRow>(vec![room.num.into()])).await?;
+        let rows: Vec<PartialEventRow> = self.store.all(Read::prefix::<PartialEventRow>(vec![room.num.into()])).await?;
         let nums: Vec<EventNum> = rows.iter().map(|row| row.event).collect();
         let events = self.events(room, None, &nums).await?;
         let mut look = SecondLook::default();

@@ -102,12 +102,8 @@ impl Bench {
         self.sync_with(user, since, r#"{"room":{"timeline":{"limit":100}}}"#, timeout).await
     }
 
-    /// One sync with a filter, which waits for nothing.
-    pub async fn sync_by(&self, user: &UserId, since: Option<&str>, filter: &str) -> Value {
-        self.sync_with(user, since, filter, Duration::ZERO).await
-    }
-
-    async fn sync_with(&self, user: &UserId, since: Option<&str>, filter: &str, timeout: Duration) -> Value {
+    /// One sync with a filter.
+    pub async fn sync_with(&self, user: &UserId, since: Option<&str>, filter: &str, timeout: Duration) -> Value {
         let request = Request {
             user: user.clone(),
             device: Some(DeviceId::from("DEVICE")),

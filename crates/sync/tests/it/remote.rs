@@ -100,7 +100,8 @@ async fn join_partly(bench: &Bench, other: &Rooms, room_id: &str, who: &UserId) 
     let mut import = answer_to_join(bench, other, room_id, who).await;
     let is_member = |event: &Verified| event.pdu().kind == "m.room.member";
     let (members, rest): (Vec<Verified>, Vec<Verified>) = import.state.into_iter().partition(is_member);
-    let creator: Vec<Verified> = members.iter().filter(|event| event.pdu().sender.starts_with("@bob:")).cloned().collect();
+    let creator: Vec<Verified> =
+        members.iter().filter(|event| event.pdu().sender.starts_with("@bob:")).cloned().collect();
     (import.state, import.auth_chain) = (rest, creator);
     import.partial = Some(Partial { resident: OTHER.to_owned(), servers: vec![OTHER.to_owned()] });
     bench.rooms.import_join(import).await.unwrap();
@@ -240,7 +241,7 @@ async fn clients_that_load_members_lazily_have_a_room_before_these_have_come() {
     for n in 0..MEMBERS {
         other.join(&room_id, &UserId::from(format!("@user{n}:two.test")), None, Object::new()).await.unwrap();
     }
-    let lazy = async |since: Option<&str>| bench.sync_by(&alice, since, LAZY).await;
+    let lazy = async |since: Option<&str>| bench.sync_with(&alice, since, LAZY, Duration::ZERO).await;
     let before = lazy(None).await;
     let missing = join_partly(&bench, &other, &room_id, &alice).await;
     let first = lazy(before["next_batch"].as_str()).await;

@@ -198,7 +198,7 @@ async fn what_the_whole_state_does_not_allow_is_hidden_then() {
     assert!(!hidden.shown() && hidden.rejected());
     assert!(two.get(&room_id, &after).await.shown());
     let room = two.room(&room_id).await;
-    assert_eq!(room.head().extremities.iter().map(|one| one.id.clone()).collect::<Vec<_>>(), [after.clone()]);
+    assert_eq!(room.head().extremities.iter().map(|one| &one.id).collect::<Vec<_>>(), [&after]);
     assert!(!room.has_server("three.test"));
     let shown = history(&two.rooms, &room_id, &two.user("bob")).await;
     let shown: Vec<&OwnedEventId> = shown.iter().map(|event| event.id()).collect();
@@ -278,15 +278,27 @@ async fn a_room_that_was_left_before_it_was_whole_is_completed_when_it_is_joined
     assert_eq!(two.current(&room_id).await, one.current(&room_id).await);
     let two = two.restarted().await;
     let claim = two.rooms.claim_partial(1_000_000).await.unwrap().unwrap();
-    assert_ne!(two.rooms.current(&*two.room(&room_id).await, "m.room.member", two.user("bob").as_str()).await.unwrap()
-        .unwrap().id(), &claim.room.join, "the first join is what it is about");
+    assert_ne!(
+        two.rooms
+            .current(&*two.room(&room_id).await, "m.room.member", two.user("bob").as_str())
+            .await
+            .unwrap()
+            .unwrap()
+            .id(),
+        &claim.room.join,
+        "the first join is what it is about"
+    );
     complete(&two, &one, &room_id).await.unwrap();
     check_whole(&two, &one, &room_id).await;
     let left = two.get(&room_id, &left).await;
     let room = two.room(&room_id).await;
     let before = two.ids(&room, left.state_before().unwrap()).await;
     let expected = one.get(&room_id, left.id()).await.state_before().unwrap();
-    assert_eq!(before, one.ids(&*one.room(&room_id).await, expected).await, "of the first stay everything is known too");
+    assert_eq!(
+        before,
+        one.ids(&*one.room(&room_id).await, expected).await,
+        "of the first stay everything is known too"
+    );
 }
 
 #[tokio::test]
