@@ -1,5 +1,6 @@
 //! Handshakes: joining, leaving, knocking, inviting (behaviours FJ1, FJ3, FJ5, FJ6, FJ9).
 
+use event::Object;
 use http::Method;
 use rooms::{NewEvent, Preset, Room, flags};
 use serde_json::{Value, json};
@@ -81,13 +82,22 @@ async fn fj3_fj13_the_old_form_and_the_one_without_members() {
     let (status, answer) = put(&world, &two, "v1/send_join", &room.id, &id(&join), value(&join)).await;
     assert_eq!((status, &answer[0]), (200, &json!(200)), "{answer}");
     assert!(answer[1]["state"].as_array().unwrap().len() > 5);
-    let dan = two.user("dan");
-    let (_, answer) = make(&world, &two, "make_join", &room.id, &dan, "?ver=10").await;
-    let join = signed(&world, &two, &room, &answer["event"]);
-    let path =
-        format!("/_matrix/federation/v2/send_join/{}/{}?omit_members=true", encoded(&room.id), encoded(&id(&join)));
-    let (status, answer) = two.ask(&world, Method::PUT, &path, Some(value(&join))).await;
-    assert_eq!(status, 200, "{answer}");
+    let join = async |name: &str| {
+        let (_, answer) = make(&world, &two, "make_join", &room.id, &two.user(name), "?ver=10").await;
+        let join = signed(&world, &two, &room, &answer["event"]);
+        let path =
+            format!("/_matrix/federation/v2/send_join/{}/{}?omit_members=true", encoded(&room.id), encoded(&id(&join)));
+        let (status, answer) = two.ask(&world, Method::PUT, &path, Some(value(&join))).await;
+        assert_eq!(status, 200, "{answer}");
+        answer
+    };
+    let small = join("dan").await;
+    assert_eq!(small["members_omitted"], false, "a small room comes whole");
+    assert!(small["state"].as_array().unwrap().iter().any(|event| event["type"] == "m.room.member"));
+    for n in 0..100 {
+        world.rooms.join(&room.id, &user(&format!("user{n}")), None, Object::new()).await.unwrap();
+    }
+    let answer = join("erin").await;
     assert_eq!(answer["members_omitted"], true);
     assert_eq!(answer["servers_in_room"], json!([US, "two.test"]));
     let state = answer["state"].as_array().unwrap();
