@@ -133,14 +133,13 @@ impl Json {
 
     /// Whether arrays and objects are nested deeper than `levels`.
     pub fn is_deeper(&self, levels: usize) -> bool {
-        let inner: Box<dyn Iterator<Item = &Json>> = match self {
-            Json::Array(array) => Box::new(array.iter()),
-            Json::Object(object) => Box::new(object.values()),
-            Json::Deep(_) => return true,
-            _ => return false,
-        };
-        let Some(left) = levels.checked_sub(1) else { return true };
-        inner.into_iter().any(|value| value.is_deeper(left))
+        let below = |value: &Json| value.is_deeper(levels.saturating_sub(1));
+        match self {
+            Json::Array(array) => levels == 0 || array.iter().any(below),
+            Json::Object(object) => levels == 0 || object.values().any(below),
+            Json::Deep(_) => true,
+            _ => false,
+        }
     }
 
     /// A member of an object; `None` for other values.

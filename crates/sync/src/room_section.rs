@@ -100,8 +100,8 @@ impl Keys {
     /// Whether a client that applied the event would believe what is no longer so. The timeline must begin after it: then
     /// the state that stands before the timeline says how it is.
     fn is_outdated(&self, event: &Event) -> bool {
-        let key = event.pdu.state_entry().map(|(kind, key)| (kind.to_owned(), key.to_owned()));
-        key.is_some_and(|key| self.hidden.contains(&key))
+        let Some((kind, key)) = event.pdu.state_entry().filter(|_| !self.hidden.is_empty()) else { return false };
+        self.hidden.contains(&(kind.to_owned(), key.to_owned()))
     }
 }
 

@@ -1,5 +1,5 @@
-//! What a changed account does to its rooms: done at once by the endpoint that changed it, and taken up again by
-//! [`resume`] where that was cut short.
+//! What a changed account does to its rooms, and a changed room to accounts: done at once by whoever made the change, and
+//! taken up again by [`resume`] where that was cut short.
 
 use endpoint::Error;
 use event::{Json, Object};
@@ -41,7 +41,7 @@ pub async fn part_with_guests(users: &Users, rooms: &Rooms) -> Result<(), Error>
         if let Some(room) = &closed.room
             && !rooms.takes_guests(room).await.map_err(error_map::rooms)?
         {
-            for user in rooms.local_members(room.num).iter().flat_map(|members| members.iter()) {
+            for user in room.head().local.iter() {
                 let account = users.account(user).await.map_err(error_map::users)?;
                 if account.is_some_and(|account| account.kind == GUEST) {
                     keep_on(rooms.leave(&room.id, user, Some(GUESTS_LEAVE)).await, &room.id)?;

@@ -2,7 +2,7 @@
 
 use http::Method;
 use serde_json::{Value, json};
-use store::{DeviceId, UserId};
+use store::UserId;
 use testkit::{Client, Server, encoded, next_batch};
 use users::SessionKind;
 use users::login::NewDevice;
@@ -14,15 +14,15 @@ async fn ask(server: &Server, method: Method, path: &str, token: Option<&str>, b
     client.request(method, path, body.map_or_else(String::new, |body| body.to_string())).await.pair()
 }
 
-async fn post(server: &Server, token: Option<&str>, path: &str, body: Value) -> (u16, Value) {
+pub async fn post(server: &Server, token: Option<&str>, path: &str, body: Value) -> (u16, Value) {
     ask(server, Method::POST, path, token, Some(body)).await
 }
 
-async fn get(server: &Server, token: Option<&str>, path: &str) -> (u16, Value) {
+pub async fn get(server: &Server, token: Option<&str>, path: &str) -> (u16, Value) {
     ask(server, Method::GET, path, token, None).await
 }
 
-fn text(value: &Value) -> &str {
+pub fn text(value: &Value) -> &str {
     value.as_str().unwrap()
 }
 
@@ -37,7 +37,7 @@ async fn register(server: &Server, name: &str, more: Value) -> Value {
     answer
 }
 
-fn login_body(name: &str, password: &str) -> Value {
+pub fn login_body(name: &str, password: &str) -> Value {
     json!({
         "type": "m.login.password",
         "identifier": { "type": "m.id.user", "user": name },
@@ -45,7 +45,7 @@ fn login_body(name: &str, password: &str) -> Value {
     })
 }
 
-fn code(answer: &(u16, Value)) -> (u16, &str) {
+pub fn code(answer: &(u16, Value)) -> (u16, &str) {
     (answer.0, answer.1["errcode"].as_str().unwrap_or_default())
 }
 
@@ -86,67 +86,6 @@ async fn ca3_ca19_names_are_judged_before_authentication() {
     assert_eq!(code(&post(&server, None, "/register?kind=other", json!({})).await), (400, "M_INVALID_PARAM"));
     let number = json!({ "username": 5 });
     assert_eq!(code(&post(&server, None, "/register", number).await), (400, "M_BAD_JSON"));
-}
-
-#[tokio::test]
-async fn ca3_of_a_guests_registration_all_but_the_devices_name_is_ignored() {
-    let server = Server::with(|options| options.guests = true).await;
-    let body = json!({
-        "initial_device_display_name": "Kiosk", "device_id": "MINE", "username": "mine", "password": 5,
-        "inhibit_login": true, "refresh_token": true, "auth": "none", "type": [],
-    });
-    let (status, guest) = post(&server, None, "/register?kind=guest", body).await;
-    assert_eq!(status, 200, "{guest}");
-    let (token, device) = (text(&guest["access_token"]), text(&guest["device_id"]));
-    assert!(guest.get("refresh_token").is_none(), "{guest}");
-    assert_ne!(device, "MINE");
-    assert_ne!(text(&guest["user_id"]), "@mine:example.org");
-    let (_, who) = get(&server, Some(token), "/account/whoami").await;
-    assert_eq!(who, json!({ "user_id": guest["user_id"], "device_id": device, "is_guest": true }));
-    let kept = server.state.users.device(&UserId::from(text(&guest["user_id"])), &DeviceId::from(device)).await;
-    assert_eq!(kept.unwrap().unwrap().display_name.as_deref(), Some("Kiosk"));
-    let wrong = post(&server, None, "/register?kind=guest", json!({ "initial_device_display_name": 5 })).await;
-    assert_eq!(code(&wrong), (400, "M_BAD_JSON"));
-}
-
-#[tokio::test]
-async fn ca3_a_guest_becomes_a_user_and_keeps_its_rooms() {
-    let server = Server::with(|options| options.guests = true).await;
-    let alice = server.register("alice").await;
-    let access = json!({ "type": "m.room.guest_access", "content": { "guest_access": "can_join" } });
-    let room = alice.create_room(json!({ "preset": "public_chat", "initial_state": [access] })).await;
-    let (guest, other) = (server.guest().await, server.guest().await);
-    guest.join(&room).await;
-    let name = guest.user.trim_start_matches('@').split(':').next().unwrap().to_owned();
-    let body = |token: &str, name: Option<&str>| {
-        let mut body =
-            json!({ "password": "a secret", "guest_access_token": token, "auth": { "type": "m.login.dummy" } });
-        if let Some(name) = name {
-            body["username"] = json!(name);
-        }
-        body
-    };
-    let ask = async |body: Value| code_of(&post(&server, None, "/register", body).await);
-    assert_eq!(ask(body(&other.token, Some(&name))).await, (400, "M_INVALID_PARAM".to_owned()), "another guest");
-    assert_eq!(ask(body(&guest.token, Some("free"))).await, (400, "M_INVALID_PARAM".to_owned()), "another name");
-    assert_eq!(ask(body(&guest.token, None)).await, (400, "M_MISSING_PARAM".to_owned()));
-    assert_eq!(ask(body(&alice.token, Some("alice"))).await, (403, "M_FORBIDDEN".to_owned()), "no guest");
-    assert_eq!(ask(body("none", Some(&name))).await, (403, "M_FORBIDDEN".to_owned()));
-    let (status, login) = post(&server, None, "/register", body(&guest.token, Some(&name))).await;
-    assert_eq!((status, text(&login["user_id"])), (200, guest.user.as_str()), "{login}");
-    for token in [text(&login["access_token"]), guest.token.as_str()] {
-        let (_, who) = get(&server, Some(token), "/account/whoami").await;
-        assert_eq!((&who["user_id"], &who["is_guest"]), (&json!(guest.user), &json!(false)));
-    }
-    guest.post("/createRoom", json!({})).await.ok();
-    guest.say(&room, "still here").await;
-    assert_eq!(ask(body(&guest.token, Some(&name))).await, (403, "M_FORBIDDEN".to_owned()), "no guest any more");
-    let login = post(&server, None, "/login", login_body(&name, "a secret")).await;
-    assert_eq!(login.0, 200);
-}
-
-fn code_of((status, body): &(u16, Value)) -> (u16, String) {
-    (*status, body["errcode"].as_str().unwrap_or_default().to_owned())
 }
 
 #[tokio::test]

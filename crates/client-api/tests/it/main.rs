@@ -6,6 +6,7 @@ mod account;
 mod create_room;
 mod directory;
 mod events;
+mod guests;
 mod history;
 mod membership;
 mod notifying;

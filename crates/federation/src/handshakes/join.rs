@@ -54,8 +54,8 @@ struct Joined {
 
 impl Handshakes {
     /// Joins a room through one of the servers in `via`. If that leaves the members out (MSC3706), the room can be used at
-    /// once and is completed later ([`crate::Federation::complete_rooms`]). `content` is what the member event carries besides the
-    /// membership (display name, avatar, reason).
+    /// once and is completed later ([`crate::Federation::complete_rooms`]). `content` is what the member event carries
+    /// besides the membership (display name, avatar, reason).
     ///
     /// # Errors
     /// [`Error::Remote`] with a server's refusal, [`Error::Exhausted`] if none could be reached.

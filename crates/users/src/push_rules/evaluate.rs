@@ -60,7 +60,11 @@ pub struct Judgement {
 
 /// Rules made ready for evaluation, most important first.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Compiled(Vec<CompiledRule>);
+pub struct Compiled {
+    rules: Vec<CompiledRule>,
+    /// Whether any rule looks for the user's display name.
+    looks_for_name: bool,
+}
 
 #[derive(Clone, Debug, PartialEq)]
 struct CompiledRule {
@@ -144,23 +148,18 @@ impl<'a> Sight<'a> {
 }
 
 impl Compiled {
-    /// Whether any rule looks for the user's display name.
-    fn looks_for_name(&self) -> bool {
-        self.0.iter().flat_map(|rule| &rule.conditions).any(|condition| *condition == Condition::DisplayName)
-    }
-
     /// Compiles the enabled ones of these rules.
     pub fn new(rules: &[Rule]) -> Self {
         let enabled = rules.iter().filter(|rule| rule.enabled);
-        Self(
-            enabled
-                .map(|rule| CompiledRule {
-                    conditions: conditions(rule),
-                    outcome: outcome(&rule.actions),
-                    actions: rule.actions.clone(),
-                })
-                .collect(),
-        )
+        let rules: Vec<CompiledRule> = enabled
+            .map(|rule| CompiledRule {
+                conditions: conditions(rule),
+                outcome: outcome(&rule.actions),
+                actions: rule.actions.clone(),
+            })
+            .collect();
+        let looks_for_name = rules.iter().any(|rule| rule.conditions.contains(&Condition::DisplayName));
+        Self { rules, looks_for_name }
     }
 
     /// The actions of the first rule that matches; empty if none does.
@@ -178,7 +177,7 @@ impl Compiled {
     }
 
     fn first(&self, user: &UserId, sight: &Sight<'_>) -> Option<&CompiledRule> {
-        self.0.iter().find(|rule| rule.conditions.iter().all(|condition| condition.holds(user, sight)))
+        self.rules.iter().find(|rule| rule.conditions.iter().all(|condition| condition.holds(user, sight)))
     }
 }
 
@@ -413,7 +412,7 @@ impl Users {
         self.refresh_push_rules().await?;
         let all_own = self.push_rules.own.read();
         let looks = |user: &&UserId| {
-            all_own.get(*user).and_then(|own| own.rules.as_ref()).is_some_and(|rules| rules.looks_for_name())
+            all_own.get(*user).and_then(|own| own.rules.as_ref()).is_some_and(|rules| rules.looks_for_name)
         };
         Ok(users.iter().filter(looks).cloned().collect())
     }

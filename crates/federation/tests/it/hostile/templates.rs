@@ -229,19 +229,24 @@ async fn fj4_events_that_do_not_verify_are_left_out_of_the_state() {
     assert_eq!(here.servers(), [EVIL.to_owned(), US.to_owned()].into());
 }
 
+/// A room of a restricted join, into which its server is ready to let Alice.
+fn restricted_room(world: &World) -> Elsewhere {
+    let mut room = Elsewhere::new(world, EVIL, "11");
+    let allow = json!([{ "type": "m.room_membership", "room_id": "!club:evil.test" }]);
+    room.set(world, "m.room.join_rules", json!({ "join_rule": "restricted", "allow": allow }));
+    let mut template = room.template(user("alice").as_str(), "join");
+    template["event"]["content"]["join_authorised_via_users_server"] = json!(room.peer.user("carol"));
+    let auth = room.state.values().filter(|event| event.pdu().kind != "m.room.name");
+    template["event"]["auth_events"] = auth.map(|event| event.pdu().event_id.to_string()).collect();
+    world.net.answer(EVIL, MAKE_JOIN, 200, template);
+    room
+}
+
 /// What comes back of a restricted join bears the signature that was asked for, and is the join that was sent.
 #[tokio::test]
 async fn fj4_a_restricted_join_comes_back_as_it_was_sent() {
     let world = World::new().await;
-    let mut room = Elsewhere::new(&world, EVIL, "11");
-    let allow = json!([{ "type": "m.room_membership", "room_id": "!club:evil.test" }]);
-    room.set(&world, "m.room.join_rules", json!({ "join_rule": "restricted", "allow": allow }));
-    let alice = user("alice");
-    let mut template = room.template(alice.as_str(), "join");
-    template["event"]["content"]["join_authorised_via_users_server"] = json!(room.peer.user("carol"));
-    let auth = room.state.values().filter(|event| event.pdu().kind != "m.room.name");
-    template["event"]["auth_events"] = json!(auth.map(|event| event.pdu().event_id.to_string()).collect::<Vec<_>>());
-    world.net.answer(EVIL, MAKE_JOIN, 200, template);
+    let room = restricted_room(&world);
     for event in [Value::Null, value(&room.last), json!({}), json!(5)] {
         let mut answer = room.joined();
         answer["event"] = event.clone();
@@ -256,15 +261,7 @@ async fn fj4_a_restricted_join_comes_back_as_it_was_sent() {
 #[tokio::test]
 async fn fj4_a_restricted_join_is_kept_in_canonical_form() {
     let world = World::new().await;
-    let mut room = Elsewhere::new(&world, EVIL, "11");
-    let allow = json!([{ "type": "m.room_membership", "room_id": "!club:evil.test" }]);
-    room.set(&world, "m.room.join_rules", json!({ "join_rule": "restricted", "allow": allow }));
-    let alice = user("alice");
-    let mut template = room.template(alice.as_str(), "join");
-    template["event"]["content"]["join_authorised_via_users_server"] = json!(room.peer.user("carol"));
-    template["event"]["auth_events"] =
-        json!(room.state.values().map(|event| event.pdu().event_id.to_string()).collect::<Vec<_>>());
-    world.net.answer(EVIL, MAKE_JOIN, 200, template);
+    let room = restricted_room(&world);
     let (peer, rules, joined) = (room.peer.clone(), room.rules, room.joined());
     world.net.reply(EVIL, SEND_JOIN, move |body| {
         let mut event = object(body);
@@ -278,7 +275,7 @@ async fn fj4_a_restricted_join_is_kept_in_canonical_form() {
     });
     ask(&world, "join", &room.room_id).await.unwrap();
     let here = world.rooms.room(&room.room_id).await.unwrap().unwrap();
-    let join = world.rooms.current(&here, "m.room.member", alice.as_str()).await.unwrap().unwrap();
+    let join = world.rooms.current(&here, "m.room.member", user("alice").as_str()).await.unwrap().unwrap();
     let event = join.pdu.object();
     assert!(event["signatures"].get(EVIL).is_some() && !event.contains_key("unsigned"));
     assert_eq!(join.pdu.bytes, event::canonical_json::to_bytes(&event));
