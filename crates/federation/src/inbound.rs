@@ -4,6 +4,7 @@
 
 mod access;
 mod backfill;
+mod body;
 mod content_repository;
 pub(crate) mod error_map;
 mod event_auth;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 
 use axum::Router;
 
+pub(crate) use self::body::Bodies;
 use crate::Federation;
 
 impl Federation {

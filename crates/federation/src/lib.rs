@@ -117,6 +117,7 @@ pub struct Federation {
     pub(crate) heard_from: Box<dyn Fn(&str) + Send + Sync>,
     pub(crate) options: Options,
     pub(crate) receiver: Receiver,
+    pub(crate) bodies: inbound::Bodies,
     /// Whether a server may speak under a room's ACL event.
     pub(crate) heard: Cache<(RoomNum, EventNum, String), bool>,
 }
@@ -127,6 +128,7 @@ impl Federation {
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
             receiver: Receiver::new(parts.store.clone()),
+            bodies: inbound::Bodies::default(),
             heard: Cache::new(HEARD_MAX),
             store: parts.store,
             rooms: parts.rooms,

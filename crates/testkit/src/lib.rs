@@ -9,10 +9,12 @@
 
 mod client;
 mod json;
+mod sockets;
 mod whole;
 mod world;
 
 pub use client::{Answer, Client};
 pub use json::{each, encoded, list, next_batch, text};
+pub use sockets::{Listening, Panics, RawAnswer, RawPeer};
 pub use whole::{SERVER, Server, signing_key};
 pub use world::{FakeClock, SeededEntropy};

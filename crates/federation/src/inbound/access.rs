@@ -5,18 +5,17 @@ use std::sync::Arc;
 
 use axum::extract::{FromRequest, OriginalUri, Request};
 use bytes::Bytes;
-use endpoint::{Error, body, read_body};
+use endpoint::{Error, body};
 use event::{Json, Object, Rules, ids};
 use http::header::AUTHORIZATION;
 use rooms::{Event, Room};
 use serde::de::DeserializeOwned;
 use store::tables::rooms::RemoteRoomRow;
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::body::Held;
 use super::error_map;
 use crate::{Federation, acl};
-
-/// Bytes that the body of a request may have: fifty events of the largest size, a hundred EDUs.
-pub(crate) const BODY_BYTES_MAX: usize = 16 << 20;
 
 /// A request that another server has signed.
 #[derive(Clone, Debug)]
@@ -26,6 +25,8 @@ pub(crate) struct Signed {
     /// The body, if there is one.
     content: Option<Object>,
     bytes: Bytes,
+    /// Its part of the memory for large bodies.
+    place: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl FromRequest<Arc<Federation>> for Signed {
@@ -40,7 +41,7 @@ impl FromRequest<Arc<Federation>> for Signed {
             // Before a large body is read.
             return Err(Error::unauthorized("The request is not signed."));
         }
-        let bytes = read_body(body, BODY_BYTES_MAX).await?;
+        let Held { bytes, place } = federation.bodies.read(body).await?;
         let content = match bytes.is_empty() {
             true => None,
             false => Some(content_of(&bytes)?),
@@ -48,7 +49,7 @@ impl FromRequest<Arc<Federation>> for Signed {
         let verified = federation.key_ring.verify_request(&parts.headers, &parts.method, &uri, content.as_ref()).await;
         let origin = verified?;
         (federation.heard_from)(&origin);
-        Ok(Self { origin, content, bytes })
+        Ok(Self { origin, content, bytes, place })
     }
 }
 
@@ -61,6 +62,11 @@ fn content_of(bytes: &[u8]) -> Result<Object, Error> {
 }
 
 impl Signed {
+    /// Its part of the memory for large bodies, to be held for as long as something of a large body is.
+    pub fn place(&self) -> Option<Arc<OwnedSemaphorePermit>> {
+        self.place.clone()
+    }
+
     /// The body, exactly as events need it.
     pub fn object(self) -> Result<Object, Error> {
         let content = self.transaction()?;

@@ -22,6 +22,8 @@ async fn send(
     request: Signed,
 ) -> Result<Response, Error> {
     let origin = request.origin.clone();
+    // A transaction may wait for others of the same server.
+    let _place = request.place();
     let answer = federation.transaction(&origin, &txn_id, request.transaction()?).await?;
     Ok(([(CONTENT_TYPE, "application/json")], answer).into_response())
 }

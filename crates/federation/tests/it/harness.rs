@@ -446,6 +446,11 @@ impl World {
         (head.status, head.headers, axum::body::to_bytes(body, usize::MAX).await.unwrap())
     }
 
+    /// Its routes, as a listener serves them.
+    pub fn routes(&self) -> Router {
+        self.router.clone()
+    }
+
     /// Sends an unsigned request.
     pub async fn unsigned(&self, method: Method, path: &str) -> (StatusCode, Value) {
         let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
@@ -564,6 +569,23 @@ impl Peer {
         let request = Request::builder().method(method.clone()).uri(path).header(AUTHORIZATION, header);
         let body = content.map_or_else(Body::empty, Body::from);
         request.header(CONTENT_TYPE, "application/json").body(body).unwrap()
+    }
+
+    /// The bytes of a signed request over HTTP/1.1, which leaves the connection open.
+    pub fn wire(&self, method: &Method, path: &str, content: Option<&Value>) -> Vec<u8> {
+        let content = content.map(|content| Json::Object(object(content.clone())).to_canonical_string());
+        let header = self.authorization(method, path, content.as_deref());
+        let body = content.unwrap_or_default();
+        let size = body.len();
+        format!(
+            "{method} {path} HTTP/1.1\r\nHost: {US}\r\nAuthorization: {header}\r\nContent-Length: {size}\r\n\r\n{body}"
+        )
+        .into_bytes()
+    }
+
+    /// What it puts into the header of a request with this body.
+    pub fn authorization(&self, method: &Method, path: &str, body: Option<&str>) -> String {
+        x_matrix::sign(&self.key, method, path, &self.name, US, body.map(str::as_bytes)).header()
     }
 
     /// Sends a signed request and reads the answer as JSON.

@@ -8,6 +8,7 @@ mod gaps;
 mod invites;
 mod json;
 mod keys;
+mod sockets;
 mod templates;
 
 use std::collections::BTreeMap;

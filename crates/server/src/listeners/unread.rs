@@ -18,14 +18,19 @@ const BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Seconds that this may take.
 const SECONDS_MAX: u64 = 30;
 
-/// Seconds that a client may be silent in the middle of a body.
+/// Seconds in which a client must bring something on, in the middle of a body.
 const SILENCE_S_MAX: u64 = 60;
+
+/// Bytes that are something: less of them, now and then, would keep a body waiting for ever.
+const PROGRESS_BYTES: usize = 16 * 1024;
 
 /// A body whose rest is read when its reader drops it.
 pub struct Unread {
     body: Option<Incoming>,
-    /// Runs while the reader waits for the client.
+    /// Runs while the reader waits for the client to bring something on.
     silence: Option<Pin<Box<Sleep>>>,
+    /// Bytes that have come since it runs.
+    brought: usize,
 }
 
 /// Why a body could not be read.
@@ -34,15 +39,15 @@ pub enum Error {
     /// The connection broke.
     #[error(transparent)]
     Broken(#[from] hyper::Error),
-    /// The client fell silent.
-    #[error("the client was silent for {SILENCE_S_MAX} seconds in the middle of a body")]
+    /// The client fell silent, or nearly so.
+    #[error("the client brought next to nothing for {SILENCE_S_MAX} seconds in the middle of a body")]
     Silent,
 }
 
 impl Unread {
     /// Wraps a body.
     pub fn new(body: Incoming) -> Self {
-        Self { body: Some(body), silence: None }
+        Self { body: Some(body), silence: None, brought: 0 }
     }
 }
 
@@ -53,7 +58,12 @@ impl Body for Unread {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         if let Poll::Ready(frame) = Pin::new(body).poll_frame(context) {
-            self.silence = None;
+            if let Some(Ok(frame)) = &frame {
+                self.brought += frame.data_ref().map_or(0, Bytes::len);
+            }
+            if self.brought >= PROGRESS_BYTES {
+                (self.silence, self.brought) = (None, 0);
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(Error::from)));
         }
         let sleep = || Box::pin(tokio::time::sleep(Duration::from_secs(SILENCE_S_MAX)));
