@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod dns_server;
+mod hostile;
 mod requests;
 mod tls_server;

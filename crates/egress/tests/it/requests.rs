@@ -20,7 +20,7 @@ const LIMITS: Limits = Limits { timeout: Duration::from_secs(60), body_bytes_max
 const BOTH: &[&str] = &["h2", "http/1.1"];
 const ONE: &[&str] = &["http/1.1"];
 
-fn options(authority: &Authority) -> Options {
+pub fn options(authority: &Authority) -> Options {
     Options {
         allowed_private_ranges: vec!["127.0.0.0/8".parse().unwrap()],
         trust: Trust { extra_ca_files: vec![authority.file().to_owned()], verify_certificates: true },
@@ -47,11 +47,11 @@ fn request(endpoints: Vec<Endpoint>, certificate: &str, host: &str) -> Request {
     }
 }
 
-async fn text(response: Response) -> String {
+pub async fn text(response: Response) -> String {
     String::from_utf8(response.body.collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
-async fn error_of(outcome: Result<Response, Error>) -> Error {
+pub async fn error_of(outcome: Result<Response, Error>) -> Error {
     match outcome {
         Err(error) => error,
         Ok(response) => response.body.collect().await.err().unwrap(),

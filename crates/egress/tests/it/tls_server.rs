@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HOST;
@@ -19,9 +20,12 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::ServerConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tempfile::NamedTempFile;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// A certificate authority.
 pub struct Authority {
@@ -162,6 +166,104 @@ impl Server {
     /// The URL of a path, by a name.
     pub fn url(&self, name: &str, path: &str) -> String {
         format!("https://{name}:{}{path}", self.address.port())
+    }
+}
+
+/// What a server answers to a request: bytes, whatever they are.
+#[derive(Clone, Default)]
+pub struct Script {
+    /// What comes first.
+    pub begin: Vec<u8>,
+    /// What comes then, over and over, as long as the other side takes it.
+    pub more: Vec<u8>,
+    /// Time between the pieces.
+    pub pause: Duration,
+    /// Whether the connection is left open at the end of it, for the next request.
+    pub stays: bool,
+}
+
+/// A running server that does not speak HTTP as it should; it ends when this is dropped.
+pub struct RawServer {
+    pub address: SocketAddr,
+    /// Bytes that were taken of what comes over and over.
+    pub taken: Arc<AtomicU64>,
+    open: watch::Sender<usize>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for RawServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl RawServer {
+    /// A server at an address, with a certificate for these names; it chooses what it does after the head of a request.
+    pub async fn start(
+        address: &str,
+        authority: &Authority,
+        names: &[&str],
+        script: impl Fn(&str) -> Script + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(authority.server_config(names, &["http/1.1"])));
+        let (script, taken) = (Arc::new(script), Arc::new(AtomicU64::new(0)));
+        let (open, _) = watch::channel(0);
+        let (count, opened) = (Arc::clone(&taken), open.clone());
+        let task = tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let (acceptor, script, count) = (acceptor.clone(), Arc::clone(&script), Arc::clone(&count));
+                let open = opened.clone();
+                open.send_modify(|open| *open += 1);
+                tokio::spawn(async move {
+                    if let Ok(mut tls) = acceptor.accept(tcp).await {
+                        drop(play(&mut tls, script.as_ref(), &count).await);
+                    }
+                    open.send_modify(|open| *open -= 1);
+                });
+            }
+        });
+        Self { address, taken, open, task }
+    }
+
+    /// Waits until the other side has let go of all connections.
+    pub async fn left(&self) {
+        self.open.subscribe().wait_for(|open| *open == 0).await.unwrap();
+    }
+
+    /// The URL of a path, by a name.
+    pub fn url(&self, name: &str, path: &str) -> String {
+        format!("https://{name}:{}{path}", self.address.port())
+    }
+}
+
+async fn play(
+    tls: &mut TlsStream<TcpStream>,
+    script: &(impl Fn(&str) -> Script + Sync),
+    taken: &AtomicU64,
+) -> std::io::Result<()> {
+    loop {
+        let mut head = Vec::new();
+        while !head.windows(4).any(|four| four == b"\r\n\r\n") {
+            if tls.read_buf(&mut head).await? == 0 {
+                return Ok(());
+            }
+        }
+        let Script { begin, more, pause, stays } = script(&String::from_utf8_lossy(&head));
+        tls.write_all(&begin).await?;
+        while !more.is_empty() {
+            tls.write_all(&more).await?;
+            tls.flush().await?;
+            taken.fetch_add(more.len() as u64, Ordering::SeqCst);
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+        }
+        tls.flush().await?;
+        if !stays {
+            return tls.shutdown().await;
+        }
     }
 }
 

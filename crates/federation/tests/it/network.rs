@@ -17,7 +17,7 @@ use store::{Clock, Entropy};
 
 use crate::dns_server::NameServer;
 use crate::harness::key;
-use crate::tls_server::{Authority, Reply, Seen, Server};
+use crate::tls_server::{Authority, RawServer, Reply, Script, Seen, Server};
 use crate::trust::{StandingClock, US};
 
 /// Long enough for a busy machine.
@@ -200,6 +200,47 @@ async fn private_addresses_are_refused_whoever_names_them() {
     }
     assert!(server.seen.lock().is_empty());
     assert!(network.route(&format!("127.0.0.1:{port}")).await.is_ok(), "where loopback is allowed, it is reached");
+}
+
+/// SEC-well-known: what a host answers for its file may be endless, huge, or a circle: it counts as missing, and the
+/// server is looked for in the next place. Slow ones are `egress`'s affair.
+#[tokio::test]
+async fn fa2_hostile_files_are_as_if_there_were_none() {
+    const OK: &str = "HTTP/1.1 200 OK\r\n";
+    let script =
+        |begin: &str, more: &str| Script { begin: begin.into(), more: more.into(), stays: true, ..Script::default() };
+    let file = r#"{"m.server":"elsewhere.test:1"}"#;
+    let size = file.len() + 60_000;
+    let scripts = BTreeMap::from([
+        (
+            "circle.test",
+            script("HTTP/1.1 302 Found\r\nLocation: /.well-known/matrix/server\r\nContent-Length: 0\r\n\r\n", ""),
+        ),
+        ("inside.test", script("HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1/\r\nContent-Length: 0\r\n\r\n", "")),
+        ("huge.test", script(&format!("{OK}Content-Length: {size}\r\n\r\n{file}{}", " ".repeat(60_000)), "")),
+        ("endless.test", script(&format!("{OK}\r\n{file}"), &" ".repeat(1_000))),
+        ("headers.test", script(OK, &format!("X: {}\r\n", "y".repeat(1_000)))),
+    ]);
+    let hosts: Vec<&'static str> = scripts.keys().copied().collect();
+    let (authority, names) = (Authority::new(), NameServer::start().await);
+    let of_host = move |head: &str| {
+        let host = head.lines().find_map(|line| line.to_lowercase().strip_prefix("host: ").map(str::to_owned));
+        scripts.get(host.unwrap_or_default().split(':').next().unwrap()).cloned().unwrap_or_default()
+    };
+    let files = RawServer::start("127.0.0.1:0", &authority, &hosts, of_host).await;
+    let server = Server::start("127.0.0.1:0", &authority, &hosts, BOTH, |_| Reply::ok(r#"{"seen":"here"}"#)).await;
+    names.address("target.test", "127.0.0.1");
+    for host in &hosts {
+        names.address(host, "127.0.0.1");
+        names.srv(&format!("_matrix-fed._tcp.{host}"), 1, 0, server.address.port(), "target.test");
+    }
+    let client = client(&authority, &names, files.address.port(), true);
+    for host in hosts {
+        let begun = std::time::Instant::now();
+        assert_eq!(route(&client, host).await.unwrap(), "here", "{host}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{host}: {:?}", begun.elapsed());
+    }
+    assert!(files.taken.load(std::sync::atomic::Ordering::SeqCst) < 16 << 20);
 }
 
 #[tokio::test]
