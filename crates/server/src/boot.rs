@@ -252,7 +252,7 @@ pub async fn build_on(
         .merge(others)
         .merge(first_account::routes(page))
         .merge(health::routes(store.clone()))
-        .merge(metrics::routes(Arc::clone(&metrics), Arc::clone(&sync), Arc::clone(&rooms)));
+        .merge(metrics::routes(Arc::clone(&metrics), Arc::clone(&sync), Arc::clone(&rooms), Arc::clone(&users)));
     let router = layered(routes, metrics);
     let config = config.clone();
     Ok(Running {

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use rooms::Rooms;
 use store::{Follower, StreamEntry, StreamPosition};
 use sync::Sync;
+use users::Users;
 
 /// Clock ticks per second in `/proc/self/stat`: fixed by Linux' interface to programs.
 const TICKS_PER_S: f64 = 100.0;
@@ -93,12 +94,17 @@ fn known_method(method: &http::Method) -> &'static str {
 }
 
 /// The route of this file.
-pub fn routes(metrics: Arc<Metrics>, sync: Arc<Sync>, rooms: Arc<Rooms>) -> Router {
-    Router::new().route("/metrics", get(show)).with_state((metrics, sync, rooms))
+pub fn routes(metrics: Arc<Metrics>, sync: Arc<Sync>, rooms: Arc<Rooms>, users: Arc<Users>) -> Router {
+    Router::new().route("/metrics", get(show)).with_state((metrics, sync, rooms, users))
 }
 
-async fn show(State((metrics, sync, rooms)): State<(Arc<Metrics>, Arc<Sync>, Arc<Rooms>)>) -> Response {
+/// Where figures come from.
+type Sources = (Arc<Metrics>, Arc<Sync>, Arc<Rooms>, Arc<Users>);
+
+async fn show(State((metrics, sync, rooms, users)): State<Sources>) -> Response {
     let mut text = metrics.text(sync.waker().n_waiting());
+    let help = "To-device messages of other servers that were dropped, because too many of the same sender waited.";
+    one(&mut text, "hearth_to_device_dropped_total", "counter", help, &users.to_device_dropped().to_string());
     // The other figures are worth having when the store does not answer.
     if let Ok(Ok(partial)) = tokio::time::timeout(STORE_PATIENCE, rooms.partial_rooms()).await {
         let help = "Rooms that were joined with part of their state, of which the rest is being fetched.";

@@ -101,6 +101,8 @@ pub struct Users {
     typing: Arc<typing::Typists>,
     presence: presence::Board,
     nonces: registration::Nonces,
+    /// What waits for devices of users of other servers.
+    backlogs: to_device::backlog::Backlogs,
     /// Whoever changes what a user keeps by reading and writing it whole waits here for its turn.
     queues: queues::Queues,
 }
@@ -130,6 +132,7 @@ impl Users {
             typing,
             presence: presence::Board::new(Arc::clone(&volatile), options.server_name.clone()),
             nonces: registration::Nonces::default(),
+            backlogs: to_device::backlog::Backlogs::default(),
             queues: queues::Queues::default(),
             store,
             clock,

@@ -1,6 +1,8 @@
 //! To-device messages: kept until the device has synced past them (client-server API, "Send-to-Device messaging";
 //! behaviours CE10, CY12).
 
+pub(crate) mod backlog;
+
 use std::collections::BTreeMap;
 
 use event::{Json, Object};
@@ -58,11 +60,57 @@ impl Users {
             batch.expect_absent::<ToDeviceTransactionRow>(key).put(row);
         }
         for (user, contents) in messages.iter().filter(|(user, _)| self.is_local(user)) {
-            self.add_messages(&mut batch, sender, kind, user, contents).await?;
+            self.add_messages(&mut batch, (sender, None), kind, user, contents).await?;
         }
-        if self.is_local(sender) {
-            self.add_edus(&mut batch, sender, kind, messages)?;
+        self.add_edus(&mut batch, sender, kind, messages)?;
+        self.commit_once(batch).await
+    }
+
+    /// Takes in the messages of another server's user, of which the id tells a repetition. Where too many of that user wait
+    /// for a device, the message is dropped; the bound is that of the whole server where the user is not `known` here.
+    /// Says whether anything was stored.
+    ///
+    /// # Errors
+    /// [`Error::TooLarge`], [`Error::Store`].
+    pub async fn receive_to_device(
+        &self,
+        sender: &UserId,
+        known: bool,
+        kind: &str,
+        id: &str,
+        messages: &Messages,
+    ) -> Result<bool, Error> {
+        // A remote sender has no device of its own here.
+        let device = DeviceId::from("");
+        let key = vec![sender.into(), (&device).into(), Value::from(kind), Value::from(id)];
+        if self.store.get::<ToDeviceTransactionRow>(key.clone()).await?.is_some() {
+            return Ok(false);
         }
+        let mut batch = CommitBatch::new();
+        for (user, contents) in messages.iter().filter(|(user, _)| self.is_local(user)) {
+            self.add_messages(&mut batch, (sender, Some(known)), kind, user, contents).await?;
+        }
+        // Ids alone could be made up without end.
+        if batch.is_empty() {
+            return Ok(false);
+        }
+        batch.expect_absent::<ToDeviceTransactionRow>(key).put(ToDeviceTransactionRow {
+            user_id: sender.clone(),
+            device_id: device,
+            kind: kind.to_owned(),
+            txn_id: id.to_owned(),
+            at_ms: self.now(),
+        });
+        self.commit_once(batch).await
+    }
+
+    /// How many messages of other servers were dropped since the start, because too many waited.
+    pub fn to_device_dropped(&self) -> u64 {
+        self.backlogs.dropped()
+    }
+
+    /// Commits what expects its transaction to be new.
+    async fn commit_once(&self, batch: CommitBatch) -> Result<bool, Error> {
         match self.commit(batch).await {
             Ok(_) => Ok(true),
             Err(Error::Conflict) => Ok(false),
@@ -70,10 +118,11 @@ impl Users {
         }
     }
 
+    /// Adds the messages for a user's devices. A sender comes with whether it is known here, if it is not ours.
     async fn add_messages(
         &self,
         batch: &mut CommitBatch,
-        sender: &UserId,
+        (sender, remote): (&UserId, Option<bool>),
         kind: &str,
         user: &UserId,
         contents: &BTreeMap<String, String>,
@@ -86,6 +135,12 @@ impl Users {
         for device in devices {
             let content = contents.get(device.device_id.as_str()).or_else(|| contents.get(ALL_DEVICES));
             let Some(content) = content else { continue };
+            if let Some(known) = remote {
+                let key = (user.clone(), device.device_id.clone());
+                if !self.backlogs.admit(&self.store, self.now(), &key, (sender, known), content).await? {
+                    continue;
+                }
+            }
             let pos = *pos.get_or_insert_with(|| batch.announce(StreamKind::ToDevice, None, Some(user.clone()), None));
             batch.put(ToDeviceRow {
                 user_id: user.clone(),
@@ -156,7 +211,9 @@ impl Users {
         let mut batch = CommitBatch::new();
         let upper = std::collections::Bound::Included(up_to.into());
         batch.delete_range::<ToDeviceRow>(vec![user.into(), device.into()], std::collections::Bound::Unbounded, upper);
-        self.commit(batch).await.map(drop)
+        self.commit(batch).await?;
+        self.backlogs.forget(user, device);
+        Ok(())
     }
 }
 

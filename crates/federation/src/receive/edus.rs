@@ -7,7 +7,7 @@ use event::edu::Edu;
 use event::{Json, Object, ids};
 use rooms::state::{MEMBER, type_key};
 use rooms::{Event, Room};
-use store::{DeviceId, UserId};
+use store::UserId;
 use users::presence::{Presence, PresenceState, STATUS_BYTES_MAX};
 use users::receipts::ReadUpTo;
 use users::to_device::Messages;
@@ -199,9 +199,12 @@ impl Federation {
             let contents = contents.map(|(device, content)| (device.clone(), content.to_canonical_string()));
             messages.insert(user, contents.collect());
         }
-        // A remote sender has no device of its own here: the message's id alone tells a repetition.
-        let transaction = Some((&DeviceId::from(""), id));
-        match self.users.send_to_device(&UserId::from(sender), kind, transaction, &messages).await {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let sender = UserId::from(sender);
+        let known = self.receiver.acquaintances.of(origin).knows(&sender).await?;
+        match self.users.receive_to_device(&sender, known, kind, id, &messages).await {
             Ok(_) | Err(users::Error::TooLarge(_)) => Ok(()),
             Err(error) => Err(error_map::users(error)),
         }

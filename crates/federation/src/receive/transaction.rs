@@ -99,6 +99,10 @@ impl Federation {
             self.take_edu(origin, edu).await?;
         }
         let answer = json!({ "pdus": sorted.results }).to_string();
+        if sorted.results.is_empty() {
+            // EDUs may come twice, and the answer would be the same: nothing is kept of what costs the peer nothing.
+            return Ok(answer);
+        }
         let mut batch = CommitBatch::new();
         let rows = self.receiver.queue.put(&mut batch, origin, sorted.accepted).await?;
         batch.put(InboundTransactionRow {

@@ -106,6 +106,7 @@ async fn rooms_are_listed_with_and_without_a_running_server() {
         assert_eq!((code, said.trim()), (0, expected.as_str()));
         let metrics = ask(Method::GET, &format!("{}/metrics", program.url), "").await;
         assert!(metrics.body().contains("hearth_rooms_partial 0\n"), "{}", metrics.body());
+        assert!(metrics.body().contains("hearth_to_device_dropped_total 0\n"), "{}", metrics.body());
         expected
     };
     let (code, said) = run(folder, &["rooms"], &[NAME]);

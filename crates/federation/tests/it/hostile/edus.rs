@@ -1,7 +1,11 @@
 //! EDUs about users and rooms that are none of the sender's business, and many of them (behaviours FE13, FE16; CVE-2023-42453).
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
-use store::{StreamPosition, UserId};
+use store::tables::federation::InboundTransactionRow;
+use store::tables::users::ToDeviceTransactionRow;
+use store::{DeviceId, Read, StreamPosition, UserId};
 
 use super::{EVIL, GOOD};
 use crate::harness::{Peer, World, user};
@@ -38,7 +42,6 @@ async fn fe13_made_up_users_leave_nothing_behind() {
     }
     assert!(world.edus.0.lock().is_empty());
     assert!(world.users.typing_in(room.num).is_empty());
-    // Each transaction is written down, and nothing besides.
     assert_eq!(world.store.watermark(), before, "nobody is woken");
     let mallory = evil.user("mallory");
     let push = json!([{ "user_id": mallory, "presence": "online" }]);
@@ -113,6 +116,122 @@ async fn fe13_to_device_messages_that_are_not_as_they_should_be_are_passed_over(
     assert_eq!(waiting().await, 300);
     send(&world, &evil, &good).await;
     assert_eq!(waiting().await, 300);
+}
+
+impl World {
+    /// What waits for a device: how many of each sender.
+    async fn waiting(&self, user: &UserId, device: &DeviceId) -> BTreeMap<String, usize> {
+        let up_to = self.store.watermark();
+        let rows = self.users.to_device(user, device, StreamPosition::ZERO, up_to, u32::MAX).await.unwrap();
+        rows.iter().fold(BTreeMap::new(), |mut counts, row| {
+            *counts.entry(row.sender.to_string()).or_default() += 1;
+            counts
+        })
+    }
+}
+
+/// An `m.direct_to_device` with a content of about so many bytes for one device.
+fn to_device(sender: &str, id: &str, (user, device): (&UserId, &DeviceId), size: usize) -> Value {
+    let messages = json!({ user.as_str(): { device.as_str(): { "x": "x".repeat(size) } } });
+    edu("m.direct_to_device", json!({ "sender": sender, "type": "m.test", "message_id": id, "messages": messages }))
+}
+
+/// SEC-edu-floods: what one sender leaves for a device that never fetches it has a bound. Beyond it only its own messages are
+/// lost, nobody is told to wait, and when the device has fetched them there is place again.
+#[tokio::test]
+async fn fe13_a_flood_of_to_device_messages_ends_at_the_bound_of_its_sender() {
+    let world = World::new().await;
+    let room = world.room("10").await;
+    let alice = world.register("alice").await;
+    let login = async || world.users.login(&alice, users::login::NewDevice::default()).await.unwrap().device;
+    let (phone, laptop) = (login().await, login().await);
+    let (evil, two) = (Peer::new(EVIL), Peer::new(GOOD));
+    for name in ["mallory", "carol"] {
+        evil.join(&world, &room, name).await;
+    }
+    two.join(&world, &room, "bob").await;
+    let (mallory, carol, bob) = (evil.user("mallory"), evil.user("carol"), two.user("bob"));
+    // Fifteen units each.
+    let flood: Vec<Value> = (0..700).map(|n| to_device(&mallory, &format!("m{n}"), (&alice, &phone), 61_000)).collect();
+    for edus in flood.chunks(70) {
+        send(&world, &evil, edus).await;
+    }
+    let kept = world.waiting(&alice, &phone).await[&mallory];
+    assert_eq!((kept, world.users.to_device_dropped()), (667, 33));
+    // Users who are made up share what their server has left, which is nothing.
+    let strangers: Vec<Value> =
+        (0..100).map(|n| to_device(&evil.user(&format!("x{n}")), "m", (&alice, &phone), 1)).collect();
+    send(&world, &evil, &strangers).await;
+    // Others are heard, also of that server, and so are the others of the user's devices.
+    send(&world, &evil, &[to_device(&carol, "m", (&alice, &phone), 1), to_device(&mallory, "l", (&alice, &laptop), 1)])
+        .await;
+    send(
+        &world,
+        &two,
+        &[to_device(&bob, "m", (&alice, &phone), 1), to_device(&two.user("stranger"), "m", (&alice, &phone), 1)],
+    )
+    .await;
+    let expected = [(mallory.clone(), kept), (carol, 1), (bob, 1), (two.user("stranger"), 1)];
+    assert_eq!(world.waiting(&alice, &phone).await, BTreeMap::from(expected));
+    assert_eq!(world.waiting(&alice, &laptop).await, BTreeMap::from([(mallory.clone(), 1)]));
+    // The phone comes back. A message that was dropped may come again: its id was not used up.
+    world.users.delete_to_device(&alice, &phone, world.store.watermark()).await.unwrap();
+    send(&world, &evil, &flood[699..]).await;
+    assert_eq!(world.waiting(&alice, &phone).await, BTreeMap::from([(mallory, 1)]));
+}
+
+/// SEC-edu-floods: strangers of one server have one bound together, and a new process counts what is there.
+#[tokio::test]
+async fn fe13_made_up_senders_share_one_bound() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let phone = world.users.login(&alice, users::login::NewDevice::default()).await.unwrap().device;
+    let evil = Peer::new(EVIL);
+    let flood = |beginning: usize| -> Vec<Value> {
+        (beginning..beginning + 700)
+            .map(|n| to_device(&evil.user(&format!("x{n}")), "m", (&alice, &phone), 61_000))
+            .collect()
+    };
+    for edus in flood(0).chunks(70) {
+        send(&world, &evil, edus).await;
+    }
+    let kept = world.waiting(&alice, &phone).await.len();
+    assert_eq!(kept, 667);
+    let world = world.restarted().await;
+    for edus in flood(1_000).chunks(70) {
+        send(&world, &evil, edus).await;
+    }
+    assert_eq!(world.waiting(&alice, &phone).await.len(), kept);
+    // Ids of messages to nobody are not kept either.
+    let before = world.store.stored_counter().await.unwrap();
+    let nobody = [to_device(&evil.user("x"), "n", (&UserId::from("@nobody:one.test"), &phone), 1)];
+    send(&world, &evil, &nobody).await;
+    send(&world, &evil, &[to_device(&evil.user("x"), "n", (&alice, &DeviceId::from("NONE")), 1)]).await;
+    assert_eq!(world.store.stored_counter().await.unwrap(), before);
+    assert!(
+        world.store.all::<ToDeviceTransactionRow>(Read::prefix::<ToDeviceTransactionRow>(vec![])).await.unwrap().len()
+            <= kept
+    );
+}
+
+/// SEC-edu-floods: EDUs leave nothing of the transaction that brought them.
+#[tokio::test]
+async fn fe1_transactions_without_events_leave_nothing_behind() {
+    let world = World::new().await;
+    let room = world.room("10").await;
+    let evil = Peer::new(EVIL);
+    evil.join(&world, &room, "mallory").await;
+    for number in 0..100 {
+        evil.transact(&world, &format!("t{number}"), &[], &[edu("m.made.up", json!({}))]).await;
+    }
+    let rows = async || {
+        let read = Read::prefix::<InboundTransactionRow>(vec![]);
+        world.store.all::<InboundTransactionRow>(read).await.unwrap().len()
+    };
+    assert_eq!(rows().await, 0);
+    let message = evil.message(&world, &room, "mallory", "hello").await;
+    evil.transact(&world, "t", &[&message], &[]).await;
+    assert_eq!(rows().await, 1);
 }
 
 /// Presence that is believed of a known user alone, and only as far as it makes sense.
