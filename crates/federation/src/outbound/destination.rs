@@ -29,8 +29,11 @@ const PRESENCE_PER_EDU_MAX: usize = 100;
 /// After a failure, how long a destination is left alone that speaks to us, in milliseconds; doubled with each try that
 /// fails all the same.
 const HEARD_WAIT_MS: i64 = 1_000;
-/// How often a transaction that a peer refuses as a whole is tried before it is given up: its events stay reachable.
+/// How often a transaction that a peer refuses as a whole is tried before its parts are sent one by one, and how often one
+/// of these before it is given up: an event stays reachable.
 const REFUSALS_MAX: u32 = 5;
+/// How many parts are sent one by one after a transaction was refused.
+const SINGLY: usize = PDUS_MAX + EDUS_MAX;
 
 /// What makes a newer volatile EDU take the place of an older one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +60,20 @@ pub(super) struct Under {
     pub device_lists: Vec<Told>,
     /// How often the peer refused it.
     pub refusals: u32,
+    /// It is one part of what was refused as a whole.
+    pub single: bool,
+}
+
+impl Under {
+    /// Takes what is in it from what waits: the peer has it, or will never take it.
+    fn settle(self, server: &str, batch: &mut CommitBatch) {
+        for (pos, number) in self.stored {
+            batch.delete::<OutboundEduRow>(vec![Value::from(server), pos.into(), Value::Int(number)]);
+        }
+        for told in self.device_lists {
+            told.add_to(batch);
+        }
+    }
 }
 
 /// What waits for a destination.
@@ -78,6 +95,8 @@ pub(super) struct Queue {
     pub device_lists: bool,
     /// The transaction under way.
     pub under: Option<Under>,
+    /// How many more transactions have one part each, since the peer has refused one with several.
+    singly: usize,
     /// How often it has failed in a row.
     pub failures: u32,
     /// Since when, in milliseconds since the epoch.
@@ -118,6 +137,18 @@ impl Queue {
         }
     }
 
+    /// Adds volatile EDUs to others, as far as there is place.
+    fn take_volatile(&mut self, edus: &mut Vec<Object>) {
+        while edus.len() < EDUS_MAX
+            && let Some((_, edu)) = self.edus.pop_first()
+        {
+            edus.push(edu);
+        }
+        if edus.len() < EDUS_MAX {
+            edus.extend(self.take_presence());
+        }
+    }
+
     /// One EDU about the presence of users that wait to be told of, if there are any.
     fn take_presence(&mut self) -> Option<Object> {
         let mut push = Vec::new();
@@ -133,6 +164,28 @@ impl Queue {
                 ("edu_type".to_owned(), Json::from("m.presence")),
             ])
         })
+    }
+
+    /// The peer has refused the transaction under way once more. After some times its parts are sent one by one; if it was
+    /// one of these, it is given up and returned.
+    fn refuse(&mut self) -> Option<Under> {
+        let refusals = self.under.as_mut().map_or(0, |under| {
+            under.refusals += 1;
+            under.refusals
+        });
+        let under = self.under.take_if(|_| refusals >= REFUSALS_MAX)?;
+        if under.single {
+            return Some(under);
+        }
+        self.singly = SINGLY;
+        self.stored_edus |= !under.stored.is_empty();
+        self.device_lists |= !under.device_lists.is_empty();
+        if let Some(first) = under.first {
+            // Its events are read again from the rooms.
+            self.behind_from = Some(self.behind_from.unwrap_or(first).min(StreamPosition(first.0 - 1)));
+            self.events.clear();
+        }
+        None
     }
 
     /// It has failed, and is left alone for so long.
@@ -325,19 +378,20 @@ impl Outbound {
         if destination.queue.lock().behind_from.is_some() && !self.catch_up(destination).await? {
             return Ok(true);
         }
-        let (stored, mut edus) = self.stored_edus(destination).await?;
-        let (lists, told) = self.device_list_edus(destination, EDUS_MAX.saturating_sub(edus.len())).await?;
-        edus.extend(lists);
-        let mut queue = destination.queue.lock();
-        let count = queue.events.len().min(PDUS_MAX);
-        let events: Vec<_> = queue.events.drain(..count).collect();
-        while edus.len() < EDUS_MAX
-            && let Some((_, edu)) = queue.edus.pop_first()
-        {
-            edus.push(edu);
+        let single = destination.queue.lock().singly > 0;
+        let (stored, mut edus) = self.stored_edus(destination, if single { 1 } else { EDUS_MAX / 2 }).await?;
+        let mut told = Vec::new();
+        if !single || edus.is_empty() {
+            let (lists, of_lists) = self.device_list_edus(destination, EDUS_MAX.saturating_sub(edus.len())).await?;
+            edus.extend(lists);
+            told = of_lists;
         }
-        if edus.len() < EDUS_MAX {
-            edus.extend(queue.take_presence());
+        let mut queue = destination.queue.lock();
+        let most = if !single { PDUS_MAX } else { usize::from(edus.is_empty()) };
+        let count = queue.events.len().min(most);
+        let events: Vec<_> = queue.events.drain(..count).collect();
+        if !single || (events.is_empty() && edus.is_empty()) {
+            queue.take_volatile(&mut edus);
         }
         if events.is_empty() && edus.is_empty() {
             return Ok(false);
@@ -350,17 +404,22 @@ impl Outbound {
             stored,
             device_lists: told,
             refusals: 0,
+            single,
         });
         Ok(true)
     }
 
-    /// Stored EDUs that wait, and their keys.
-    async fn stored_edus(&self, destination: &Destination) -> Result<(Vec<(StreamPosition, i64)>, Vec<Object>)> {
+    /// At most so many stored EDUs that wait, and their keys.
+    async fn stored_edus(
+        &self,
+        destination: &Destination,
+        max: usize,
+    ) -> Result<(Vec<(StreamPosition, i64)>, Vec<Object>)> {
         if !std::mem::take(&mut destination.queue.lock().stored_edus) {
             return Ok(Default::default());
         }
         let read = Read::prefix::<OutboundEduRow>(vec![Value::from(destination.server.as_str())]);
-        let limit = u32::try_from(EDUS_MAX / 2).unwrap_or(1);
+        let limit = u32::try_from(max).unwrap_or(1);
         let rows = self.store.all::<OutboundEduRow>(read.limit(limit)).await;
         // Looked at again after this transaction: there may be more.
         destination.queue.lock().stored_edus |= rows.as_ref().map_or(true, |rows| !rows.is_empty());
@@ -401,17 +460,14 @@ impl Outbound {
             let mut queue = destination.queue.lock();
             queue.failures = 0;
             queue.failing_since_ms = 0;
+            queue.singly = queue.singly.saturating_sub(1);
             (queue.retry_at_ms, queue.heard_in_vain, queue.heard) = (0, 0, false);
             let caught_up = queue.stored && queue.behind_from.is_none() && queue.events.is_empty();
             (queue.under.take(), caught_up)
         };
         let mut batch = CommitBatch::new();
-        for (pos, number) in under.iter().flat_map(|under| &under.stored) {
-            let server = Value::from(destination.server.as_str());
-            batch.delete::<OutboundEduRow>(vec![server, (*pos).into(), Value::Int(*number)]);
-        }
-        for told in under.into_iter().flat_map(|under| under.device_lists) {
-            told.add_to(&mut batch);
+        if let Some(under) = under {
+            under.settle(&destination.server, &mut batch);
         }
         if caught_up {
             batch.delete::<DestinationRow>(vec![Value::from(destination.server.as_str())]);
@@ -423,6 +479,7 @@ impl Outbound {
     async fn failed(&self, destination: &Destination, error: &Error) -> Result<()> {
         let refused = matches!(error, Error::Remote { status, .. }
             if status.is_client_error() && !matches!(status.as_u16(), 401 | 403 | 404 | 408 | 429));
+        let mut batch = CommitBatch::new();
         let row = {
             let mut queue = destination.queue.lock();
             queue.failures = queue.failures.saturating_add(1);
@@ -431,14 +488,9 @@ impl Outbound {
                 queue.failing_since_ms = now_ms;
                 tracing::info!(server = destination.server, %error, "a server cannot be reached");
             }
-            if let Some(under) = &mut queue.under
-                && refused
-            {
-                under.refusals += 1;
-                if under.refusals >= REFUSALS_MAX {
-                    tracing::warn!(server = destination.server, %error, "a server refuses a transaction: it is given up");
-                    queue.under = None;
-                }
+            if refused && let Some(under) = queue.refuse() {
+                tracing::warn!(server = destination.server, %error, "a server refuses what is sent: it is given up");
+                under.settle(&destination.server, &mut batch);
             }
             let wait = self.back_off(queue.failures);
             queue.put_off(now_ms, wait);
@@ -455,7 +507,6 @@ impl Outbound {
                 retry_at_ms: queue.retry_at_ms,
             }
         };
-        let mut batch = CommitBatch::new();
         batch.put(row);
         self.store_owned(destination, batch).await?;
         destination.queue.lock().stored = true;

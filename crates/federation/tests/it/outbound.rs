@@ -36,6 +36,25 @@ impl Transport for Wire {
     }
 }
 
+/// Refuses each transaction with poison in it, and shows what the others say.
+struct Picky(mpsc::UnboundedSender<String>);
+
+#[async_trait]
+impl Transport for Picky {
+    async fn send(&self, request: Outgoing) -> Result<Incoming, TransportError> {
+        let body: Value = serde_json::from_slice(&request.body.unwrap_or_default()).unwrap_or_default();
+        let poisoned = body.to_string().contains("poison");
+        if !poisoned {
+            for part in ["pdus", "edus"].iter().flat_map(|part| body[part].as_array().unwrap()) {
+                self.0.send(part.to_string()).unwrap();
+            }
+        }
+        let status = if poisoned { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+        let body = Full::new(Bytes::from("{}")).map_err(|never| match never {}).boxed_unsync();
+        Ok(Incoming { status, headers: HeaderMap::new(), body })
+    }
+}
+
 /// Counts.
 struct Bytewise(std::sync::atomic::AtomicU8);
 
@@ -59,19 +78,7 @@ impl Sending {
 
     fn with(world: &World, options: Options) -> Self {
         let (sender, edus) = mpsc::unbounded_channel();
-        let client = Client::new(US, Arc::new(key(US)), Arc::new(Wire(sender)), Reach::default());
-        let outbound = Outbound::new(Parts {
-            client: Arc::new(client),
-            store: world.store.clone(),
-            rooms: Arc::clone(&world.rooms),
-            users: Arc::clone(&world.users),
-            clock: Arc::clone(&world.clock) as Arc<dyn Clock>,
-            entropy: Arc::new(Bytewise(0.into())),
-            nodes: Arc::new(Alone),
-            options,
-        });
-        let (stop, stopping) = watch::channel(false);
-        let task = tokio::spawn(async move { outbound.run(stopping).await.unwrap() });
+        let (stop, task) = start(world, options, Arc::new(Wire(sender)));
         Self { edus, stop, task }
     }
 
@@ -86,6 +93,64 @@ impl Sending {
         self.stop.send_replace(true);
         self.task.await.unwrap();
     }
+}
+
+/// Begins to send; it goes on until it is told to stop.
+fn start(world: &World, options: Options, transport: Arc<dyn Transport>) -> (watch::Sender<bool>, JoinHandle<()>) {
+    let client = Client::new(US, Arc::new(key(US)), transport, Reach::default());
+    let outbound = Outbound::new(Parts {
+        client: Arc::new(client),
+        store: world.store.clone(),
+        rooms: Arc::clone(&world.rooms),
+        users: Arc::clone(&world.users),
+        clock: Arc::clone(&world.clock) as Arc<dyn Clock>,
+        entropy: Arc::new(Bytewise(0.into())),
+        nodes: Arc::new(Alone),
+        options,
+    });
+    let (stop, stopping) = watch::channel(false);
+    let task = tokio::spawn(async move { outbound.run(stopping).await.unwrap() });
+    (stop, task)
+}
+
+/// SEC-poison-queue: what a peer refuses is found out and given up alone; all else arrives.
+#[tokio::test(start_paused = true)]
+async fn ce11_what_a_peer_refuses_does_not_hold_up_the_rest() {
+    let world = World::paused().await;
+    let alice = world.register("alice").await;
+    let room = world.room("10").await;
+    Peer::new("two.test").join(&world, &room, "bob").await;
+    let (sender, mut arrived) = mpsc::unbounded_channel();
+    let (stop, task) = start(&world, Options::default(), Arc::new(Picky(sender)));
+    let device = DeviceId::from("PHONE");
+    let to_device = async |text: &str| {
+        let content = BTreeMap::from([("*".to_owned(), json!({ "text": text }).to_string())]);
+        let messages = BTreeMap::from([(UserId::from("@bob:two.test"), content)]);
+        world.users.send_to_device(&alice, "m.test", Some((&device, text)), &messages).await.unwrap();
+    };
+    let mut expected = Vec::new();
+    for n in 0..3 {
+        to_device(&format!("message {n}")).await;
+        to_device(&format!("poison {n}")).await;
+        world.say(&room, &format!("event {n}")).await;
+        world.say(&room, &format!("poison {n}")).await;
+        expected.extend([format!("message {n}"), format!("event {n}")]);
+    }
+    while !expected.is_empty() {
+        let part = arrived.recv().await.unwrap();
+        let before = expected.len();
+        expected.retain(|text| !part.contains(text.as_str()));
+        assert!(expected.len() < before || part.contains("m.presence"), "it comes once: {part}");
+    }
+    // What follows goes on as if nothing had been.
+    to_device("after").await;
+    world.say(&room, "and after").await;
+    let last = [arrived.recv().await.unwrap(), arrived.recv().await.unwrap()];
+    assert!(last.iter().all(|part| part.contains("after")), "{last:?}");
+    stop.send_replace(true);
+    task.await.unwrap();
+    let rows = store::Read::prefix::<store::tables::federation::OutboundEduRow>(vec![]);
+    assert!(world.store.all::<store::tables::federation::OutboundEduRow>(rows).await.unwrap().is_empty());
 }
 
 fn signed(content: Value, user: &UserId, signer: &SigningKey, name: &str) -> Value {

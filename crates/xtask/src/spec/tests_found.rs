@@ -11,15 +11,19 @@ pub fn tests(tree: &Tree) -> BTreeSet<String> {
     functions.chain(scripts.filter(|path| path.starts_with("tests/") && path.ends_with(".mjs"))).collect()
 }
 
+/// Whether an attribute makes a test of its function.
+pub fn is_test_attribute(line: &str) -> bool {
+    let name = line.trim_start_matches("#[").split(['(', ']']).next().unwrap_or_default();
+    name == "test" || name.ends_with("::test")
+}
+
 /// The functions of a file that stand under an attribute which makes them a test.
 fn test_functions(source: &Source) -> Vec<String> {
     let mut names = Vec::new();
     let mut is_test = false;
     for line in source.code.iter().map(|line| line.trim()) {
         if line.starts_with("#[") {
-            let attribute = line.trim_start_matches("#[");
-            let name: &str = attribute.split(['(', ']']).next().unwrap_or_default();
-            is_test |= name == "test" || name.ends_with("::test");
+            is_test |= is_test_attribute(line);
         } else if let Some(name) = line.split("fn ").nth(1).filter(|_| is_test) {
             let end = name.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(name.len());
             names.push(name[..end].to_owned());
