@@ -133,6 +133,7 @@ mod tests {
         is_public(text.parse().unwrap())
     }
 
+    /// SEC-ssrf.
     #[test]
     fn only_public_addresses_may_be_reached() {
         let inside = "0.0.0.0 0.1.2.3 10.1.2.3 100.64.0.1 100.127.255.255 127.0.0.1 127.9.9.9 169.254.169.254 172.16.0.1 \

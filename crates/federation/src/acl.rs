@@ -137,6 +137,19 @@ mod tests {
         check(json!({ "allow": ["*"] }), &["[", "[::", ":", "::", "é.test"]);
     }
 
+    /// SEC-acl-cost.
+    #[test]
+    fn fa10_a_hostile_acl_of_the_greatest_size_costs_little() {
+        let deny: Vec<String> = (0..8_000).map(|number| format!("*a*a*{number}")).collect();
+        let acl = content(json!({ "allow": ["*"], "deny": deny }));
+        let name = "a".repeat(230);
+        assert!(!allows(Some(&acl), &format!("{name}7999")));
+        for number in 8_000..8_020 {
+            assert!(allows(Some(&acl), &format!("{name}{number}x")));
+        }
+    }
+
+    /// SEC-acl-cost.
     #[test]
     fn fa10_a_hostile_glob_costs_little() {
         let glob = "*a".repeat(30_000);

@@ -106,6 +106,7 @@ mod tests {
         check("example.org", &"a".repeat(255), true);
     }
 
+    /// SEC-media-paths.
     #[test]
     fn cm7_media_ids_that_break_the_grammar() {
         for id in ["", ".", "..", "a/b", "../x", "a.b", "a\0", "%2e%2e", "a b", "ä", "a\\b", "a:b", "a\n", "~"] {
@@ -114,6 +115,7 @@ mod tests {
         check("example.org", &"a".repeat(256), false);
     }
 
+    /// SEC-media-paths.
     #[test]
     fn cm7_server_names_that_break_the_grammar() {
         let long = "a".repeat(256);

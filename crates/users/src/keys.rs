@@ -68,13 +68,30 @@ fn parsed(text: &str) -> Json {
     serde_json::from_str(text).unwrap_or_default()
 }
 
-/// The text of a key object that is neither too large nor too deep.
+/// Largest number of canonical JSON, up or down.
+const INT_MAX: u64 = (1 << 53) - 1;
+
+/// The text of a key object that is neither too large nor too deep, and has only numbers that other servers can sign and
+/// check.
 fn checked_text(object: &Json) -> Result<String, Error> {
+    if !is_canonical(object) {
+        return Err(Error::InvalidParam("A key has numbers that are not those of canonical JSON.".to_owned()));
+    }
     if is_deeper(object, KEY_DEPTH_MAX) {
         return Err(Error::InvalidParam("A key nests too deep.".to_owned()));
     }
     let text = object.to_string();
     if text.len() > KEY_BYTES_MAX { Err(Error::TooLarge("a key")) } else { Ok(text) }
+}
+
+/// Whether all numbers are of those that canonical JSON has.
+fn is_canonical(value: &Json) -> bool {
+    match value {
+        Json::Number(number) => number.as_i64().is_some_and(|int| int.unsigned_abs() <= INT_MAX),
+        Json::Array(items) => items.iter().all(is_canonical),
+        Json::Object(members) => members.values().all(is_canonical),
+        _ => true,
+    }
 }
 
 /// Whether values nest more than `levels` deep.

@@ -30,6 +30,7 @@ async fn ignore(server: &Server, client: &Client, user: &str) {
     server.state.users.put_account_data(&own, "", "m.ignored_user_list", content).await.unwrap();
 }
 
+/// SEC-forged-edits.
 #[tokio::test]
 async fn cr16_edits_count_from_the_same_sender_only() {
     let server = Server::new().await;

@@ -13,6 +13,7 @@ async fn add(client: &Client, space: &str, child: &str, content: Value) {
     client.put(&format!("/rooms/{space}/state/m.space.child/{child}"), content).await.ok();
 }
 
+/// SEC-loops.
 #[tokio::test]
 async fn cr20_a_hierarchy_is_walked_in_order_and_to_an_end() {
     let server = Server::new().await;

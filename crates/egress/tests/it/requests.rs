@@ -101,6 +101,7 @@ async fn certificates_are_checked_unless_told_otherwise() {
     assert_eq!(ask(&Egress::new(options).unwrap(), "other.test").await, Ok(200));
 }
 
+/// SEC-ssrf.
 #[tokio::test]
 async fn private_addresses_are_refused_however_they_are_reached() {
     let authority = Authority::new();
@@ -122,6 +123,7 @@ async fn private_addresses_are_refused_however_they_are_reached() {
     assert!(server.seen.lock().is_empty());
 }
 
+/// SEC-ssrf.
 #[tokio::test]
 async fn each_hop_of_a_redirection_is_filtered() {
     let authority = Authority::new();
@@ -144,6 +146,7 @@ async fn each_hop_of_a_redirection_is_filtered() {
     assert!(inside.seen.lock().is_empty());
 }
 
+/// SEC-outbound-bounds.
 #[tokio::test]
 async fn redirections_are_followed_so_often_and_no_more() {
     let authority = Authority::new();
@@ -191,6 +194,7 @@ async fn a_secret_does_not_follow_to_another_host() {
     assert!(!other.last().headers.contains_key(AUTHORIZATION));
 }
 
+/// SEC-outbound-bounds.
 #[tokio::test]
 async fn bodies_end_at_their_bound() {
     let authority = Authority::new();
@@ -213,6 +217,7 @@ async fn bodies_end_at_their_bound() {
     }
 }
 
+/// SEC-outbound-bounds.
 #[tokio::test]
 async fn a_server_that_says_nothing_is_waited_for_only_so_long() {
     let authority = Authority::new();

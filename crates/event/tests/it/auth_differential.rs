@@ -112,6 +112,7 @@ fn random_event(rng: &mut Rng, state: &mut State) -> Value {
     event
 }
 
+/// SEC-auth-rules.
 #[test]
 fn rules_agree_with_ruma() {
     let (mut allowed, mut denied) = (0, 0);
@@ -153,6 +154,7 @@ fn rules_agree_with_ruma() {
     assert!(allowed * 10 > denied, "{allowed} allowed, {denied} denied: too one-sided");
 }
 
+/// SEC-auth-rules.
 #[test]
 fn selection_and_auth_events_agree_with_ruma() {
     let (mut allowed, mut denied) = (0, 0);

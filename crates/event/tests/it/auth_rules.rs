@@ -26,6 +26,7 @@ fn allowed_from(state: &State, user: &str, step: impl Fn(&mut State) -> &'static
     MEMBERSHIPS.into_iter().filter(allowed).collect::<Vec<_>>().join(" ")
 }
 
+/// SEC-unknown-rules.
 #[test]
 fn joining_by_join_rule_and_membership() {
     let check = |versions: &str, join_rule: Option<&str>, expected: &str| {
@@ -428,6 +429,7 @@ fn rv5_changing_levels_of_users() {
     }
 }
 
+/// SEC-unknown-rules.
 #[test]
 fn rv10_values_that_are_no_levels() {
     for version in SUPPORTED_VERSIONS {
@@ -555,6 +557,7 @@ fn auth_events_are_checked_themselves() {
     }
 }
 
+/// SEC-state-resets.
 #[test]
 fn events_of_another_room_are_denied() {
     for version in SUPPORTED_VERSIONS {

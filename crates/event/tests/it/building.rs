@@ -256,6 +256,7 @@ fn whose_signatures_are_required() {
     assert!(required_servers(rules("11"), &object(malformed)).is_err());
 }
 
+/// SEC-join-signing.
 #[test]
 fn co_signing_is_for_invites_and_restricted_joins_of_our_users() {
     let event = |content: Value, target: &str| {

@@ -17,6 +17,7 @@ fn level_of(version: &str, json: &str) -> Level {
     PowerLevels::from_state(state.rules, Some(&pdu), &state.create).user(BOB)
 }
 
+/// SEC-power-levels.
 #[test]
 fn rv4_numbers_strings_and_floats() {
     let check = |versions: &[&str], json: &str, expected: i64| {
@@ -56,6 +57,7 @@ fn rv4_numbers_strings_and_floats() {
     check(all, "true", 0);
 }
 
+/// SEC-power-levels.
 #[test]
 fn rv4_defaults_hold_with_and_without_the_event() {
     for with_event in [false, true] {

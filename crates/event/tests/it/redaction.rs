@@ -150,6 +150,7 @@ fn redacting_twice_changes_nothing() {
     }
 }
 
+/// SEC-redaction.
 #[test]
 fn rv2_agrees_with_ruma() {
     for seed in seeds(400) {

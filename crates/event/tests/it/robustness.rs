@@ -213,6 +213,7 @@ impl event::state_res::UnconflictedState for LargeState {
     }
 }
 
+/// SEC-loops.
 #[test]
 fn chosen_ids_that_cite_each_other_in_a_circle_end() {
     struct Circle;

@@ -321,6 +321,7 @@ fn is_comparable(graph: &Graph, sets: &[StateMap<OwnedEventId>]) -> bool {
     })
 }
 
+/// SEC-state-resolution.
 #[test]
 fn rv6_resolution_agrees_with_ruma() {
     let (mut conflicts, mut entries, mut unlike_any, mut skipped, mut compared) = (0, 0, 0, 0, 0);

@@ -173,6 +173,7 @@ fn compare(synapse: &mut Synapse, seed: u64, family: &[&'static str]) -> Figures
     Figures { compared: cases.len(), skipped: CASES - cases.len(), refused: ours.as_array().unwrap().len() }
 }
 
+/// SEC-state-resolution.
 #[test]
 fn rv6_resolution_agrees_with_synapse() {
     let Some(environment) = std::env::var_os("HEARTH_TEST_SYNAPSE") else {

@@ -251,6 +251,7 @@ async fn cm10_refusals_of_the_other_server_have_their_meaning() {
     assert_eq!(denied.asked(), []);
 }
 
+/// SEC-media-answers.
 #[tokio::test]
 async fn cm10_what_is_too_large_or_broken_is_not_kept() {
     let large = "x".repeat(101);
@@ -294,6 +295,7 @@ async fn cm10_what_is_too_large_or_broken_is_not_kept() {
     }
 }
 
+/// SEC-media-answers.
 #[tokio::test]
 async fn cm10_an_answer_without_end_is_given_up_before_it_fills_the_memory() {
     let filler: Vec<Bytes> = std::iter::repeat_n(Bytes::from(vec![b'x'; 64 << 10]), 1_000).collect();

@@ -97,6 +97,7 @@ async fn fa6_a_key_is_trusted_for_seven_days_at_most() {
     assert!(keys.key(THEM, key(THEM).key_id()).is_some());
 }
 
+/// SEC-key-validity.
 #[tokio::test]
 async fn fa6_old_keys_sign_no_requests_and_keep_their_end() {
     let net = Net::default();
@@ -358,6 +359,7 @@ async fn fa13_the_server_is_asked_again_when_its_answer_is_not_valid_for_long_en
     assert_eq!(asked(all_of(THEM)).await, 1);
 }
 
+/// SEC-notary-signing.
 #[tokio::test]
 async fn fa13_nothing_is_signed_that_could_pass_for_something_else() {
     let net = Net::default();

@@ -181,6 +181,7 @@ async fn fa1_a_certificate_for_the_target_of_an_srv_record_is_not_enough() {
     assert!(server.seen.lock().is_empty(), "nothing was sent");
 }
 
+/// SEC-ssrf.
 #[tokio::test]
 async fn private_addresses_are_refused_whoever_names_them() {
     let network = Network::new(&[]).await;
@@ -267,6 +268,7 @@ async fn an_answer_is_bounded_and_a_matrix_error_is_told() {
     assert!(matches!(ask("/list").await, Err(Error::Malformed { .. })));
 }
 
+/// SEC-ssrf.
 #[tokio::test]
 async fn cm6_a_location_is_fetched_as_anybody_would_and_never_from_inside() {
     let network = Network::new(&[]).await;

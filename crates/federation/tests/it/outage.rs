@@ -399,6 +399,7 @@ async fn fq4_presence_is_told_a_little_later_and_together() {
     sending.stop().await;
 }
 
+/// SEC-dead-peers.
 #[tokio::test(start_paused = true)]
 async fn fa12_ten_dead_destinations_do_not_slow_a_living_one() {
     let alone = delays_beside(0).await;

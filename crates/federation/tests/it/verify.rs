@@ -57,6 +57,7 @@ fn signatures<'a>(object: &'a mut Object, server: &str) -> &'a mut Object {
     all.get_mut(server).and_then(Json::as_object_mut).unwrap()
 }
 
+/// SEC-verified-events.
 #[tokio::test(flavor = "multi_thread")]
 async fn fa7_of_ten_thousand_events_each_bad_one_alone_is_refused() {
     let net = Arc::new(Net::default());
@@ -142,6 +143,7 @@ async fn fa7_known_signatures_must_all_hold_and_unknown_ones_are_skipped() {
     assert!(matches!(check(&trust, "11", wrong).await, Err(VerifyError::BadSignature { .. })));
 }
 
+/// SEC-key-validity.
 #[tokio::test]
 async fn fa7_how_long_a_key_is_valid_counts_from_room_version_5_on() {
     let net = Net::default();

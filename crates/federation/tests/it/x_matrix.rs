@@ -183,6 +183,7 @@ async fn fa4_several_headers_are_several_signatures() {
     assert!(matches!(ask(&[]).await, Err(RequestError::Missing)));
 }
 
+/// SEC-origin.
 #[tokio::test]
 async fn fa11_an_origin_must_be_another_servers_name() {
     let trust = with_keys_of_them().await;

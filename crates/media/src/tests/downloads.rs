@@ -36,6 +36,7 @@ async fn cm3_the_unauthenticated_door_serves_only_what_was_there_before_the_free
     assert!(bench.media.content(&address, Door::Unauthenticated).await.is_ok());
 }
 
+/// SEC-media-paths.
 #[tokio::test]
 async fn cm7_a_row_cannot_lead_out_of_the_directory() {
     let bench = Bench::new().await;
@@ -132,6 +133,7 @@ impl Remote for Peer {
     }
 }
 
+/// SEC-media-fetching.
 #[tokio::test]
 async fn cm10_remote_media_is_fetched_once_and_kept() {
     let peer = Arc::new(Peer::default());
@@ -155,6 +157,7 @@ async fn remote_media_without_a_way_to_fetch_it_is_not_found() {
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
+/// SEC-media-fetching.
 #[tokio::test]
 async fn cm10_remote_media_is_deleted_once_nobody_has_asked_for_it_in_a_long_time() {
     let peer = Arc::new(Peer::default());

@@ -51,6 +51,7 @@ async fn cm8_only_so_many_thumbnails_are_kept() {
     assert_eq!((kept(&bench, &mxc).await, bench.files().len()), (2, 3));
 }
 
+/// SEC-media-decoders.
 #[tokio::test]
 async fn cm8_the_type_is_that_of_the_bytes_not_the_declared_one() {
     let bench = Bench::new().await;
@@ -68,6 +69,7 @@ async fn cm8_the_type_is_that_of_the_bytes_not_the_declared_one() {
     assert!(matches!(thumbnail(&bench, &drawing, 100, 100).await, Err(Error::NotThumbnailable)));
 }
 
+/// SEC-media-decoders.
 #[tokio::test]
 async fn cm8_limits() {
     let bench = Bench::with(|options| (options.pixels_max, options.image_bytes_max) = (1000, 10_000), None).await;

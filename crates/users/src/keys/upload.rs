@@ -154,6 +154,9 @@ fn changed_keys(
     if !names("user_id", user.as_str()) || !names("device_id", device.as_str()) {
         return Err(Error::InvalidParam("The keys belong to another user or device.".to_owned()));
     }
+    if !has_shape(keys) {
+        return Err(Error::InvalidParam("Device keys have `algorithms`, `keys` and `signatures` of texts.".to_owned()));
+    }
     let key_id = format!("ed25519:{device}");
     if signatures_of(keys, user).any(|(id, _)| id == key_id) {
         let public = keys.get("keys").and_then(|keys| keys.get(&key_id)).and_then(Json::as_str);
@@ -161,6 +164,15 @@ fn changed_keys(
         check_signature(keys, user, &key_id, public)?;
     }
     Ok(Some(DeviceKeysRow { user_id: user.clone(), device_id: device.clone(), keys: text }))
+}
+
+/// Whether device keys are what every server can read (client-server API, "DeviceKeys"): they are handed on.
+fn has_shape(keys: &Json) -> bool {
+    let texts = |object: &Json| object.as_object().is_some_and(|members| members.values().all(Json::is_string));
+    let signatures = keys.get("signatures");
+    keys.get("algorithms").and_then(Json::as_array).is_some_and(|names| names.iter().all(Json::is_string))
+        && keys.get("keys").is_some_and(texts)
+        && signatures.is_none_or(|by_user| by_user.as_object().is_some_and(|by_user| by_user.values().all(texts)))
 }
 
 /// The one-time keys that are not there yet.

@@ -214,6 +214,7 @@ async fn ce10_messages_to_other_servers_are_stored_for_them_once_and_in_portions
     assert_eq!(told, [(rows[0].pos, "three.test"), (rows[1].pos, "two.test")], "which wakes the queues");
 }
 
+/// SEC-poison-uploads.
 #[tokio::test]
 async fn ce10_a_message_that_cannot_be_signed_is_refused() {
     let bench = Bench::new().await;

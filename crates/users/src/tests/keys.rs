@@ -77,6 +77,45 @@ async fn ce1_device_keys_belong_to_the_device_and_are_signed_by_it() {
     assert_eq!(bench.store.watermark(), after, "the same keys change nothing");
 }
 
+/// SEC-poison-uploads: other servers are told of devices and keys; what they could not read, and would refuse, does not get
+/// there.
+#[tokio::test]
+async fn ce1_keys_that_others_cannot_read_are_refused() {
+    let bench = Bench::new().await;
+    let login = bench.join("alice").await;
+    let with = |place: &str, value: Json| {
+        let mut keys = device_keys(&login, 1);
+        keys.as_object_mut().unwrap().remove("signatures");
+        keys[place] = value;
+        signed(&keys, &login.user, &key(1), login.device.as_str())
+    };
+    let ed25519 = format!("ed25519:{}", login.device);
+    let mut own = json!({});
+    own[ed25519] = key(1).public_b64().into();
+    for (place, value) in [
+        ("keys", json!([])),
+        ("keys", json!("x")),
+        ("algorithms", json!("x")),
+        ("algorithms", json!({})),
+        ("algorithms", json!([5])),
+        ("m.number", json!(1.5)),
+        ("m.number", json!(1_u64 << 53)),
+        ("m.number", json!({ "deep": [-1e300] })),
+        ("user_id", json!(5)),
+        ("device_id", Json::Null),
+    ] {
+        let keys = with(place, value.clone());
+        let refused = bench.users.put_device_keys(&login.user, &login.device, &keys).await;
+        assert!(refused.is_err(), "{place}: {value}");
+    }
+    let one_time = json!({ "signed_curve25519:A": { "key": "x", "number": 1.5 } });
+    let one_time = one_time.as_object().unwrap();
+    assert!(bench.users.put_one_time_keys(&login.user, &login.device, one_time, &Map::new()).await.is_err());
+    let queried =
+        bench.users.query_keys(&login.user, &BTreeMap::from([(login.user.clone(), Vec::new())])).await.unwrap();
+    assert!(queried.device_keys.get(&login.user).is_none_or(BTreeMap::is_empty), "{:?}", queried.device_keys);
+}
+
 fn one_time(ids: &[&str]) -> Map<String, Json> {
     ids.iter().map(|id| (format!("signed_curve25519:{id}"), json!({ "key": id }))).collect()
 }
@@ -174,6 +213,7 @@ async fn ce6_only_a_change_of_keys_needs_proof() {
     assert!(matches!(refused, Err(Error::InvalidSignature(_))), "signed by another master key");
 }
 
+/// SEC-device-ids.
 #[tokio::test]
 async fn ce6_ca4_keys_and_device_ids_differ() {
     let bench = Bench::new().await;

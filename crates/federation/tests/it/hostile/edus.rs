@@ -21,6 +21,7 @@ fn edu(kind: &str, content: Value) -> Value {
     json!({ "edu_type": kind, "content": content })
 }
 
+/// SEC-edu-floods.
 #[tokio::test]
 async fn fe13_made_up_users_leave_nothing_behind() {
     let world = World::new().await;
@@ -49,6 +50,7 @@ async fn fe13_made_up_users_leave_nothing_behind() {
     assert!(world.users.presence(&UserId::from(mallory.as_str())).is_some(), "who is known is heard of");
 }
 
+/// SEC-edu-floods.
 #[tokio::test]
 async fn fe16_receipts_in_made_up_threads_and_rooms_leave_nothing_behind() {
     let world = World::new().await;
@@ -76,6 +78,7 @@ async fn fe16_receipts_in_made_up_threads_and_rooms_leave_nothing_behind() {
     assert_eq!(of(&mallory).await, 3, "what there is can be read");
 }
 
+/// SEC-to-device-scope.
 #[tokio::test]
 async fn fe13_to_device_messages_that_are_not_as_they_should_be_are_passed_over() {
     let world = World::new().await;

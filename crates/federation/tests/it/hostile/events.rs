@@ -2,12 +2,14 @@
 
 use event::{Object, Template, Verified};
 use http::Method;
+use rooms::timeline::{Direction, PageQuery};
+use rooms::visibility::Viewer;
 use rooms::{Room, flags};
 use ruma_common::OwnedEventId;
 use serde_json::{Value, json};
 use store::StreamPosition;
 
-use super::{EVIL, GOOD};
+use super::{EVIL, Elsewhere, GOOD};
 use crate::harness::{Peer, Sketch, World, encoded, id, user, value};
 
 /// Sends events in one transaction and takes them into their rooms.
@@ -45,6 +47,7 @@ async fn topic(world: &World, peer: &Peer, room: &Room, topic: &str) -> Verified
     peer.event(world, room, Sketch { sender: &bob, kind: "m.room.topic", state_key: Some(""), content }).await
 }
 
+/// SEC-rejected-events.
 #[tokio::test]
 async fn fe3_a_rejected_event_is_stored_hidden_and_no_extremity() {
     for version in ["1", "6", "10", "12"] {
@@ -73,6 +76,7 @@ async fn fe3_a_rejected_event_is_stored_hidden_and_no_extremity() {
     }
 }
 
+/// SEC-power-levels.
 #[tokio::test]
 async fn rv10_power_levels_that_are_no_integers_are_stored_as_rejected() {
     for (version, allowed) in [("9", true), ("10", false), ("11", false), ("12", false)] {
@@ -103,6 +107,7 @@ async fn rv10_power_levels_that_are_no_integers_are_stored_as_rejected() {
     }
 }
 
+/// SEC-rejected-events.
 #[tokio::test]
 async fn fe3_what_cites_a_rejected_event_is_rejected() {
     let world = World::new().await;
@@ -136,6 +141,7 @@ async fn fe3_what_cites_a_rejected_event_is_rejected() {
     assert!(!shown.contains(&id(&power)) && shown.contains(&id(&join)));
 }
 
+/// SEC-state-resets.
 #[tokio::test]
 async fn fe8_auth_events_that_are_not_those_of_the_event_reject_it() {
     for version in ["1", "6", "11", "12"] {
@@ -185,6 +191,7 @@ async fn fe8_auth_events_that_are_not_those_of_the_event_reject_it() {
     }
 }
 
+/// SEC-rejected-events.
 #[tokio::test]
 async fn fe5_a_soft_failed_event_is_hidden_until_others_build_on_it() {
     let world = World::new().await;
@@ -255,6 +262,7 @@ async fn redaction(world: &World, peer: &Peer, room: &Room, sender: &str, target
     event::build(room.rules, template, &peer.key, &peer.name).unwrap()
 }
 
+/// SEC-redaction.
 #[tokio::test]
 async fn fe9_a_redaction_waits_for_its_target_and_needs_the_right_to_it() {
     for version in ["3", "10", "11", "12"] {
@@ -305,6 +313,7 @@ async fn fe9_a_redacted_copy_takes_the_place_of_nothing() {
     assert_eq!(stored.pdu.content["body"].as_str(), Some("whole"));
 }
 
+/// SEC-poison-events.
 #[tokio::test]
 async fn fe11_our_events_name_what_they_must() {
     let depth_max = (1 << 53) - 1;
@@ -393,4 +402,107 @@ async fn fe2_the_checks_come_in_order() {
     send(&world, &two, &[&leave, &after, &good]).await;
     assert_eq!(flags_of(&world, &room, &after).await & flags::HIDDEN, flags::REJECTED);
     assert_eq!(flags_of(&world, &room, &good).await & flags::HIDDEN, flags::SOFT_FAILED);
+}
+
+/// SEC-hidden-history: many rejected events in a row hide nothing that stands before them, from clients or servers.
+#[tokio::test]
+async fn fe3_a_wall_of_rejected_events_ends_no_history() {
+    let world = World::new().await;
+    let room = world.room("10").await;
+    let two = Peer::new(GOOD);
+    two.join(&world, &room, "bob").await;
+    let before = world.say(&room, "before").await;
+    let mut last = two.message(&world, &room, "bob", "first of them").await;
+    send(&world, &two, &[&last]).await;
+    let bob = two.user("bob");
+    for _ in 0..6 {
+        let mut wall = Vec::new();
+        for _ in 0..50 {
+            let content = json!({ "topic": wall.len() });
+            let sketch = Sketch { sender: &bob, kind: "m.room.topic", state_key: Some(""), content };
+            let next = two.after(&world, room.rules, &last, sketch);
+            wall.push(next.clone());
+            last = next;
+        }
+        send(&world, &two, &wall.iter().collect::<Vec<_>>()).await;
+        assert_ne!(flags_of(&world, &room, &last).await & flags::REJECTED, 0);
+    }
+    let after = two.after(&world, room.rules, &last, Sketch::message(&bob, "after"));
+    send(&world, &two, &[&after]).await;
+    let shown = shown(&world, &room).await;
+    assert!(shown.contains(&id(&after)) && shown.contains(&before.to_string()), "{shown:?}");
+    let now = world.now(&room).await;
+    let query = PageQuery { from: world.rooms.live_end(&now), direction: Direction::Backward, until: None, limit: 3 };
+    let alice = world.user("alice");
+    let mut viewer = Viewer::new(&world.rooms, &now, &alice).await.unwrap();
+    let page = world.rooms.page(&now, query, &mut viewer, |_| true).await.unwrap();
+    let texts: Vec<_> =
+        page.events.iter().map(|event| event.pdu.content["body"].as_str().unwrap_or_default()).collect();
+    assert_eq!(texts, ["after", "first of them", "before"]);
+    assert!(page.end.is_some());
+}
+
+/// SEC-odd-keys: keys that mean something to some language are kept, told and sent as they are.
+#[tokio::test]
+async fn keys_that_mean_something_elsewhere_are_only_keys() {
+    let world = World::new().await;
+    let room = world.room("11").await;
+    let (two, three) = (Peer::new(GOOD), Peer::new("three.test"));
+    two.join(&world, &room, "bob").await;
+    three.join(&world, &room, "dan").await;
+    let odd = ["__proto__", "constructor", "prototype", "toString", "", "\u{0}", "$ref", "a.b", "\u{202e}", "😀"];
+    let mut content = json!({ "body": "x", "msgtype": "m.text" });
+    for key in odd {
+        content[key] = json!({ "__proto__": { "polluted": true }, key: key });
+    }
+    let bob = two.user("bob");
+    let message = Sketch { content: content.clone(), ..Sketch::message(&bob, "") };
+    let message = two.event(&world, &room, message).await;
+    send(&world, &two, &[&message]).await;
+    assert_eq!(world.fate(&room, &id(&message)).await, None);
+    let (_, answer) = three.get(&world, &format!("/_matrix/federation/v1/event/{}", encoded(&id(&message)))).await;
+    assert_eq!(answer["pdus"][0]["content"], content);
+    // As types and state keys they need the right to it, and are that.
+    let levels = json!({ "users": { "@alice:one.test": 100, &bob: 100 } });
+    world.set(&room, "m.room.power_levels", levels).await;
+    for key in odd {
+        let state = Sketch { sender: &bob, kind: "__proto__", state_key: Some(key), content: json!({ key: 1 }) };
+        let state = two.event(&world, &room, state).await;
+        send(&world, &two, &[&state]).await;
+        assert_eq!(current_id(&world, &room, "__proto__", key).await.as_ref(), Some(&state.pdu().event_id), "{key:?}");
+    }
+}
+
+/// SEC-outliers: an event that is only part of another's state is told to servers in the room, which need it to make up the
+/// state, and to nobody else. Of a state before it nothing is told: none is known.
+#[tokio::test]
+async fn fe10_what_is_only_part_of_a_state_is_not_told() {
+    let world = World::new().await;
+    let mut room = Elsewhere::new(&world, EVIL, "10");
+    let two = Peer::new(GOOD);
+    let bob = two.user("bob");
+    let join = room.next(&world, &two, Sketch::member(&bob, "join"));
+    room.state.insert(("m.room.member".to_owned(), bob.clone()), join.clone());
+    room.last = join;
+    let name = room.set(&world, "m.room.name", json!({ "name": "secret" }));
+    room.set(&world, "m.room.history_visibility", json!({ "history_visibility": "joined" }));
+    room.serve_join(&world, user("alice").as_str());
+    let none = Object::new();
+    world.handshakes.join(&room.room_id, &user("alice"), &[EVIL.to_owned()], &none).await.unwrap();
+    let here = world.rooms.room(&room.room_id).await.unwrap().unwrap();
+    assert!(here.has_server(GOOD));
+    assert_ne!(flags_of(&world, &here, &name).await & flags::OUTLIER, 0);
+    let ask = async |peer: &Peer, what: &str, event_id: &str| {
+        let path = what.replace("ROOM", &encoded(&room.room_id)).replace("EVENT", &encoded(event_id));
+        peer.get(&world, &format!("/_matrix/federation/v1/{path}")).await
+    };
+    let three = Peer::new("three.test");
+    assert_eq!(ask(&three, "event/EVENT", &id(&name)).await, ask(&three, "event/EVENT", "$unknown").await);
+    assert_eq!(ask(&two, "event/EVENT", &id(&name)).await.1["pdus"][0]["content"], json!({ "name": "secret" }));
+    for what in ["state/ROOM?event_id=EVENT", "state_ids/ROOM?event_id=EVENT"] {
+        for peer in [&two, &three] {
+            let (status, answer) = ask(peer, what, &id(&name)).await;
+            assert!(matches!(status.as_u16(), 403 | 404), "{what}: {status} {answer}");
+        }
+    }
 }

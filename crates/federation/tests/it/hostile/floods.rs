@@ -10,6 +10,7 @@ use crate::harness::{Peer, Sketch, World, encoded, id, value};
 const SEND: &str = "/_matrix/federation/v1/send/";
 
 /// CVE-2024-31208: auth chains that branch at every step, so that there are 2^100 ways through them.
+/// SEC-auth-chain-cost.
 #[tokio::test]
 async fn an_auth_chain_of_many_ways_is_walked_once() {
     let world = World::new().await;
@@ -33,6 +34,7 @@ async fn an_auth_chain_of_many_ways_is_walked_once() {
     assert!(chain.len() <= 110, "each is there once: {}", chain.len());
 }
 
+/// SEC-gap-cost.
 #[tokio::test]
 async fn fe1_a_peer_that_sends_more_than_is_taken_in_is_told_to_wait() {
     let world = World::new().await;
@@ -71,6 +73,7 @@ impl World {
 }
 
 /// Whatever a peer says it lacks, it is not fetched without end.
+/// SEC-gap-cost.
 #[tokio::test]
 async fn fe6_a_state_of_made_up_events_is_fetched_within_bounds() {
     let world = World::new().await;

@@ -30,6 +30,7 @@ async fn scene(world: &World) -> (Arc<Room>, Peer, Peer) {
     (room, two, evil)
 }
 
+/// SEC-dead-peers.
 #[tokio::test]
 async fn fe6_who_never_answers_holds_up_nobody_else() {
     let world = World::new().await;
@@ -72,6 +73,7 @@ async fn fe6_who_never_answers_holds_up_nobody_else() {
     while workers.join_next().await.is_some() {}
 }
 
+/// SEC-gap-cost.
 #[tokio::test]
 async fn fe6_a_chain_without_end_is_not_followed() {
     let world = World::new().await;
@@ -159,6 +161,7 @@ fn nonsense(good: &Verified) -> Vec<Value> {
     ]
 }
 
+/// SEC-state-shrinking, SEC-verified-events.
 #[tokio::test]
 async fn fe6_no_answer_spoils_the_room() {
     let world = World::new().await;
@@ -191,6 +194,7 @@ async fn fe6_no_answer_spoils_the_room() {
 }
 
 /// A peer tells a state with little in it, or with what it made up: what this room has does not go.
+/// SEC-state-shrinking.
 #[tokio::test]
 async fn fe6_a_told_state_takes_nothing_away() {
     for version in ["6", "11", "12"] {

@@ -45,6 +45,7 @@ pub async fn check_stripped(world: &World, room_id: &str) {
     }
 }
 
+/// SEC-invite-signing.
 #[tokio::test]
 async fn fj6_no_event_but_an_invite_of_our_user_is_signed() {
     for version in ["1", "6", "11", "12"] {
@@ -91,6 +92,7 @@ async fn fj6_no_event_but_an_invite_of_our_user_is_signed() {
 
 /// Only the whole event is signed: not one whose content hash is wrong, which would be redacted, nor one that claims a
 /// sender of ours or of a third server.
+/// SEC-invite-signing.
 #[tokio::test]
 async fn fj6_invites_that_do_not_verify_are_not_signed() {
     let world = World::new().await;
@@ -145,6 +147,7 @@ fn event_id(event: &Value) -> String {
 }
 
 /// CVE-2024-52815: an invite that is accepted can be shown.
+/// SEC-poison-invites.
 #[tokio::test]
 async fn fj6_no_state_of_an_invite_breaks_what_shows_it() {
     let world = World::new().await;
@@ -172,6 +175,7 @@ async fn fj6_no_state_of_an_invite_breaks_what_shows_it() {
 }
 
 /// The paths of all handshakes must say what the event says (CVE-2020-26257), and the event be the caller's user's.
+/// SEC-handshake-paths.
 #[tokio::test]
 async fn fj3_fj9_paths_and_events_of_handshakes_agree() {
     for version in ["1", "6", "11", "12"] {
@@ -223,6 +227,7 @@ async fn fj3_fj9_paths_and_events_of_handshakes_agree() {
 }
 
 /// A restricted join is signed for those alone who satisfy a condition, and for nothing but that join.
+/// SEC-join-signing.
 #[tokio::test]
 async fn fj3_a_restricted_join_that_is_not_permitted_is_not_signed() {
     let world = World::new().await;

@@ -56,6 +56,7 @@ const LENIENT: &[&str] = &[
     r#"{"body":"x","deep":[[[{"n":0.1}]]]}"#,
 ];
 
+/// SEC-json-strictness.
 #[tokio::test]
 async fn rv3_numbers_that_are_not_canonical_harm_only_their_event_and_only_from_version_6_on() {
     for (version, strict) in [("5", false), ("6", true), ("10", true), ("12", true)] {
@@ -86,6 +87,7 @@ async fn rv3_numbers_that_are_not_canonical_harm_only_their_event_and_only_from_
     }
 }
 
+/// SEC-json-strictness.
 #[tokio::test]
 async fn fe1_bodies_that_are_no_json_are_refused() {
     let world = World::new().await;
@@ -121,6 +123,7 @@ async fn fe1_bodies_that_are_no_json_are_refused() {
 
 /// A server that reads JSON more deeply nested than this one does hands on such an event in good faith, with others, and
 /// would go on doing so for ever.
+/// SEC-poison-events.
 #[tokio::test]
 async fn fe1_an_event_that_is_nested_too_deeply_harms_only_itself() {
     let world = World::new().await;
@@ -144,6 +147,7 @@ async fn fe1_an_event_that_is_nested_too_deeply_harms_only_itself() {
 }
 
 /// FE10: of an answer with events that this room version does not read, the others are taken.
+/// SEC-json-strictness.
 #[tokio::test]
 async fn fe10_bad_events_of_an_answer_are_dropped_singly() {
     let world = World::new().await;

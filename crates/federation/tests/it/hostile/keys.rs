@@ -26,6 +26,7 @@ fn header(key: &SigningKey, origin: &str, destination: &str) -> x_matrix::XMatri
     x_matrix::sign(key, &Method::GET, ROOMS, origin, destination, None)
 }
 
+/// SEC-origin.
 #[tokio::test]
 async fn fa4_no_trick_with_headers_lets_anybody_speak_for_another() {
     let world = World::new().await;
@@ -91,6 +92,7 @@ fn published(world: &World, signer: &SigningKey, change: impl Fn(&mut Value)) ->
     Json::Object(response).into()
 }
 
+/// SEC-key-validity.
 #[tokio::test]
 async fn fa6_key_responses_that_prove_nothing_are_not_believed() {
     let mine = key(EVIL);
@@ -224,6 +226,7 @@ async fn fa7_in_versions_1_and_2_the_server_in_the_id_signs_too() {
 }
 
 /// FA10: whatever ports, case and forms a name is written in.
+/// SEC-acl-evasion.
 #[tokio::test]
 async fn fa10_no_form_of_a_name_evades_an_acl() {
     let world = World::new().await;

@@ -22,6 +22,7 @@ async fn ask(world: &World, what: &str, room_id: &str) -> federation::Result<()>
     }
 }
 
+/// SEC-template-signing.
 #[tokio::test]
 async fn fj2_fj14_no_template_makes_this_server_sign_anything_else() {
     let world = World::new().await;
@@ -59,6 +60,7 @@ async fn fj2_fj14_no_template_makes_this_server_sign_anything_else() {
     }
 }
 
+/// SEC-template-signing.
 #[tokio::test]
 async fn fj2_what_a_template_says_besides_is_not_signed() {
     for version in ["1", "6", "11", "12"] {
@@ -166,6 +168,7 @@ fn answers(world: &World, room: &Elsewhere) -> Vec<(&'static str, Value)> {
     ]
 }
 
+/// SEC-hostile-joins.
 #[tokio::test]
 async fn fj4_an_answer_that_is_no_room_makes_none_and_another_server_is_asked() {
     let world = World::new().await;
@@ -188,6 +191,7 @@ async fn fj4_an_answer_that_is_no_room_makes_none_and_another_server_is_asked() 
     }
 }
 
+/// SEC-verified-events, SEC-hostile-joins.
 #[tokio::test]
 async fn fj4_events_that_do_not_verify_are_left_out_of_the_state() {
     let world = World::new().await;

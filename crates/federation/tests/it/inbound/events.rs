@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::harness::{Peer, World, encoded, id, user, value};
+use crate::harness::{Peer, Sketch, World, encoded, id, user, value};
 
 /// The routes about a room's events, with an event of it.
 fn routes(room_id: &str, event_id: &str) -> Vec<(Method, String, Option<Value>)> {
@@ -20,6 +20,7 @@ fn routes(room_id: &str, event_id: &str) -> Vec<(Method, String, Option<Value>)>
     ]
 }
 
+/// SEC-event-access.
 #[tokio::test]
 async fn fa9_only_servers_in_the_room_may_ask() {
     let world = World::new().await;
@@ -52,6 +53,38 @@ async fn fa9_only_servers_in_the_room_may_ask() {
     }
 }
 
+/// SEC-former-residents: who has left, or was thrown out, gets no more; not even what it could see before.
+#[tokio::test]
+async fn fa9_a_server_that_has_left_may_not_ask() {
+    let world = World::new().await;
+    let room = world.room("10").await;
+    let (two, evil) = (Peer::new("two.test"), Peer::new("evil.test"));
+    two.join(&world, &room, "bob").await;
+    evil.join(&world, &room, "mallory").await;
+    let before = world.say(&room, "while they were here").await;
+    for (method, path, body) in routes(&room.id, before.as_str()) {
+        assert_eq!(evil.ask(&world, method, &path, body).await.0, 200, "{path}");
+    }
+    let bob = two.user("bob");
+    let leave = two.event(&world, &room, Sketch::member(&bob, "leave")).await;
+    two.transact(&world, "t1", &[&leave], &[]).await;
+    world.federation.receive_due().await;
+    world.rooms.ban(&room.id, &user("alice"), &evil.user("mallory").as_str().into(), None).await.unwrap();
+    let after = world.say(&room, "secret").await;
+    for peer in [&two, &evil] {
+        for event_id in [&before, &after] {
+            for (method, path, body) in routes(&room.id, event_id.as_str()) {
+                let (status, answer) = peer.ask(&world, method, &path, body).await;
+                assert_eq!(status, 403, "{} {path}: {answer}", peer.name);
+            }
+            let path = format!("/_matrix/federation/v1/event/{}", encoded(event_id.as_str()));
+            let unknown = peer.get(&world, "/_matrix/federation/v1/event/%24unknown").await;
+            assert_eq!(peer.get(&world, &path).await, unknown, "{}", peer.name);
+        }
+    }
+}
+
+/// SEC-cross-room.
 #[tokio::test]
 async fn fe14_an_event_of_another_room_looks_like_none() {
     let world = World::new().await;
@@ -144,6 +177,7 @@ async fn fe10_fe15_backfill_and_missing_events() {
     assert_eq!(missing(json!({ "latest_events": vec!["$x"; 1_000] })).await.0, 400);
 }
 
+/// SEC-history-visibility.
 #[tokio::test]
 async fn fe10_history_is_pruned_for_servers_that_may_not_see_it() {
     let world = World::new().await;

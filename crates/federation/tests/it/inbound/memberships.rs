@@ -360,6 +360,7 @@ async fn fj6_the_old_form_of_an_invite() {
     assert_eq!(stripped[0]["content"]["name"], "x");
 }
 
+/// SEC-handshake-paths.
 #[tokio::test]
 async fn fj6_what_is_no_good_invite_is_refused() {
     let world = World::new().await;

@@ -51,6 +51,7 @@ async fn fq5_profiles_of_this_server_only() {
     assert_eq!(ask("").await.0, 400);
 }
 
+/// SEC-device-enumeration.
 #[tokio::test]
 async fn fq1_keys_of_this_server_only() {
     let world = World::new().await;

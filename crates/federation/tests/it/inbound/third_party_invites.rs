@@ -99,6 +99,7 @@ async fn fj11_an_offer_becomes_an_invite_of_another_servers_user() {
     }
 }
 
+/// SEC-handshake-paths.
 #[tokio::test]
 async fn fj11_what_is_not_signed_by_the_offers_key_is_refused() {
     let two = Peer::new("two.test");

@@ -17,6 +17,7 @@ async fn send(world: &World, peer: &Peer, edus: &[Value]) {
     peer.transact(world, &txn_id, &[], edus).await;
 }
 
+/// SEC-edu-authorization.
 #[tokio::test]
 async fn fe13_typing_is_for_users_of_the_sender_that_are_in_the_room() {
     let world = World::new().await;
@@ -37,6 +38,7 @@ async fn fe13_typing_is_for_users_of_the_sender_that_are_in_the_room() {
     assert!(world.users.typing_in(room.num).is_empty(), "it ends by itself");
 }
 
+/// SEC-edu-authorization.
 #[tokio::test]
 async fn fa9_typing_and_receipts_of_a_banned_server_are_ignored() {
     let world = World::new().await;
@@ -60,6 +62,7 @@ fn receipt(room: &Room, user: &str, event_id: &str) -> Value {
     } } })
 }
 
+/// SEC-edu-authorization.
 #[tokio::test]
 async fn fe16_receipts_are_read_receipts_only() {
     let world = World::new().await;
@@ -85,6 +88,7 @@ async fn fe16_receipts_are_read_receipts_only() {
     }
 }
 
+/// SEC-edu-authorization.
 #[tokio::test]
 async fn fe13_presence_is_for_users_of_the_sender() {
     let world = World::new().await;
@@ -108,6 +112,7 @@ async fn fe13_presence_is_for_users_of_the_sender() {
     assert_eq!(world.users.presence(&two.user("eve").as_str().into()).unwrap().status, None);
 }
 
+/// SEC-to-device-scope.
 #[tokio::test]
 async fn fe13_to_device_messages_come_once_and_to_active_local_users_only() {
     let world = World::new().await;
@@ -135,6 +140,7 @@ async fn fe13_to_device_messages_come_once_and_to_active_local_users_only() {
     assert_eq!(waiting(&world).await, 2, "also in another life");
 }
 
+/// SEC-edu-authorization.
 #[tokio::test]
 async fn fe13_device_lists_are_for_users_of_the_sender() {
     let world = World::new().await;

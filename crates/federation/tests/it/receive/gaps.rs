@@ -190,6 +190,7 @@ async fn fe6_a_waiting_event_is_tried_again_and_outlives_the_process() {
     assert_eq!(world.fate(&room, &id(&events[1])).await, None);
 }
 
+/// SEC-verified-events.
 #[tokio::test]
 async fn fe6_a_hostile_answer_is_not_believed() {
     let world = World::new().await;

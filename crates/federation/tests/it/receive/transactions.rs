@@ -158,6 +158,7 @@ async fn fe2_what_fails_the_checks_is_dropped_redacted_or_rejected() {
     assert_ne!(reason, "unknown");
 }
 
+/// SEC-poison-events.
 #[tokio::test]
 async fn fe1_poison_harms_only_itself() {
     let world = World::new().await;

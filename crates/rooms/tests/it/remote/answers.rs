@@ -120,6 +120,7 @@ async fn fe5_soft_failed_events_are_given_where_others_name_them() {
     assert!(ids(&missing).contains(&said));
 }
 
+/// SEC-history-visibility.
 #[tokio::test]
 async fn fe10_a_server_sees_what_its_users_might() {
     let (one, two) = (Server::new("one.test").await, Server::new("two.test").await);
