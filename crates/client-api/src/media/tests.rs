@@ -258,7 +258,6 @@ async fn cm2_content_may_come_after_its_address() {
     assert_eq!((never.status, never.errcode().as_str()), (404, "M_NOT_FOUND"));
 }
 
-/// SEC-media-fetching.
 #[tokio::test]
 async fn cm3_who_may_ask() {
     let bench = bench(|_| {}).await;

@@ -205,6 +205,7 @@ async fn fa14_names_of_servers_are_case_sensitive() {
     assert!(matches!(refused, Err(RequestError::Destination)));
 }
 
+/// SEC-denied-servers.
 #[tokio::test]
 async fn a_server_that_is_denied_is_refused_in_both_directions() {
     let net = Net::default();

@@ -21,9 +21,11 @@ async fn change(bench: &Bench, mxc: &Mxc, change: impl FnOnce(&mut MediaRow)) {
     bench.store.commit(batch).await.unwrap();
 }
 
+/// SEC-media-fetching.
 #[tokio::test]
 async fn cm3_the_unauthenticated_door_serves_only_what_was_there_before_the_freeze() {
-    let bench = Bench::with(|_| {}, Some(Arc::new(Peer::default()))).await;
+    let peer = Arc::new(Peer::default());
+    let bench = Bench::with(|_| {}, Some(peer.clone())).await;
     let address = bench.upload("@alice:example.org", "text").await.unwrap();
     for unserved in [&address, &mxc("mxc://elsewhere.org/there")] {
         assert!(matches!(bench.media.content(unserved, Door::Unauthenticated).await, Err(Error::NotFound)));
@@ -32,6 +34,7 @@ async fn cm3_the_unauthenticated_door_serves_only_what_was_there_before_the_free
             Err(Error::NotFound)
         ));
     }
+    assert_eq!(peer.asked.load(Ordering::Relaxed), 0, "nothing is fetched for nobody");
     change(&bench, &address, |row| row.unauthenticated = true).await;
     assert!(bench.media.content(&address, Door::Unauthenticated).await.is_ok());
 }

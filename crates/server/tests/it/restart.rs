@@ -82,6 +82,21 @@ fn a_lost_signing_key_is_not_replaced_unasked() {
     assert_eq!(hearth(&["user", "list"]).0, 0);
 }
 
+/// SEC-own-keys: there is no key that two installations have, whatever else they have in common.
+#[tokio::test]
+async fn each_installation_makes_a_key_of_its_own() {
+    let mut keys = Vec::new();
+    for _ in 0..3 {
+        let folder = tempfile::tempdir().unwrap();
+        let create = ["user", "create", "alice", "--password-stdin"];
+        assert_eq!(run_with_input(folder.path(), &create, &[], "a secret!\n").0, 0);
+        keys.push(std::fs::read_to_string(folder.path().join("data/signing.key")).unwrap());
+    }
+    keys.sort();
+    keys.dedup();
+    assert_eq!(keys.len(), 3);
+}
+
 #[tokio::test]
 async fn a_key_is_not_changed_under_a_running_server() {
     let folder = tempfile::tempdir().unwrap();

@@ -78,6 +78,7 @@ async fn fa5_the_body_is_signed() {
     }
 }
 
+/// SEC-denied-servers.
 #[tokio::test]
 async fn servers_that_are_denied_are_told_so() {
     let world = World::without(&["evil.test"]).await;
