@@ -59,6 +59,9 @@ pub struct Options {
     pub profiles: bool,
     /// Whether others learn the names of devices.
     pub device_names: bool,
+    /// Joined members from which on a joining server that asks for it gets a room without its members first. MSC3706
+    /// leaves that to the resident; who gets a small room in two parts has more work with it, and gains nothing.
+    pub members_omitted_from: u32,
 }
 
 impl Default for Options {
@@ -70,6 +73,7 @@ impl Default for Options {
             public_rooms: true,
             profiles: true,
             device_names: false,
+            members_omitted_from: 100,
         }
     }
 }

@@ -180,6 +180,8 @@ pub struct Config {
     pub federation_ca_files: Vec<PathBuf>,
     /// Private address ranges that may be connected to.
     pub federation_private_ranges: Vec<String>,
+    /// Joined members from which on joining servers get a room without its members first.
+    pub federation_members_omitted_from: u32,
     /// Whether certificates of other servers are checked.
     pub federation_verify_certificates: bool,
     /// The room version of new rooms.
@@ -256,6 +258,7 @@ impl Config {
                 .map(PathBuf::from)
                 .collect(),
             federation_private_ranges: settings.texts("federation.allowed_private_ranges")?,
+            federation_members_omitted_from: settings.whole("federation.members_omitted_from")?,
             federation_verify_certificates: settings.boolean("federation.verify_certificates")?,
             default_room_version: room_version(settings)?,
             redaction_retention_ms: settings.milliseconds("rooms.redaction_retention")?,

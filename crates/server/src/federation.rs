@@ -140,7 +140,11 @@ pub async fn build(base: Base<'_>, client: Client) -> Result<Arc<Remote>, Error>
         entropy,
         edus: Arc::new(DeviceLists(Arc::clone(users))),
         heard_from: Box::new(move |server| heard.heard_from(server)),
-        options: federation::Options { delegated_to: config.delegated_to.clone(), ..Default::default() },
+        options: federation::Options {
+            delegated_to: config.delegated_to.clone(),
+            members_omitted_from: config.federation_members_omitted_from,
+            ..Default::default()
+        },
     });
     Ok(Arc::new(Remote { client, handshakes, outbound, federation }))
 }

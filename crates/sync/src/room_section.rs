@@ -180,7 +180,9 @@ impl Sync {
             return Ok(None);
         }
         let begun = if lazy { row.joined_pos } else { row.joined_pos.max(whole_pos) };
-        let fresh = window.lost || window.since.is_none_or(|since| begun > since);
+        let began_since = window.lost || window.since.is_none_or(|since| begun > since);
+        let returned = began_since && self.has_returned(room, row, window).await?;
+        let fresh = began_since && !returned;
         let since = if fresh { StreamPosition::ZERO } else { window.since.unwrap_or(StreamPosition::ZERO) };
         let receipts = self.receipts(room, reader, window, fresh).await?;
         let has_read = receipts.iter().any(|row| row.user_id == *reader.user);
@@ -197,7 +199,7 @@ impl Sync {
             let completed = since < whole_pos && whole_pos <= window.upto;
             let span = Span { since, upto: window.upto, fresh, completed, lost: window.lost };
             news |= self.add_events(&mut section, room, row, reader, &span, end).await?;
-            self.meet(room, window, fresh || completed, since, end, people).await?;
+            self.meet(room, window, fresh || returned || completed, since, end, people).await?;
         } else {
             section.raw("timeline", &empty_timeline(&self.rooms.place_at(room, window.upto).await?));
             if reader.use_state_after {
@@ -211,6 +213,19 @@ impl Sync {
         section.events("ephemeral", &ephemeral).events("account_data", &account_data);
         self.add_unread(&mut section, room, row, reader).await?;
         Ok(Some(section))
+    }
+
+    /// Whether the user has left a room since the last answer and is in it again, or was. The client knows the room as it was, so
+    /// it learns what has happened since, like everybody else, and not for a second time what was before.
+    async fn has_returned(&self, room: &Arc<Room>, row: &MembershipRow, window: &Window) -> Result<bool, Error> {
+        let Some(since) = window.since.filter(|since| !window.lost && row.joined_pos > *since) else { return Ok(false) };
+        if room.whole_pos() > since {
+            return Ok(false);
+        }
+        let known = self.state_at(room, since).await?;
+        let own = (MEMBER.to_owned(), row.user_id.to_string());
+        let found = self.rooms.state_map(room, None, known, &[own]).await?;
+        Ok(found.0.into_values().any(|event| event.pdu.membership() == Some("join")))
     }
 
     /// Finds out who came and who left between the reader's token and the end.
@@ -269,7 +284,7 @@ impl Sync {
             _ if never_joined => StreamPosition(row.pos.0 - 1),
             // Whoever believes to be in it learns that it is not so.
             _ if window.lost => StreamPosition(row.pos.0 - 1),
-            Some(since) if row.joined_pos <= since => since,
+            Some(since) if row.joined_pos <= since || self.has_returned(room, row, window).await? => since,
             _ => StreamPosition::ZERO,
         };
         let upto = row.pos.min(window.upto);

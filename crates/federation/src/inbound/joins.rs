@@ -18,9 +18,6 @@ use super::error_map;
 use super::events_body::EventsBody;
 use crate::Federation;
 
-/// Joined members from which on others may get a room without its members first (MSC3706 leaves that to the resident).
-const JOINED_MIN: i64 = 100;
-
 /// The routes of this file.
 pub(super) fn routes() -> Router<Arc<Federation>> {
     Router::new()
@@ -87,8 +84,7 @@ async fn join(
         None => Vec::new(),
     };
     let (room, event) = federation.send_member(&origin, room_id, event_id, "join", &request.object()?).await?;
-    // Who gets a small room in two parts has more work with it, and cannot do all with it at once.
-    let omit_members = omit_members && room.head().row.joined >= JOINED_MIN;
+    let omit_members = omit_members && room.head().row.joined >= i64::from(federation.options.members_omitted_from);
     let roots = event.state_before().ok_or_else(|| Error::internal("an accepted join has no state before it"))?;
     let nums = match omit_members {
         true => without_members(federation, &room, &event, roots).await?,

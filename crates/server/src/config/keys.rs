@@ -97,6 +97,12 @@ const KEYS: &[Declared] = &[
     ("federation.deny", Kind::Texts, "[]", "Servers not to speak with."),
     ("federation.trusted_ca_files", Kind::Texts, "[]", "Further certificate authorities, PEM."),
     ("federation.allowed_private_ranges", Kind::Texts, "[]", "Private address ranges that may be connected to."),
+    (
+        "federation.members_omitted_from",
+        Kind::Number,
+        "100",
+        "Joined members from which on a room is given to a joining server without its members first, if that asks for it.",
+    ),
     ("federation.verify_certificates", Kind::Boolean, "true", "Whether certificates of other servers are checked."),
     (
         "appservices.files",

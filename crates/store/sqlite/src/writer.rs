@@ -295,6 +295,11 @@ impl<'c> Writer<'c> {
         rows: Vec<Vec<Value>>,
         answer: oneshot::Sender<Result<(), Error>>,
     ) -> Result<(), Fatal> {
+        if rows.is_empty() {
+            // Who imports nothing waits for what was asked before, and the disk is left alone.
+            drop(answer.send(Ok(())));
+            return Ok(());
+        }
         let bytes = rows.iter().flatten().map(Value::size).sum();
         let done = self.transaction(|writer| {
             rows.iter().try_for_each(|row| writer.statements.upsert(table, row).map_err(Failure::from))

@@ -89,7 +89,7 @@ async fn check_room(story: &Story, room: &SharedRoom, forged: &[Forged], found: 
             found.wrong.push(format!("{event} is rejected in {place}"));
         }
         found.soft_failed += view.flags.values().filter(|bits| *bits & flags::SOFT_FAILED != 0).count() as u64;
-        check_history(story, room, view, forged, found).await;
+        check_history(story, room, &views, view, forged, found).await;
         check_syncs(story, room, view, found);
     }
     let all: BTreeSet<&String> = views.iter().flat_map(|view| view.flags.keys()).collect();
@@ -129,7 +129,14 @@ fn type_key(event: &rooms::Event) -> (String, String) {
 }
 
 /// Pages to the start: what was acknowledged anywhere must be there, and nothing that may not be shown.
-async fn check_history(story: &Story, room: &SharedRoom, view: &View, forged: &[Forged], found: &mut Found) {
+async fn check_history(
+    story: &Story,
+    room: &SharedRoom,
+    views: &[&View],
+    view: &View,
+    forged: &[Forged],
+    found: &mut Found,
+) {
     let local = view.room.head().local.clone();
     let Some(reader) = story.people.iter().find(|person| local.contains(person.user.as_str())) else { return };
     let events = match reader.history(&room.id).await {
@@ -148,13 +155,14 @@ async fn check_history(story: &Story, room: &SharedRoom, view: &View, forged: &[
         }
         found.forged += 1;
     }
-    check_acknowledged(story, room, view, &history, found).await;
+    check_acknowledged(story, room, views, view, &history, found).await;
     check_bodies(reader, &events, found);
 }
 
 async fn check_acknowledged(
     story: &Story,
     room: &SharedRoom,
+    views: &[&View],
     view: &View,
     history: &BTreeSet<String>,
     found: &mut Found,
@@ -170,11 +178,21 @@ async fn check_acknowledged(
         }
         // As it is after paging, which may have brought it.
         let event = view.up.running.rooms.event_by_id(&view.room, &id).await.unwrap();
-        let excused = event.as_ref().is_some_and(|event| {
-            event.has(flags::SOFT_FAILED) && server != view.server || event.pdu.kind == "m.room.redaction"
-        });
+        // What others took and do not show is followed by nothing, so who missed it never learns of it.
+        let others = views.iter().filter(|other| other.server != server);
+        let mut known = others.filter_map(|other| other.flags.get(&id)).peekable();
+        let is_hidden = known.peek().is_some() && known.all(|bits| bits & flags::SOFT_FAILED != 0);
+        let excused = match &event {
+            Some(event) => {
+                event.has(flags::SOFT_FAILED) && server != view.server || event.pdu.kind == "m.room.redaction"
+            }
+            None => is_hidden && server != view.server,
+        };
         if !excused {
-            let known = event.map_or("not known".to_owned(), |event| format!("{:?}", event.row));
+            let known = match event {
+                Some(event) => format!("{:?}", event.row),
+                None => format!("not known; {}", followers(story, room, view, &id).await),
+            };
             let place = format!("{} (version {}) on {}", room.id, room.version, view.server);
             found.wrong.push(format!("{id}, acknowledged by {server}, is missing in {place}: {known}"));
         }
@@ -201,7 +219,29 @@ fn check_syncs(story: &Story, room: &SharedRoom, view: &View, found: &mut Found)
         let here = acknowledged.iter().filter(|one| one.room == room.id && view.news.contains(&one.event));
         for one in here.filter(|one| !syncer.has(&room.id, &one.event)) {
             let user = &syncer.person.user;
-            found.wrong.push(format!("{user} was never shown {}, which {} acknowledged", one.event, one.server));
+            let what =
+                format!("{user} was never shown {} of {}, which {} acknowledged", one.event, room.id, one.server);
+            found.wrong.push(what);
         }
     }
+}
+
+/// An event that a server does not have, as another one has it, and what follows it there: for finding out how it was
+/// missed.
+async fn followers(story: &Story, room: &SharedRoom, view: &View, id: &str) -> String {
+    let mut found = String::new();
+    for node in &story.nodes {
+        let Some(other) = self::view(node, &room.id).await.filter(|other| other.flags.contains_key(id)) else {
+            continue;
+        };
+        for known in other.flags.keys() {
+            let event = other.up.running.rooms.event_by_id(&other.room, known).await.unwrap().unwrap();
+            if known == id || event.pdu.prev_events.iter().any(|prev| prev == id) {
+                let has = view.flags.contains_key(known);
+                found.push_str(&format!("\n    {} has {:?}, {} has it: {has}", other.server, event.row, view.server));
+            }
+        }
+        break;
+    }
+    found
 }

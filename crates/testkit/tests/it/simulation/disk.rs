@@ -222,7 +222,13 @@ impl Engine for Lockstep {
         if self.life.is_over() {
             return std::future::pending().await;
         }
-        let mut rows = wait_for(self.inner.read(reads.clone()))?;
+        let mut rows = match wait_for(self.inner.read(reads.clone())) {
+            Err(_) if self.disk.is_dead() => {
+                self.life.end();
+                return std::future::pending().await;
+            }
+            rows => rows?,
+        };
         if self.mutant.no_catch_up {
             let missed = reads.iter().zip(&mut rows).filter(|(read, _)| is_catching_up(read));
             missed.for_each(|(_, rows)| rows.0.clear());

@@ -96,6 +96,7 @@ pub struct Node {
     pub name: String,
     /// Its disk.
     pub disk: Arc<Disk>,
+    omits_members: bool,
     network: Arc<Network>,
     clock: Arc<dyn Clock>,
     chance: Chance,
@@ -106,11 +107,13 @@ pub struct Node {
 
 impl Node {
     /// A server that is off.
-    pub fn new(name: &str, network: &Arc<Network>, chance: &Chance, mutant: Mutant) -> Arc<Self> {
+    pub fn new(number: usize, network: &Arc<Network>, chance: &Chance, mutant: Mutant) -> Arc<Self> {
+        let (name, omits_members) = (format!("s{number}.test"), number % 2 == 0);
         let chance = chance.fork();
         let skew_ms = i64::try_from(chance.below(4_000)).unwrap() - 2_000;
         let node = Arc::new(Self {
-            name: name.to_owned(),
+            name,
+            omits_members,
             disk: Arc::new(Disk::new(chance.draw()).unwrap()),
             network: Arc::clone(network),
             clock: Arc::new(SkewedClock { began: tokio::time::Instant::now(), skew_ms }),
@@ -154,6 +157,8 @@ impl Node {
             format!("data_dir={}", self.directory.path().display()),
             format!("server_name={}", self.name),
             "rate_limits.enabled=false".to_owned(),
+            // Some let others in with part of the state, some with all of it.
+            format!("federation.members_omitted_from={}", if self.omits_members { 0 } else { 100 }),
         ];
         let config = Config::of(&settings.each_ref().map(String::as_str)).unwrap();
         let running = boot::build_on(opened, &config, &world, None).await.unwrap();

@@ -10,6 +10,7 @@ use http::{Method, Request};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use testkit::{encoded, text};
+use tokio::sync::watch;
 use tower::ServiceExt as _;
 use users::login::NewDevice;
 use users::registration::NewAccount;
@@ -176,9 +177,9 @@ impl Syncer {
         Arc::new(Self { person: Arc::clone(person), shown: Mutex::default() })
     }
 
-    /// Syncs now and then.
-    pub async fn run(self: Arc<Self>) {
-        loop {
+    /// Syncs now and then until `stop` becomes true, and reads each answer to its end.
+    pub async fn run(self: Arc<Self>, stop: watch::Receiver<bool>) {
+        while !*stop.borrow() {
             self.sync(10_000).await;
             tokio::time::sleep(Duration::from_millis(self.person.chance.between(200, 4_000))).await;
         }

@@ -116,9 +116,14 @@ pub struct Story {
 /// Plays a seed on the runtime it is called on, whose clock must be paused.
 pub async fn play(seed: u64, mutant: Mutant) -> Outcome {
     let story = Arc::new(Story::begin(seed, mutant).await);
-    let syncing: Vec<_> = story.syncers.iter().map(|syncer| tokio::spawn(Arc::clone(syncer).run())).collect();
+    let stop = watch::Sender::new(false);
+    let mut syncing = JoinSet::new();
+    for syncer in &story.syncers {
+        syncing.spawn(Arc::clone(syncer).run(stop.subscribe()));
+    }
     story.live(mutant).await;
-    syncing.iter().for_each(tokio::task::JoinHandle::abort);
+    stop.send_replace(true);
+    syncing.join_all().await;
     let mut wrong = settling::settle(&story).await;
     let forged = settling::attack(&story, &mut wrong).await;
     let found = checks::check(&story, &forged).await;
@@ -144,7 +149,7 @@ impl Story {
         let network = Network::new(&chance, mutant.refused);
         let (mut nodes, mut people, mut syncers) = (Vec::new(), Vec::new(), Vec::new());
         for number in 0..SERVERS {
-            let node = Node::new(&format!("s{number}.test"), &network, &chance, mutant);
+            let node = Node::new(number, &network, &chance, mutant);
             node.start().await;
             for place in 0..USERS {
                 let person = Person::new(&node, &format!("u{place}"), &chance).await;
