@@ -94,7 +94,8 @@ impl Draft<'_> {
             changes = self.take_agreed(&mut conflict).await?;
         }
         if !conflict.keys.is_empty() {
-            changes.extend(self.resolve_conflict(&conflict).await?);
+            let resolved = self.resolve_conflict(&conflict, &changes).await?;
+            changes.extend(resolved);
         }
         Ok(Some((base, changes)))
     }
@@ -154,12 +155,18 @@ impl Draft<'_> {
             .collect()
     }
 
-    async fn resolve_conflict(&self, conflict: &Conflict) -> Result<Vec<(TypeKey, Option<EventNum>)>> {
+    /// `agreed`: what is not in conflict although not every state has it.
+    async fn resolve_conflict(
+        &self,
+        conflict: &Conflict,
+        agreed: &[(TypeKey, Option<EventNum>)],
+    ) -> Result<Vec<(TypeKey, Option<EventNum>)>> {
         let full = self.full_conflicted_set(conflict).await?;
         let mut loaded = Loaded::default();
         let nums: Vec<EventNum> = full.iter().copied().map(EventNum).collect();
         loaded.add(self.rooms.events(self.room, Some(&self.overlay), &nums).await?);
         let full: Vec<OwnedEventId> = nums.iter().filter_map(|num| loaded.id_of(*num)).collect();
+        self.load_agreed(&mut loaded, agreed).await?;
         self.load_neighborhood(&mut loaded, conflict).await?;
         for _ in 0..ROUNDS_MAX {
             let outcome = state_res::resolve_conflicted(self.room.rules, &loaded, full.iter().cloned(), &loaded);
@@ -248,6 +255,17 @@ impl Draft<'_> {
         Ok(graph)
     }
 
+    /// The algorithm sees these in what is not in conflict, whether or not the state that it begins with has them.
+    async fn load_agreed(&self, loaded: &mut Loaded, agreed: &[(TypeKey, Option<EventNum>)]) -> Result<()> {
+        let nums: Vec<EventNum> = agreed.iter().filter_map(|(_, num)| *num).collect();
+        loaded.add(self.rooms.events(self.room, Some(&self.overlay), &nums).await?);
+        for (pair, num) in agreed {
+            let id = num.and_then(|num| loaded.id_of(num));
+            loaded.unconflicted.insert(pair.clone(), id);
+        }
+        Ok(())
+    }
+
     /// Loads what the algorithm surely reads: auth events, and the unconflicted state that the rules look at.
     async fn load_neighborhood(&self, loaded: &mut Loaded, conflict: &Conflict) -> Result<()> {
         let mut auth = BTreeSet::new();
@@ -280,7 +298,7 @@ impl Draft<'_> {
             }
         }
         loaded.add(self.rooms.events(self.room, Some(&self.overlay), &nums).await?);
-        let pairs: Vec<TypeKey> = pairs.into_iter().collect();
+        let pairs: Vec<TypeKey> = pairs.into_iter().filter(|pair| !loaded.unconflicted.contains_key(pair)).collect();
         let base = conflict.states.first().copied().unwrap_or(Roots::EMPTY);
         let ids = self.rooms.key_ids(self.room, Some(&self.overlay), &pairs).await?;
         let nums = self.rooms.state_nums(self.room, Some(&self.overlay), base, &pairs).await?;

@@ -45,6 +45,8 @@ struct View {
     /// Events that became news at a position.
     news: BTreeSet<String>,
     state_events: BTreeSet<String>,
+    /// Whether the room's first event is part of its history here.
+    has_beginning: bool,
 }
 
 /// Checks everything.
@@ -77,7 +79,8 @@ async fn check_room(story: &Story, room: &SharedRoom, forged: &[Forged], found: 
         let place = format!("{} (version {}) on {}", room.id, room.version, view.server);
         if view.state != first.state {
             let differs: Vec<_> = view.state.iter().filter(|(key, id)| first.state.get(*key) != Some(*id)).collect();
-            found.wrong.push(format!("the state of {place} is not that on {}: {differs:?}", first.server));
+            let begins = first_difference(first, view).await;
+            found.wrong.push(format!("the state of {place} is not that on {}: {differs:?}{begins}", first.server));
         }
         if view.extremities != first.extremities {
             let differs: Vec<&String> = view.extremities.symmetric_difference(&first.extremities).collect();
@@ -118,6 +121,7 @@ async fn view(node: &Node, room_id: &str) -> Option<View> {
         flags: rows.iter().map(|row| (row.event_id.clone(), row.flags)).collect(),
         news: rows.iter().filter(is_news).map(|row| row.event_id.clone()).collect(),
         state_events: rows.iter().filter(|row| row.state_key.is_some()).map(|row| row.event_id.clone()).collect(),
+        has_beginning: rows.iter().any(|row| row.kind == "m.room.create" && row.fragment.is_some()),
         room: Arc::clone(&room),
         up,
     })
@@ -144,7 +148,9 @@ async fn check_history(
         Err(what) => return found.wrong.push(what),
     };
     let history: BTreeSet<String> = events.iter().map(|event| text(&event["event_id"])).collect();
-    if !events.iter().any(|event| event["type"] == "m.room.create") {
+    // Who made the room may have taken its beginning along.
+    let is_there = views.iter().any(|view| view.has_beginning);
+    if is_there && !events.iter().any(|event| event["type"] == "m.room.create") {
         let place = format!("{} (version {}) on {}", room.id, room.version, view.server);
         found.wrong.push(format!("the history of {place} ends before its beginning"));
     }
@@ -244,4 +250,48 @@ async fn followers(story: &Story, room: &SharedRoom, view: &View, id: &str) -> S
         break;
     }
     found
+}
+
+/// The first event before which, or after which, two servers have not the same state: there they began to disagree.
+async fn first_difference(one: &View, other: &View) -> String {
+    let mut common = Vec::new();
+    for id in one.flags.keys().filter(|id| other.flags.contains_key(*id)) {
+        let event = one.up.running.rooms.event_by_id(&one.room, id).await.unwrap().unwrap();
+        common.push((event.row.depth, id));
+    }
+    common.sort_unstable();
+    for (_, id) in common {
+        let mut states = Vec::new();
+        for view in [one, other] {
+            let event = view.up.running.rooms.event_by_id(&view.room, id).await.unwrap().unwrap();
+            let mut sets = Vec::new();
+            for roots in [event.state_before(), event.state_after()].into_iter().flatten() {
+                let state = view.up.running.rooms.whole_state(&view.room, roots).await.unwrap();
+                sets.push(
+                    state.iter().map(|event| (type_key(event), event.id().to_string())).collect::<BTreeMap<_, _>>(),
+                );
+            }
+            states.push((sets, event));
+        }
+        let ((ones, event), (others, known)) = (&states[0], &states[1]);
+        if ones.len() == 2 && others.len() == 2 && ones != others {
+            let differs = |at: usize| -> Vec<_> {
+                let keys: BTreeSet<_> = ones[at].keys().chain(others[at].keys()).collect();
+                let both = keys.into_iter().map(|key| (key, ones[at].get(key), others[at].get(key)));
+                both.filter(|(_, one, other)| one != other).collect()
+            };
+            return format!(
+                "\n    it begins with {id} of {}, after {:?}: before it {:?}, after it {:?}\n    on {} {:?}\n    on {} {:?}",
+                event.pdu.sender,
+                event.pdu.prev_events,
+                differs(0),
+                differs(1),
+                one.server,
+                event.row,
+                other.server,
+                known.row
+            );
+        }
+    }
+    String::new()
 }
