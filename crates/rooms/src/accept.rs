@@ -167,8 +167,13 @@ impl Rooms {
         let mut judged = judge(&mut draft, pdu).await?;
         judged.known = known.as_ref().map(|event| event.num());
         judged.flags |= more;
+        let behind = self.gaps_behind(&draft, &judged).await?;
+        if !behind.is_empty() {
+            draft.begin_fragment().await?;
+        }
         self.place_redaction(&draft, &mut judged).await?;
         let event = draft.append(judged).await?;
+        draft.note_gaps_behind(&behind);
         self.apply_redactions(&mut draft, &event).await?;
         self.commit(room, draft).await?;
         Ok(Accepted::Judged(event))

@@ -218,7 +218,9 @@ impl Sync {
     /// Whether the user has left a room since the last answer and is in it again, or was. The client knows the room as it was, so
     /// it learns what has happened since, like everybody else, and not for a second time what was before.
     async fn has_returned(&self, room: &Arc<Room>, row: &MembershipRow, window: &Window) -> Result<bool, Error> {
-        let Some(since) = window.since.filter(|since| !window.lost && row.joined_pos > *since) else { return Ok(false) };
+        let Some(since) = window.since.filter(|since| !window.lost && row.joined_pos > *since) else {
+            return Ok(false);
+        };
         if room.whole_pos() > since {
             return Ok(false);
         }

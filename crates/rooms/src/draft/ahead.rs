@@ -246,6 +246,13 @@ impl Draft<'_> {
         }
     }
 
+    /// Notes that history is missing behind hidden events, which an event of the live fragment follows.
+    pub fn note_gaps_behind(&mut self, gaps: &[(Arc<Event>, Vec<OwnedEventId>)]) {
+        for (child, missing) in gaps {
+            self.note_gaps(child, self.head.row.fragment, missing);
+        }
+    }
+
     /// Commits what this draft wrote for a room that is in no map and has no row yet, without deciding anything: the
     /// room in memory goes on from there.
     ///

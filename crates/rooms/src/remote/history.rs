@@ -13,7 +13,7 @@ use store::tables::rooms::{EventRow, FragmentRow, HistoryGapRow};
 use store::{EventNum, Read};
 
 use crate::accept::{ATTEMPTS_MAX, better_form, judge_then, missing_among, nums_of, state_before};
-use crate::draft::Draft;
+use crate::draft::{Draft, Judged};
 use crate::event::Event;
 use crate::room::Room;
 use crate::timeline::Place;
@@ -23,6 +23,8 @@ use crate::{Error, Result, Rooms, flags};
 pub const HISTORY_MAX: usize = 1_000;
 /// Most gaps of a fragment that one look reads.
 const GAPS_MAX: u32 = 1_000;
+/// Most hidden events that are looked through for gaps behind an event.
+const BEHIND_MAX: usize = 1_000;
 
 /// The flags of an event that is known without having been judged by the state before it.
 const UNPLACED: i64 = flags::WAITING | flags::OUTLIER;
@@ -47,6 +49,8 @@ struct Plan {
     fragments: HashMap<OwnedEventId, i64>,
     /// The next index and the message counter of each fragment.
     places: BTreeMap<i64, (i64, i64)>,
+    /// Fragments of which an event follows hidden ones before which history is missing.
+    open: BTreeSet<i64>,
 }
 
 impl Rooms {
@@ -165,7 +169,7 @@ impl Rooms {
             let (idx, messages) = first.map_or((0, 0), |row| (row.idx.unwrap_or(0), row.messages));
             places.insert(fragment, (idx.saturating_sub(count), messages));
         }
-        Ok(Plan { fragments, places })
+        Ok(Plan { fragments, places, open: BTreeSet::new() })
     }
 
     async fn place_history(
@@ -199,6 +203,7 @@ impl Rooms {
         let mut judged = judge_then(draft, pdu, prev, before).await?;
         judged.known = known.as_ref().map(|event| event.num());
         judged.flags |= more;
+        let behind = self.gaps_behind(draft, &judged).await?;
         self.place_redaction(draft, &mut judged).await?;
         // Of a redaction whose target is older still nothing is known against it; it is no news, so it is shown.
         judged.withheld &= match &judged.pdu.redacts {
@@ -208,6 +213,10 @@ impl Rooms {
         let event = draft.append_history(judged, place, messages).await?;
         self.apply_redactions(draft, &event).await?;
         draft.note_gaps(&event, fragment, &missing);
+        for (child, missing) in &behind {
+            draft.note_gaps(child, fragment, missing);
+            plan.open.insert(fragment);
+        }
         Ok(Some(event))
     }
 
@@ -223,6 +232,7 @@ impl Rooms {
             let read = Read::along::<HistoryGapRow>(HistoryGapRow::BY_FRAGMENT, vec![room.into(), fragment.into()]);
             let rows: Vec<HistoryGapRow> = self.store.all(read.limit(GAPS_MAX)).await?;
             let mut gap = rows.iter().any(|row| !filled.contains(row.event_id.as_str()));
+            gap |= plan.open.contains(&fragment);
             for event in placed.iter().filter(|event| plan.fragments.get(event.id()) == Some(&fragment)) {
                 gap |= !missing_among(draft, &event.pdu.prev_events, UNPLACED).await?.is_empty();
             }
@@ -232,6 +242,51 @@ impl Rooms {
             draft.batch.put(FragmentRow { gap, ..row });
         }
         Ok(())
+    }
+
+    /// What is missing behind an event that is to be shown: it may follow hidden events (soft-failed ones, which a later
+    /// event makes part of the graph), and these others that nobody has sent. Each hidden event that is nearest to a gap,
+    /// with the previous events that it lacks.
+    pub(crate) async fn gaps_behind(
+        &self,
+        draft: &Draft<'_>,
+        judged: &Judged,
+    ) -> Result<Vec<(Arc<Event>, Vec<OwnedEventId>)>> {
+        let (mut open, mut seen, mut gaps) = (Vec::new(), HashSet::new(), Vec::new());
+        if judged.flags & flags::HIDDEN == 0 {
+            open.extend(judged.prev.iter().copied());
+        }
+        while let Some(num) = open.pop() {
+            if seen.len() >= BEHIND_MAX || !seen.insert(num) {
+                continue;
+            }
+            for event in self.events(draft.room, Some(&draft.overlay), &[num]).await? {
+                if !event.has(flags::REJECTED | flags::SOFT_FAILED) {
+                    continue;
+                }
+                let mut missing = missing_among(draft, &event.pdu.prev_events, UNPLACED).await?;
+                if !missing.is_empty() {
+                    self.wait_for_all(draft.room).await?;
+                    missing = self.no_gaps_yet(draft.room, missing).await?;
+                }
+                open.extend(nums_of(draft, &event.pdu.prev_events).await?);
+                if !missing.is_empty() {
+                    gaps.push((event, missing));
+                }
+            }
+        }
+        Ok(gaps)
+    }
+
+    /// Those of the events of which nothing says yet that they are missing in the timeline.
+    async fn no_gaps_yet(&self, room: &Room, ids: Vec<OwnedEventId>) -> Result<Vec<OwnedEventId>> {
+        let mut fresh = Vec::with_capacity(ids.len());
+        for id in ids {
+            if !self.is_gap(room, &id).await? {
+                fresh.push(id);
+            }
+        }
+        Ok(fresh)
     }
 
     /// The known events before which history is missing, nearest to a place first: those of the newest fragment with a

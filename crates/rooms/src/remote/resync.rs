@@ -87,13 +87,15 @@ impl Rooms {
         let mut judged = judge_at(&mut draft, pdu, prev, before).await?;
         judged.known = known.as_ref().map(|event| event.num());
         judged.flags |= more;
-        if judged.flags & flags::HIDDEN == 0 && !missing.is_empty() {
+        let behind = self.gaps_behind(&draft, &judged).await?;
+        if judged.flags & flags::HIDDEN == 0 && !(missing.is_empty() && behind.is_empty()) {
             draft.begin_fragment().await?;
         }
         self.place_redaction(&draft, &mut judged).await?;
         let event = draft.append(judged).await?;
         if let Some(fragment) = event.row.fragment {
             draft.note_gaps(&event, fragment, &missing);
+            draft.note_gaps_behind(&behind);
         }
         for id in &missing {
             let row = MissingPrevRow { room: room.num, event_id: id.to_string(), child: event.num() };
