@@ -180,10 +180,10 @@ impl Sync {
             return Ok(None);
         }
         let begun = if lazy { row.joined_pos } else { row.joined_pos.max(whole_pos) };
-        let began_since = window.lost || window.since.is_none_or(|since| begun > since);
-        let returned = began_since && self.has_returned(room, row, window).await?;
-        let fresh = began_since && !returned;
-        let since = if fresh { StreamPosition::ZERO } else { window.since.unwrap_or(StreamPosition::ZERO) };
+        let fresh = window.lost || window.since.is_none_or(|since| begun > since);
+        let returned = fresh && self.has_returned(room, row, window).await?;
+        let since =
+            if fresh && !returned { StreamPosition::ZERO } else { window.since.unwrap_or(StreamPosition::ZERO) };
         let receipts = self.receipts(room, reader, window, fresh).await?;
         let has_read = receipts.iter().any(|row| row.user_id == *reader.user);
         let ephemeral = self.ephemeral(room, reader, window, fresh, receipts);
@@ -199,7 +199,7 @@ impl Sync {
             let completed = since < whole_pos && whole_pos <= window.upto;
             let span = Span { since, upto: window.upto, fresh, completed, lost: window.lost };
             news |= self.add_events(&mut section, room, row, reader, &span, end).await?;
-            self.meet(room, window, fresh || returned || completed, since, end, people).await?;
+            self.meet(room, window, fresh || completed, since, end, people).await?;
         } else {
             section.raw("timeline", &empty_timeline(&self.rooms.place_at(room, window.upto).await?));
             if reader.use_state_after {
@@ -215,8 +215,8 @@ impl Sync {
         Ok(Some(section))
     }
 
-    /// Whether the user has left a room since the last answer and is in it again, or was. The client knows the room as it was, so
-    /// it learns what has happened since, like everybody else, and not for a second time what was before.
+    /// Whether the user has left a room since the last answer and is in it again, or was. The
+    /// client gets the whole state, but of the timeline only what it was not shown before.
     async fn has_returned(&self, room: &Arc<Room>, row: &MembershipRow, window: &Window) -> Result<bool, Error> {
         let Some(since) = window.since.filter(|since| !window.lost && row.joined_pos > *since) else {
             return Ok(false);

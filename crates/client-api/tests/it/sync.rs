@@ -202,6 +202,34 @@ async fn cy4_a_room_joined_since_comes_whole() {
     whole(&bob.sync_since(&first, "").await);
 }
 
+/// Who leaves and comes back between two syncs is not shown again what was before.
+#[tokio::test]
+async fn cy4_a_room_left_and_joined_since_shows_nothing_twice() {
+    let server = Server::new().await;
+    let (alice, bob, room) = two(&server).await;
+    alice.say(&room, "before").await;
+    let first = bob.sync("").await;
+    assert_eq!(bodies(events(joined(&first, &room), "timeline")), ["before"]);
+    for stay in 0..2 {
+        bob.leave(&room).await;
+        alice.say(&room, "between").await;
+        if stay == 1 {
+            // The last of it is a leave.
+            let left = bob.sync_since(&first, "").await;
+            let timeline = events(&left["rooms"]["leave"][&room], "timeline");
+            assert_eq!(bodies(timeline), ["between", "after"], "what was said before the leave");
+        }
+        bob.join(&room).await;
+        alice.say(&room, "after").await;
+        let second = bob.sync_since(&first, "").await;
+        let section = joined(&second, &room);
+        let said = ["between", "after"].repeat(stay + 1);
+        assert_eq!(bodies(events(section, "timeline")), said);
+        assert_eq!(of_type(events(section, "timeline"), "m.room.member").unwrap()["content"]["membership"], "leave");
+        assert!(of_type(events(section, "state"), "m.room.create").is_some(), "the state is whole");
+    }
+}
+
 #[tokio::test]
 async fn cy5_left_rooms_end_with_the_leave() {
     let server = Server::new().await;

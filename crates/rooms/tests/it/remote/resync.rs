@@ -1,11 +1,11 @@
 //! Events that come after a gap, by reference only, or before what they build on.
 
-use rooms::{Accepted, Error, flags};
+use rooms::{Accepted, Error, Preset, flags};
 use serde_json::json;
 use store::UserId;
 
 use super::{Server, all_received, join, state, two};
-use crate::harness::{content, history};
+use crate::harness::{content, history, room_of};
 
 /// The second server misses some events and is told the state by the first.
 #[tokio::test]
@@ -172,4 +172,69 @@ async fn the_servers_at_a_position_are_known() {
     assert!(one.rooms.was_resident(&room, "two.test", pos).await.unwrap());
     assert_eq!(one.restarted().await.rooms.servers(&room_id).await.unwrap(), few);
     drop(two);
+}
+
+/// A member whom not every state knows, and of whom no two say different things, is no conflict of version 1: what that
+/// member has set counts, whichever of the states comes first.
+#[tokio::test]
+async fn fe7_what_the_states_agree_on_counts_in_version_1() {
+    for version in ["1", "2"] {
+        let (one, two) = (Server::new("one.test").await, Server::new("two.test").await);
+        let mut request = room_of(&one.user("alice"), version, Preset::PublicChat);
+        request.power_level_content_override = Some(content(json!({ "state_default": 0 })));
+        let room_id = one.create_of(&request).await;
+        join(&two, &one, &room_id, "bob").await.unwrap();
+        let topic = |of: &UserId| state(of, "m.room.topic", json!({ "topic": of.as_str() }));
+        let bobs = two.rooms.send(&room_id, topic(&two.user("bob"))).await.unwrap();
+        let carol = one.user("carol");
+        one.rooms.join(&room_id, &carol, None, content(json!({}))).await.unwrap();
+        let joined = one.room(&room_id).await.head().extremities[0].id.clone();
+        let carols = one.rooms.send(&room_id, topic(&carol)).await.unwrap();
+        for id in [&joined, &carols] {
+            two.accept(one.sent(&room_id, id).await).await;
+        }
+        one.accept(two.sent(&room_id, &bobs).await).await;
+        assert_eq!(one.current(&room_id).await, two.current(&room_id).await, "version {version}");
+        assert!(two.current(&room_id).await.contains(carols.as_str()), "version {version}");
+    }
+}
+
+/// Soft-failed events that a later one makes part of the graph may follow others that were never sent: these are history
+/// that is missing, and are placed before it.
+#[tokio::test]
+async fn fe5_what_is_missing_behind_soft_failed_events_is_found() {
+    let (one, two, room_id) = two("11").await;
+    let (three, rules) = (Server::new("three.test").await, one.room(&room_id).await.rules);
+    join(&three, &one, &room_id, "carol").await.unwrap();
+    let carols = one.room(&room_id).await.head().extremities[0].id.clone();
+    two.accept(one.sent(&room_id, &carols).await).await;
+    // Bob's words reach the third server, and the first only after it has removed him.
+    let mut said = Vec::new();
+    for number in 0..3 {
+        said.push(two.say(&room_id, "bob", &number.to_string()).await);
+        three.accept(two.sent(&room_id, said.last().unwrap()).await).await;
+    }
+    let further = three.say(&room_id, "carol", "she has heard him").await;
+    one.rooms.kick(&room_id, &one.user("alice"), &two.user("bob"), None).await.unwrap();
+    let last = &said[2];
+    let told = three.rooms.state_before(&room_id, last).await.unwrap();
+    let ids: Vec<_> = told.iter().map(|event| event.id().clone()).collect();
+    one.rooms.accept_outliers(&room_id, all_received(&told, rules)).await.unwrap();
+    assert!(matches!(one.accept(two.sent(&room_id, last).await).await, Accepted::Waiting(_)));
+    let judged = one.rooms.accept_with_state(two.sent(&room_id, last).await, &ids).await.unwrap();
+    assert!(matches!(judged, Accepted::Judged(event) if event.has(flags::SOFT_FAILED)));
+    let room = one.room(&room_id).await;
+    let known = one.rooms.backward_gaps(&room, one.rooms.live_end(&room)).await.unwrap();
+    assert!(known.is_empty(), "nothing that is shown leads there");
+    let Accepted::Judged(event) = one.accept(three.sent(&room_id, &further).await).await else { panic!() };
+    assert!(event.shown());
+    let room = one.room(&room_id).await;
+    let gaps = one.rooms.backward_gaps(&room, one.rooms.live_end(&room)).await.unwrap();
+    assert_eq!(gaps, [last.clone()]);
+    let back = three.rooms.events_before(&room_id, &gaps, 100).await.unwrap();
+    one.rooms.accept_history(&room_id, all_received(&back, rules), Default::default()).await.unwrap();
+    let room = one.room(&room_id).await;
+    assert!(one.rooms.backward_gaps(&room, one.rooms.live_end(&room)).await.unwrap().is_empty());
+    let here: Vec<_> = history(&one.rooms, &room_id, &one.user("alice")).await.iter().map(|e| e.id().clone()).collect();
+    assert_eq!(here[..3], [further, said[1].clone(), said[0].clone()], "before what follows them");
 }
