@@ -18,7 +18,7 @@ use crate::{Error, run, setup};
 use parts::Night;
 
 /// The profile for tests: optimized, and yet with checks of arithmetic and of assertions.
-const PROFILE: &str = "nightly";
+pub const PROFILE: &str = "nightly";
 
 /// A generated case of the crate `event` costs a small part of one of the others.
 const EVENT_SEEDS_PER_SEED: u64 = 20;

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::nightly::PROFILE;
 use crate::postgres::{Durability, Postgres};
 use crate::setup::{CHROMIUM, Tools, setup};
 use crate::{Error, run, spec};
@@ -136,14 +137,21 @@ fn checks(root: &Path, tally: &mut Tally) {
 
 /// How long each fuzz target runs.
 const FUZZ_SECONDS: &str = "8";
+/// How many simulations of several servers are played.
+const SIMULATIONS: &str = "200";
 
 fn cargo_test(root: &Path, tools: &Tools, postgres: &Postgres, tally: &mut Tally) {
     let mut command = Command::new("cargo");
-    command.args(["test", "--workspace", "--no-fail-fast"]).current_dir(root);
+    command.args(["test", "--workspace", "--exclude", "testkit", "--no-fail-fast"]).current_dir(root);
     command.env("HEARTH_TEST_POSTGRES", postgres.url("postgres"));
     command.env("HEARTH_FUZZ_SECONDS", FUZZ_SECONDS);
     compare_with_synapse(&mut command, tools);
     tally.counted("cargo test", &mut command, &mut |_| {});
+    println!("simulations of several servers: {SIMULATIONS}, optimized, which takes some minutes to build");
+    let mut command = Command::new("cargo");
+    command.args(["test", "--profile", PROFILE, "--package", "testkit", "--no-fail-fast"]).current_dir(root);
+    command.env("HEARTH_SIMULATIONS", SIMULATIONS);
+    tally.counted("simulations", &mut command, &mut |_| {});
 }
 
 /// Has the tests compare resolved states with those of Synapse, where it is installed.
