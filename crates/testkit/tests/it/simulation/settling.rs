@@ -1,6 +1,7 @@
 //! After the faults: everything that waits is sent, then each server says something in each room, so that what one of
 //! them did not take for part of the graph becomes part of it everywhere.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use store::Read;
@@ -58,10 +59,10 @@ pub async fn attack(story: &Story, wrong: &mut Vec<String>) -> Vec<Forged> {
 async fn missing(story: &Story) -> Vec<String> {
     let mut wrong = Vec::new();
     for room in &story.rooms {
-        let sent: Vec<String> = {
+        let sent: Vec<(String, String)> = {
             let acknowledged = story.acknowledged.lock();
             let here = acknowledged.iter().filter(|one| one.room == room.id && room.steady.contains(&one.server));
-            here.map(|one| one.event.clone()).collect()
+            here.map(|one| (one.event.clone(), one.server.clone())).collect()
         };
         for node in story.nodes.iter().filter(|node| room.steady.contains(&node.name)) {
             let up = node.up().unwrap();
@@ -73,7 +74,8 @@ async fn missing(story: &Story) -> Vec<String> {
             let Some(reader) = reader else { continue };
             wrong.extend(reader.history(&room.id).await.err());
             let mut lacks = Vec::new();
-            for id in &sent {
+            let senders = who_believe_in(story, &room.id, &node.name).await;
+            for id in sent.iter().filter(|(_, server)| senders.contains(server)).map(|(id, _)| id) {
                 if up.running.rooms.event_by_id(&found, id).await.unwrap().is_none() {
                     lacks.push(id);
                 }
@@ -85,6 +87,18 @@ async fn missing(story: &Story) -> Vec<String> {
         }
     }
     wrong
+}
+
+/// The servers that take a server for one in the room: who is out of it for them, though not for itself, is sent nothing.
+async fn who_believe_in(story: &Story, room_id: &str, server: &str) -> BTreeSet<String> {
+    let mut believing = BTreeSet::new();
+    for node in &story.nodes {
+        let Some(room) = node.up().unwrap().room(room_id).await else { continue };
+        if room.head().servers.get(server).is_some_and(|joined| *joined > 0) {
+            believing.insert(node.name.clone());
+        }
+    }
+    believing
 }
 
 /// Waits until nothing is under way.
