@@ -108,7 +108,7 @@ pub struct Node {
 impl Node {
     /// A server that is off.
     pub fn new(number: usize, network: &Arc<Network>, chance: &Chance, mutant: Mutant) -> Arc<Self> {
-        let (name, omits_members) = (format!("s{number}.test"), number % 2 == 0);
+        let (name, omits_members) = (format!("s{number}.test"), number.is_multiple_of(2));
         let chance = chance.fork();
         let skew_ms = i64::try_from(chance.below(4_000)).unwrap() - 2_000;
         let node = Arc::new(Self {
