@@ -212,7 +212,7 @@ impl Users {
         let upper = std::collections::Bound::Included(up_to.into());
         batch.delete_range::<ToDeviceRow>(vec![user.into(), device.into()], std::collections::Bound::Unbounded, upper);
         self.commit(batch).await?;
-        self.backlogs.forget(user, device);
+        self.backlogs.fetched(user, device);
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 //! out of a common budget, so that they do not add up to more memory than there is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
 use bytes::{Bytes, BytesMut};
@@ -18,6 +19,8 @@ const SMALL_BYTES_MAX: usize = 64 << 10;
 const LARGE_BYTES_MAX: usize = 64 << 20;
 /// Bytes that are counted as one.
 const UNIT_BYTES: usize = 1 << 10;
+/// Seconds in which a large body must have come: it holds a part of the budget for so long at most.
+const LARGE_S_MAX: u64 = 120;
 /// What is told to wait who comes when there are too many, in milliseconds.
 const RETRY_MS: u64 = 2_000;
 
@@ -40,34 +43,46 @@ impl Bodies {
     /// Reads a body.
     ///
     /// # Errors
-    /// `M_TOO_LARGE`; `M_LIMIT_EXCEEDED` while there are too many large ones; `M_UNKNOWN` when the connection broke.
-    pub(super) async fn read(&self, mut body: Body) -> Result<Held, Error> {
-        let size = body.size_hint();
-        let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
-        check_size(bytes(size.lower()))?;
-        let mut place = None;
-        if bytes(size.lower()) > SMALL_BYTES_MAX {
-            place = Some(self.place(size.upper().map_or(BODY_BYTES_MAX, bytes))?);
-        }
-        let mut read = BytesMut::new();
+    /// `M_TOO_LARGE`; `M_LIMIT_EXCEEDED` while there are too many large ones; `M_UNKNOWN` when the connection broke, or a
+    /// large one did not come in time.
+    pub(super) async fn read(&self, body: Body) -> Result<Held, Error> {
+        let least = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        check_size(least)?;
+        let late = || Error::unknown(StatusCode::REQUEST_TIMEOUT, "The request took too long to come.");
+        let read = tokio::time::timeout(Duration::from_secs(LARGE_S_MAX), self.read_to_end(body));
+        read.await.map_err(|_| late())?
+    }
+
+    /// The budget is taken as the bytes come: what is only announced takes nothing from others.
+    async fn read_to_end(&self, mut body: Body) -> Result<Held, Error> {
+        let (mut read, mut place) = (BytesMut::new(), None);
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|_| Error::unknown(StatusCode::BAD_REQUEST, "The request broke off."))?;
             let Ok(data) = frame.into_data() else { continue };
             let size = read.len() + data.len();
             check_size(size)?;
-            // One that did not say how large it is.
-            if size > SMALL_BYTES_MAX && place.is_none() {
-                place = Some(self.place(BODY_BYTES_MAX)?);
+            if size > SMALL_BYTES_MAX {
+                self.grow(&mut place, size)?;
             }
             read.extend_from_slice(&data);
         }
-        Ok(Held { bytes: read.freeze(), place })
+        Ok(Held { bytes: read.freeze(), place: place.map(Arc::new) })
     }
 
-    fn place(&self, bytes: usize) -> Result<Arc<OwnedSemaphorePermit>, Error> {
-        let units = u32::try_from(bytes.min(BODY_BYTES_MAX).div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
-        let place = Arc::clone(&self.0).try_acquire_many_owned(units);
-        place.map(Arc::new).map_err(|_| Error::limit_exceeded(RETRY_MS))
+    /// Makes a body's part of the budget large enough for so many bytes.
+    fn grow(&self, place: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), Error> {
+        let held = place.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = bytes.div_ceil(UNIT_BYTES).saturating_sub(held);
+        if more == 0 {
+            return Ok(());
+        }
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        let more = Arc::clone(&self.0).try_acquire_many_owned(more).map_err(|_| Error::limit_exceeded(RETRY_MS))?;
+        match place {
+            Some(place) => place.merge(more),
+            None => *place = Some(more),
+        }
+        Ok(())
     }
 }
 

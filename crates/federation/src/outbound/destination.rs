@@ -29,9 +29,10 @@ const PRESENCE_PER_EDU_MAX: usize = 100;
 /// After a failure, how long a destination is left alone that speaks to us, in milliseconds; doubled with each try that
 /// fails all the same.
 const HEARD_WAIT_MS: i64 = 1_000;
-/// How often a transaction that a peer refuses as a whole is tried before its parts are sent one by one, and how often one
-/// of these before it is given up: an event stays reachable.
+/// How often a transaction that a peer refuses as a whole is tried before its parts are sent one by one.
 const REFUSALS_MAX: u32 = 5;
+/// How often one of these parts is tried before it is given up: an event stays reachable.
+const SINGLE_REFUSALS_MAX: u32 = 2;
 /// How many parts are sent one by one after a transaction was refused.
 const SINGLY: usize = PDUS_MAX + EDUS_MAX;
 
@@ -137,14 +138,14 @@ impl Queue {
         }
     }
 
-    /// Adds volatile EDUs to others, as far as there is place.
-    fn take_volatile(&mut self, edus: &mut Vec<Object>) {
-        while edus.len() < EDUS_MAX
+    /// Adds volatile EDUs to others, until there are so many.
+    fn take_volatile(&mut self, edus: &mut Vec<Object>, most: usize) {
+        while edus.len() < most
             && let Some((_, edu)) = self.edus.pop_first()
         {
             edus.push(edu);
         }
-        if edus.len() < EDUS_MAX {
+        if edus.len() < most {
             edus.extend(self.take_presence());
         }
     }
@@ -169,11 +170,10 @@ impl Queue {
     /// The peer has refused the transaction under way once more. After some times its parts are sent one by one; if it was
     /// one of these, it is given up and returned.
     fn refuse(&mut self) -> Option<Under> {
-        let refusals = self.under.as_mut().map_or(0, |under| {
+        let under = self.under.take_if(|under| {
             under.refusals += 1;
-            under.refusals
-        });
-        let under = self.under.take_if(|_| refusals >= REFUSALS_MAX)?;
+            under.refusals >= if under.single { SINGLE_REFUSALS_MAX } else { REFUSALS_MAX }
+        })?;
         if under.single {
             return Some(under);
         }
@@ -320,6 +320,10 @@ impl Outbound {
                     tracing::warn!(server = destination.server, %error, "what waits for a server cannot be read");
                     let mut queue = destination.queue.lock();
                     queue.failures = queue.failures.saturating_add(1);
+                    if refused {
+                        // It is there and answers: what waits behind what it refuses is not to wait for long.
+                        queue.failures = 1;
+                    }
                     let wait = self.back_off(queue.failures);
                     queue.put_off(self.clock.now_ms(), wait);
                 }
@@ -379,10 +383,20 @@ impl Outbound {
             return Ok(true);
         }
         let single = destination.queue.lock().singly > 0;
-        let (stored, mut edus) = self.stored_edus(destination, if single { 1 } else { EDUS_MAX / 2 }).await?;
+        // One by one, events and stored EDUs take turns.
+        let event_first = single && {
+            let queue = destination.queue.lock();
+            queue.singly % 2 == 0 && !queue.events.is_empty()
+        };
+        let (stored, mut edus) = match (event_first, single) {
+            (true, _) => Default::default(),
+            (false, true) => self.stored_edus(destination, 1).await?,
+            (false, false) => self.stored_edus(destination, EDUS_MAX / 2).await?,
+        };
         let mut told = Vec::new();
-        if !single || edus.is_empty() {
-            let (lists, of_lists) = self.device_list_edus(destination, EDUS_MAX.saturating_sub(edus.len())).await?;
+        if !single || (edus.is_empty() && !event_first) {
+            let most = if single { 1 } else { EDUS_MAX.saturating_sub(edus.len()) };
+            let (lists, of_lists) = self.device_list_edus(destination, most).await?;
             edus.extend(lists);
             told = of_lists;
         }
@@ -390,8 +404,10 @@ impl Outbound {
         let most = if !single { PDUS_MAX } else { usize::from(edus.is_empty()) };
         let count = queue.events.len().min(most);
         let events: Vec<_> = queue.events.drain(..count).collect();
-        if !single || (events.is_empty() && edus.is_empty()) {
-            queue.take_volatile(&mut edus);
+        if !single {
+            queue.take_volatile(&mut edus, EDUS_MAX);
+        } else if events.is_empty() && edus.is_empty() {
+            queue.take_volatile(&mut edus, 1);
         }
         if events.is_empty() && edus.is_empty() {
             return Ok(false);

@@ -24,7 +24,7 @@ pub const HISTORY_MAX: usize = 1_000;
 /// Most gaps of a fragment that one look reads.
 const GAPS_MAX: u32 = 1_000;
 /// Most hidden events that are looked through for gaps behind an event.
-const BEHIND_MAX: usize = 1_000;
+const BEHIND_MAX: usize = 200;
 
 /// The flags of an event that is known without having been judged by the state before it.
 const UNPLACED: i64 = flags::WAITING | flags::OUTLIER;

@@ -18,6 +18,8 @@ use crate::{Accepted, Error, Result, Rooms, flags};
 
 /// Most rows of what is missing that one look reads.
 const MISSING_MAX: u32 = 10_000;
+/// So many events that have come are looked for one by one among what is missing; of more, all that is missing is read.
+const COME_FEW: usize = 32;
 
 /// An event that is not known, and who waits for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,10 +159,15 @@ impl Rooms {
 
     /// Judges what waits for any of these events, which have come.
     pub(super) async fn wake(&self, room_id: &str, come: impl IntoIterator<Item = OwnedEventId>) -> Result<()> {
-        let Some(room) = self.room(room_id).await? else { return Ok(()) };
-        let rows: Vec<MissingPrevRow> = self.store.all(Read::prefix::<MissingPrevRow>(vec![room.num.into()])).await?;
-        let awaited: HashSet<String> = rows.into_iter().map(|row| row.event_id).collect();
-        for id in come.into_iter().filter(|id| awaited.contains(id.as_str())) {
+        let mut come: Vec<OwnedEventId> = come.into_iter().collect();
+        if come.len() > COME_FEW {
+            let Some(room) = self.room(room_id).await? else { return Ok(()) };
+            let read = Read::prefix::<MissingPrevRow>(vec![room.num.into()]);
+            let rows: Vec<MissingPrevRow> = self.store.all(read).await?;
+            let awaited: HashSet<String> = rows.into_iter().map(|row| row.event_id).collect();
+            come.retain(|id| awaited.contains(id.as_str()));
+        }
+        for id in come {
             self.accept_waiting(room_id, id).await?;
         }
         Ok(())
