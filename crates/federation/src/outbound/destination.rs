@@ -320,10 +320,6 @@ impl Outbound {
                     tracing::warn!(server = destination.server, %error, "what waits for a server cannot be read");
                     let mut queue = destination.queue.lock();
                     queue.failures = queue.failures.saturating_add(1);
-                    if refused {
-                        // It is there and answers: what waits behind what it refuses is not to wait for long.
-                        queue.failures = 1;
-                    }
                     let wait = self.back_off(queue.failures);
                     queue.put_off(self.clock.now_ms(), wait);
                 }
@@ -507,6 +503,10 @@ impl Outbound {
             if refused && let Some(under) = queue.refuse() {
                 tracing::warn!(server = destination.server, %error, "a server refuses what is sent: it is given up");
                 under.settle(&destination.server, &mut batch);
+            }
+            if refused {
+                // It is there and answers: what waits behind what it refuses is not to wait for long.
+                queue.failures = 1;
             }
             let wait = self.back_off(queue.failures);
             queue.put_off(now_ms, wait);
