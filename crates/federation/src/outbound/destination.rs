@@ -382,7 +382,7 @@ impl Outbound {
         // One by one, events and stored EDUs take turns.
         let event_first = single && {
             let queue = destination.queue.lock();
-            queue.singly % 2 == 0 && !queue.events.is_empty()
+            queue.singly.is_multiple_of(2) && !queue.events.is_empty()
         };
         let (stored, mut edus) = match (event_first, single) {
             (true, _) => Default::default(),
