@@ -215,8 +215,8 @@ impl Sync {
         Ok(Some(section))
     }
 
-    /// Whether the user has left a room since the last answer and is in it again, or was. The
-    /// client gets the whole state, but of the timeline only what it was not shown before.
+    /// Whether the user was in a room at the last answer, and has left it and come back since. The client gets the whole
+    /// state then, but of the timeline only what it was not shown before.
     async fn has_returned(&self, room: &Arc<Room>, row: &MembershipRow, window: &Window) -> Result<bool, Error> {
         let Some(since) = window.since.filter(|since| !window.lost && row.joined_pos > *since) else {
             return Ok(false);

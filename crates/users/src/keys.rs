@@ -69,7 +69,7 @@ fn parsed(text: &str) -> Json {
 }
 
 /// Largest number of canonical JSON, up or down.
-const INT_MAX: u64 = (1 << 53) - 1;
+pub(crate) const INT_MAX: u64 = (1 << 53) - 1;
 
 /// The text of a key object that is neither too large nor too deep, and has only numbers that other servers can sign and
 /// check.

@@ -10,6 +10,7 @@ use store::tables::federation::OutboundEduRow;
 use store::tables::users::{DeviceRow, ToDeviceRow, ToDeviceTransactionRow};
 use store::{CommitBatch, DeviceId, Read, StreamKind, StreamPosition, UserId, Value};
 
+use crate::keys::INT_MAX;
 use crate::{Error, Users};
 
 /// Messages in one answer of `/sync`.
@@ -22,8 +23,6 @@ const EDU_MESSAGES_MAX: usize = 500;
 const EDU_BYTES_MAX: usize = 64 * 1_024;
 /// Characters of the id of an EDU; the specification allows 32.
 const EDU_ID_LENGTH: usize = 20;
-/// Largest number of canonical JSON, up or down.
-const INT_MAX: u64 = (1 << 53) - 1;
 /// The device id that stands for all devices.
 const ALL_DEVICES: &str = "*";
 

@@ -19,8 +19,8 @@ const SMALL_BYTES_MAX: usize = 64 << 10;
 const LARGE_BYTES_MAX: usize = 64 << 20;
 /// Bytes that are counted as one.
 const UNIT_BYTES: usize = 1 << 10;
-/// Seconds in which a large body must have come: it holds a part of the budget for so long at most.
-const LARGE_S_MAX: u64 = 120;
+/// Seconds in which a body must have come: a large one holds a part of the budget for so long at most.
+const BODY_S_MAX: u64 = 120;
 /// What is told to wait who comes when there are too many, in milliseconds.
 const RETRY_MS: u64 = 2_000;
 
@@ -43,13 +43,13 @@ impl Bodies {
     /// Reads a body.
     ///
     /// # Errors
-    /// `M_TOO_LARGE`; `M_LIMIT_EXCEEDED` while there are too many large ones; `M_UNKNOWN` when the connection broke, or a
-    /// large one did not come in time.
+    /// `M_TOO_LARGE`; `M_LIMIT_EXCEEDED` while there are too many large ones; `M_UNKNOWN` when the connection broke, or
+    /// the body did not come in time.
     pub(super) async fn read(&self, body: Body) -> Result<Held, Error> {
         let least = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         check_size(least)?;
         let late = || Error::unknown(StatusCode::REQUEST_TIMEOUT, "The request took too long to come.");
-        let read = tokio::time::timeout(Duration::from_secs(LARGE_S_MAX), self.read_to_end(body));
+        let read = tokio::time::timeout(Duration::from_secs(BODY_S_MAX), self.read_to_end(body));
         read.await.map_err(|_| late())?
     }
 
