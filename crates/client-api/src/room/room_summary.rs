@@ -6,7 +6,7 @@ use axum::{Json, Router, extract};
 use endpoint::{Error, OptionalRequester, Path};
 use serde_json::Value;
 
-use super::summary::Summary;
+use super::summary::is_accessible;
 use crate::{Routes, State, error_map};
 
 /// The routes of this file.
@@ -25,9 +25,9 @@ async fn summary(
     let missing = || Error::not_found("Room not found.");
     let (room_id, _) = state.rooms.resolve_alias(&id_or_alias).await.map_err(error_map::rooms)?;
     let room = state.rooms.room(&room_id).await.map_err(error_map::rooms)?.ok_or_else(missing)?;
-    let summary = Summary::of(&state, &room).await?;
+    let summary = state.rooms.summary(&room).await.map_err(error_map::rooms)?;
     let user = requester.as_ref().map(|requester| &requester.user_id);
-    if !summary.is_accessible(&state, user).await? {
+    if !is_accessible(&state, &summary, user).await? {
         return Err(missing());
     }
     let mut members = summary.extended();

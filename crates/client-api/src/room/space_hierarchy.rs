@@ -3,17 +3,15 @@
 //! The tree is walked depth-first and from its root with every page: a token says how many rooms came before.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use axum::routing::get;
 use axum::{Json, Router, extract};
 use endpoint::{Error, Path, Query, Requester};
-use event::Json as EventJson;
-use rooms::{Event, Room};
+use rooms::spaces::children_state;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::summary::Summary;
+use super::summary::is_accessible;
 use crate::{Routes, State, error_map};
 
 /// Rooms of a page where the client does not say, and most rooms of a page.
@@ -22,8 +20,6 @@ const LIMIT_MAX: usize = 50;
 const DEPTH_MAX: usize = 32;
 /// Most rooms of a tree that are looked at.
 const ROOMS_MAX: usize = 2_000;
-/// Characters of an `order`.
-const ORDER_CHARS_MAX: usize = 50;
 
 /// The routes of this file.
 pub fn routes() -> Router<State> {
@@ -111,17 +107,18 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// The next room. A room stands where it is found first; loops end there.
     async fn next(&mut self) -> Result<Option<Value>, Error> {
+        let rooms = &self.state.rooms;
         while let Some((room_id, depth)) = self.left.pop() {
             if self.seen.len() >= ROOMS_MAX || !self.seen.insert(room_id.clone()) {
                 continue;
             }
-            let Some(room) = self.state.rooms.room(&room_id).await.map_err(error_map::rooms)? else { continue };
-            let summary = Summary::of(self.state, &room).await?;
-            if !summary.is_accessible(self.state, Some(&self.requester.user_id)).await? {
+            let Some(room) = rooms.room(&room_id).await.map_err(error_map::rooms)? else { continue };
+            let summary = rooms.summary(&room).await.map_err(error_map::rooms)?;
+            if !is_accessible(self.state, &summary, Some(&self.requester.user_id)).await? {
                 continue;
             }
             let children = match summary.room_type() {
-                Some("m.space") => children(self.state, &room, self.suggested_only).await?,
+                Some("m.space") => rooms.space_children(&room, self.suggested_only).await.map_err(error_map::rooms)?,
                 _ => Vec::new(),
             };
             if depth < self.depth_max {
@@ -129,45 +126,9 @@ impl Walk<'_> {
                 self.left.extend(ids.map(|id| (id, depth + 1)));
             }
             let mut members = summary.extended();
-            members.insert("children_state".to_owned(), children.iter().map(stripped).collect());
+            members.insert("children_state".to_owned(), children_state(&children));
             return Ok(Some(Value::Object(members)));
         }
         Ok(None)
     }
-}
-
-/// The children of a space in their order: those with an `order`, then by age, then by id.
-async fn children(state: &State, room: &Room, suggested_only: bool) -> Result<Vec<Arc<Event>>, Error> {
-    let nums = state.rooms.tree_nums(room, room.head().state.rest).await.map_err(error_map::rooms)?;
-    let mut events = state.rooms.events(room, None, &nums).await.map_err(error_map::rooms)?;
-    events.retain(|event| event.pdu.kind == "m.space.child" && is_child(event, suggested_only));
-    events.sort_by_cached_key(|event| {
-        let order = order(event).map(str::to_owned);
-        (order.is_none(), order, event.row.ts, event.pdu.state_key.clone())
-    });
-    Ok(events)
-}
-
-/// Without servers to ask, it is no child (client-server API, `m.space.child`).
-fn is_child(event: &Event, suggested_only: bool) -> bool {
-    let content = &event.pdu.content;
-    let via = content.get("via").and_then(EventJson::as_array).is_some_and(|via| !via.is_empty());
-    let suggested = content.get("suggested").and_then(EventJson::as_bool) == Some(true);
-    via && (suggested || !suggested_only)
-}
-
-fn order(event: &Event) -> Option<&str> {
-    let order = event.pdu.content_str("order")?;
-    let valid = order.len() <= ORDER_CHARS_MAX && order.bytes().all(|byte| (0x20..=0x7e).contains(&byte));
-    valid.then_some(order)
-}
-
-fn stripped(event: &Arc<Event>) -> Value {
-    let mut members = Map::new();
-    members.insert("type".to_owned(), json!(event.pdu.kind));
-    members.insert("state_key".to_owned(), json!(event.pdu.state_key));
-    members.insert("content".to_owned(), EventJson::Object(event.pdu.content.clone()).into());
-    members.insert("sender".to_owned(), json!(event.pdu.sender));
-    members.insert("origin_server_ts".to_owned(), json!(event.row.ts));
-    Value::Object(members)
 }
