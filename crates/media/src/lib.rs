@@ -24,6 +24,7 @@ mod upload;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use quick_cache::sync::Cache;
 use store::tables::media::{MediaRow, ThumbnailRow};
@@ -64,6 +65,8 @@ struct Inner {
     remote: Option<Arc<dyn Remote>>,
     /// Why remote media could not be fetched, and until when that is told without trying again.
     failures: Cache<Mxc, (Error, i64)>,
+    /// When all remote media is added up again, in milliseconds since the epoch.
+    add_up_at_ms: AtomicI64,
     /// Uploads of one user, thumbnails of one kind and fetches of one address go one at a time.
     locks: Locks,
     /// Uploads that each user has under way.
@@ -101,6 +104,7 @@ impl Media {
             blocking,
             remote,
             failures: Cache::new(remote::FAILURES_MAX),
+            add_up_at_ms: AtomicI64::new(0),
             locks: Locks::default(),
             uploading: Places::default(),
             decoding: Arc::new(Semaphore::new(usize::try_from(decoding_permits).unwrap_or(1))),

@@ -2,7 +2,9 @@
 //! a long time.
 
 use async_trait::async_trait;
-use store::tables::media::{MediaRow, RemoteMediaRow};
+use std::sync::atomic::Ordering;
+
+use store::tables::media::{MediaRow, RemoteMediaRow, ThumbnailRow};
 use store::{CommitBatch, CommitError, Read};
 
 use crate::upload::{key, unexpected};
@@ -17,8 +19,14 @@ const FAILURE_KEPT_MS: i64 = 60_000;
 /// How exactly the last use is noted, in milliseconds: a write a day at most.
 const USE_NOTED_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// Pieces of media that one call deletes for their age.
+/// Pieces of media that one call deletes, for their age or for room.
 const PURGED_AT_ONCE: u32 = 500;
+
+/// Pieces of media whose sizes are read at a time.
+const SIZES_AT_ONCE: u32 = 500;
+
+/// How often all remote media is added up, in milliseconds.
+const ADDED_UP_MS: i64 = 60 * 60 * 1000;
 
 /// Fetches media from other servers.
 #[async_trait]
@@ -104,6 +112,76 @@ impl Media {
             }
         }
         Ok(purged)
+    }
+
+    /// Deletes some of the remote media for which there is no room, if all of it with its thumbnails has more than so many
+    /// bytes, and returns how much: what was asked for last is kept, and what is quarantined. It is added up once an hour,
+    /// so that much more may come in between.
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Store`].
+    pub async fn shrink_remote(&self, bytes_max: u64) -> Result<usize, Error> {
+        let now_ms = self.inner.clock.now_ms();
+        if now_ms < self.inner.add_up_at_ms.load(Ordering::Relaxed) {
+            return Ok(0);
+        }
+        let (mut bytes, mut before, mut purged) = (0_u64, i64::MAX, 0);
+        loop {
+            let uses = self.uses_before(before).await?;
+            let Some(last) = uses.last() else { break };
+            before = last.used_ms;
+            for (mxc, media, size) in self.sizes(&uses).await? {
+                bytes = bytes.saturating_add(size);
+                if bytes <= bytes_max || media.quarantined_by.is_some() {
+                    continue;
+                }
+                if purged == PURGED_AT_ONCE as usize {
+                    return Ok(purged);
+                }
+                match self.delete(&mxc).await {
+                    Ok(()) => purged += 1,
+                    // Somebody else was quicker.
+                    Err(Error::NotFound) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        self.inner.add_up_at_ms.store(now_ms.saturating_add(ADDED_UP_MS), Ordering::Relaxed);
+        Ok(purged)
+    }
+
+    /// Remote media that was last used before a time, the latest first: as much as is looked at together, and all that was
+    /// used in the same moment as the last of it.
+    async fn uses_before(&self, before_ms: i64) -> Result<Vec<RemoteMediaRow>, Error> {
+        let along = |prefix| Read::along::<RemoteMediaRow>(RemoteMediaRow::BY_USE, prefix);
+        let read = along(vec![]).before(before_ms).reverse().limit(SIZES_AT_ONCE);
+        let mut uses: Vec<RemoteMediaRow> = self.inner.store.all(read).await?;
+        if let Some(last_ms) = uses.last().map(|last| last.used_ms) {
+            uses.retain(|row| row.used_ms != last_ms);
+            uses.extend(self.inner.store.all::<RemoteMediaRow>(along(vec![last_ms.into()])).await?);
+        }
+        Ok(uses)
+    }
+
+    /// The media of some uses, with the bytes of its files.
+    async fn sizes(&self, uses: &[RemoteMediaRow]) -> Result<Vec<(Mxc, MediaRow, u64)>, Error> {
+        let mut mxcs = Vec::with_capacity(uses.len());
+        let mut reads = Vec::with_capacity(uses.len() * 2);
+        for row in uses {
+            let mxc = Mxc::new(&row.server_name, &row.media_id)?;
+            reads.extend([Read::get::<MediaRow>(key(&mxc)), Read::prefix::<ThumbnailRow>(key(&mxc))]);
+            mxcs.push(mxc);
+        }
+        let mut found = self.inner.store.read(reads).await?.into_iter();
+        let mut sizes = Vec::with_capacity(mxcs.len());
+        for mxc in mxcs {
+            let media: Option<MediaRow> = found.next().unwrap_or_default().one()?;
+            let thumbnails: Vec<ThumbnailRow> = found.next().unwrap_or_default().all()?;
+            let Some(media) = media else { continue };
+            let bytes = thumbnails.iter().map(|thumbnail| thumbnail.size).sum::<i64>().saturating_add(media.size);
+            sizes.push((mxc, media, u64::try_from(bytes).unwrap_or(0)));
+        }
+        Ok(sizes)
     }
 
     fn used_now(&self, mxc: &Mxc) -> RemoteMediaRow {

@@ -192,6 +192,8 @@ pub struct Config {
     pub media_max_upload_bytes: u64,
     /// Days for which media of other servers is kept after its last use; 0: for ever.
     pub media_remote_days: u32,
+    /// Most bytes of media of other servers; 0: no bound.
+    pub media_remote_bytes_max: u64,
     /// The folder of media.
     pub media_dir: PathBuf,
     /// What is logged.
@@ -264,6 +266,7 @@ impl Config {
             redaction_retention_ms: settings.milliseconds("rooms.redaction_retention")?,
             media_max_upload_bytes: settings.size("media.max_upload_bytes")? as u64,
             media_remote_days: settings.whole("media.remote_days")?,
+            media_remote_bytes_max: settings.size("media.remote_bytes_max")? as u64,
             media_dir: media_dir(settings, &data_dir)?,
             log_filter: log_filter(settings)?,
             log_format,

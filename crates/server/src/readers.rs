@@ -89,6 +89,12 @@ impl Running {
         {
             tracing::warn!(%cause, "media of other servers that nobody asks for could not be removed");
         }
+        let bytes_max = self.config.media_remote_bytes_max;
+        if bytes_max > 0
+            && let Err(cause) = self.media.shrink_remote(bytes_max).await
+        {
+            tracing::warn!(%cause, "media of other servers for which there is no room could not be removed");
+        }
     }
 }
 

@@ -189,6 +189,40 @@ async fn cm10_remote_media_is_deleted_once_nobody_has_asked_for_it_in_a_long_tim
     assert!(bench.download(&ours).await.is_ok(), "our own is kept");
 }
 
+/// SEC-media-fetching: what other servers' media takes has a bound, if an administrator wants one.
+#[tokio::test]
+async fn cm10_of_too_much_remote_media_what_was_not_asked_for_longest_is_deleted() {
+    let peer = Arc::new(Peer::default());
+    let bench = Bench::with(|_| {}, Some(peer.clone())).await;
+    let ours = bench.upload("@alice:example.org", "text").await.unwrap();
+    let theirs: Vec<Mxc> = (0..4).map(|n| mxc(&format!("mxc://elsewhere{n}.org/there"))).collect();
+    for mxc in &theirs {
+        bench.download(mxc).await.unwrap();
+        bench.clock.0.fetch_add(2 * DAY_MS, Ordering::Relaxed);
+    }
+    let quarantined = mxc("mxc://bad.org/there");
+    bench.download(&quarantined).await.unwrap();
+    bench.media.quarantine(&quarantined, Some("@admin:example.org")).await.unwrap();
+    // The oldest was used last, but for the quarantined one, which counts and stays.
+    bench.clock.0.fetch_add(DAY_MS, Ordering::Relaxed);
+    bench.download(&theirs[0]).await.unwrap();
+    let row: MediaRow = bench.store.get(key(&theirs[0])).await.unwrap().unwrap();
+    let size = u64::try_from(row.size).unwrap();
+    assert_eq!(bench.media.shrink_remote(5 * size).await.unwrap(), 0);
+    assert_eq!(bench.media.shrink_remote(0).await.unwrap(), 0, "it was added up just now");
+    bench.clock.0.fetch_add(60 * 60 * 1000, Ordering::Relaxed);
+    assert_eq!(bench.media.shrink_remote(3 * size).await.unwrap(), 2);
+    let asked = peer.asked.load(Ordering::Relaxed);
+    for kept in [&theirs[0], &theirs[3], &ours] {
+        bench.download(kept).await.unwrap();
+    }
+    assert_eq!(peer.asked.load(Ordering::Relaxed), asked);
+    bench.download(&theirs[1]).await.unwrap();
+    assert_eq!(peer.asked.load(Ordering::Relaxed), asked + 1, "it can be had again");
+    bench.clock.0.fetch_add(60 * 60 * 1000, Ordering::Relaxed);
+    assert_eq!(bench.media.shrink_remote(0).await.unwrap(), 3, "all but what is quarantined");
+}
+
 #[tokio::test]
 async fn cm13_what_is_quarantined_is_not_deleted_and_fetched_again() {
     let bench = Bench::with(|_| {}, Some(Arc::new(Peer::default()))).await;

@@ -126,6 +126,13 @@ const KEYS: &[Declared] = &[
         "For how many days media of other servers is kept after somebody last asked for it; 0: for ever. It can be\n\
          fetched again as long as its server is there.",
     ),
+    (
+        "media.remote_bytes_max",
+        Kind::Size,
+        "0",
+        "How much room media of other servers may take; beyond it, what nobody has asked for longest is deleted. 0: as\n\
+         much as there is. Within an hour more may come.",
+    ),
     ("media.store", Kind::Text, "\"file:\"", "Where media lies: `file:` (in data_dir) or `file:PATH`."),
     ("support.email", Kind::Text, "", "E-mail address of the administrator, for /.well-known/matrix/support."),
     ("support.matrix_id", Kind::Text, "", "Matrix id of the administrator, for /.well-known/matrix/support."),
