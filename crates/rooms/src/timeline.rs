@@ -214,8 +214,17 @@ impl Rooms {
                 }
             }
         }
-        let end = if self.is_end(room, at, query).await? { None } else { Some(at) };
-        Ok(Page { events, end })
+        // A full page may end where history is missing: who goes on from there may have it fetched.
+        let ends = self.is_end(room, at, query).await? && !self.is_gap_behind(room, at, query).await?;
+        Ok(Page { events, end: Some(at).filter(|_| !ends) })
+    }
+
+    async fn is_gap_behind(&self, room: &Room, at: Place, query: PageQuery) -> Result<bool> {
+        if query.direction == Direction::Forward || query.until.is_some_and(|until| until.fragment == at.fragment) {
+            return Ok(false);
+        }
+        let row = self.store.get::<FragmentRow>(vec![room.num.into(), at.fragment.into()]).await?;
+        Ok(row.is_some_and(|row| row.gap))
     }
 
     async fn rows(&self, room: &Room, at: Place, query: PageQuery) -> Result<Vec<EventRow>> {

@@ -93,7 +93,7 @@ async fn tokens_survive_what_is_put_before_them() {
     let query = PageQuery { from, direction: Direction::Backward, until: None, limit: 1 };
     let page = two.rooms.page(&room, query, &mut viewer, |_| true).await.unwrap();
     assert_eq!(page.events[0].id(), joined.id());
-    assert_eq!(page.end, None, "nothing older is known yet");
+    assert_eq!(page.end, rooms::timeline::Place::before(&page.events[0]), "nothing older is known yet");
     let before_join = rooms::timeline::Place::before(&page.events[0]).unwrap();
     let (events, states) = backfill(&one, &room_id, &[joined.id().clone()], 3).await;
     two.rooms.accept_history(&room_id, all_received(&events, room.rules), states).await.unwrap();
@@ -268,4 +268,26 @@ async fn history_is_not_unread() {
     assert_eq!(head.row.messages, before);
     let row = two.rooms.membership_row(head.row.room, &two.user("bob")).await.unwrap().unwrap();
     assert!(row.joined_messages <= before);
+}
+
+/// Where the events that are known fill a page exactly, its token leads on to what is missing.
+#[tokio::test]
+async fn a_full_page_that_ends_at_a_gap_is_not_the_end() {
+    let (one, two) = (Server::new("one.test").await, Server::new("two.test").await);
+    let room_id = one.create("11").await;
+    join(&two, &one, &room_id, "bob").await.unwrap();
+    two.say(&room_id, "bob", "hello").await;
+    let (room, bob) = (two.room(&room_id).await, two.user("bob"));
+    let mut viewer = Viewer::new(&two.rooms, &room, &bob).await.unwrap();
+    let mut query =
+        PageQuery { from: two.rooms.live_end(&room), direction: Direction::Backward, until: None, limit: 2 };
+    let page = two.rooms.page(&room, query, &mut viewer, |_| true).await.unwrap();
+    assert_eq!(page.events.len(), 2);
+    query.from = page.end.expect("more may be had");
+    let page = two.rooms.page(&room, query, &mut viewer, |_| true).await.unwrap();
+    assert_eq!((page.events.len(), page.end), (0, None), "nobody asked for more");
+    query.until = Some(query.from);
+    query.from = two.rooms.live_end(&room);
+    let page = two.rooms.page(&room, query, &mut viewer, |_| true).await.unwrap();
+    assert_eq!((page.events.len(), page.end), (2, None), "more was not wanted");
 }
