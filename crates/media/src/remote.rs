@@ -1,9 +1,9 @@
 //! Media of other servers: fetched once by what is given at boot, then kept like our own until nobody has asked for it in
 //! a long time.
 
-use async_trait::async_trait;
 use std::sync::atomic::Ordering;
 
+use async_trait::async_trait;
 use store::tables::media::{MediaRow, RemoteMediaRow, ThumbnailRow};
 use store::{CommitBatch, CommitError, Read};
 

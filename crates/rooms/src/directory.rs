@@ -46,7 +46,7 @@ impl Rooms {
     /// The answer to a request for the directory: a page of it, the rooms with most members first.
     ///
     /// # Errors
-    /// [`Error::BadToken`] if the place where the page begins is none; as the store says.
+    /// [`Error::Invalid`] if `since` is no token; as the store says.
     pub async fn directory_page(&self, query: DirectoryQuery) -> Result<Value> {
         let filter = query.filter.unwrap_or_default();
         let mut found: Vec<(i64, Map<String, Value>)> = Vec::new();
@@ -82,5 +82,5 @@ fn token(offset: usize) -> String {
 fn offset(since: Option<&str>) -> Result<usize> {
     let Some(since) = since.filter(|since| !since.is_empty()) else { return Ok(0) };
     let offset = since.strip_prefix('p').and_then(|number| number.parse().ok());
-    offset.ok_or_else(|| Error::BadToken(since.to_owned()))
+    offset.ok_or_else(|| Error::Invalid("`since` is no token of this directory".to_owned()))
 }

@@ -219,6 +219,7 @@ impl Rooms {
         Ok(Page { events, end: Some(at).filter(|_| !ends) })
     }
 
+    /// Whether history is missing before the oldest known event of the fragment in which a page back in time ends.
     async fn is_gap_behind(&self, room: &Room, at: Place, query: PageQuery) -> Result<bool> {
         if query.direction == Direction::Forward || query.until.is_some_and(|until| until.fragment == at.fragment) {
             return Ok(false);

@@ -54,7 +54,7 @@ async fn hierarchy(
     described.insert("children_state".to_owned(), children_state(&events));
     let (mut accessible, mut inaccessible) = (Vec::new(), Vec::new());
     let ids: BTreeSet<&str> = events.iter().filter_map(|event| event.pdu.state_key.as_deref()).collect();
-    for id in ids.into_iter().take(CHILDREN_MAX) {
+    for id in ids {
         let Some(child) = federation.resident_room(id).await? else { continue };
         let summary = rooms.summary(&child).await.map_err(error_map::rooms)?;
         match is_accessible(&federation, &summary, &request.origin).await? {
