@@ -1,6 +1,8 @@
 //! Whom this server knows of: users of other servers who are, or were, members of a room that their server shares with
 //! this one. Whatever is told of others is of no use to anybody here, and there is no end to how many could be made up.
 
+use std::collections::HashSet;
+
 use event::ids;
 use quick_cache::sync::Cache;
 use rooms::state::MEMBER;
@@ -11,7 +13,7 @@ use store::{Error, Read, RoomNum, Store, UserId};
 const REMEMBERED_MAX: usize = 50_000;
 /// Rooms in which a user is looked for at a time.
 const ROOMS_CHUNK: usize = 250;
-/// Users of one EDU who may be unknown before no more of it is looked at.
+/// Unknown users of one transaction after whom nobody is looked for about whom only volatile things are told.
 const STRANGERS_MAX: usize = 50;
 
 /// The users who are known.
@@ -20,12 +22,12 @@ pub(super) struct Acquaintances {
     known: Cache<UserId, ()>,
 }
 
-/// Looks for users of one server.
+/// Looks for the users of one server of whom one transaction tells: what is found for one of them serves for the others.
 pub(super) struct Search<'a> {
     acquaintances: &'a Acquaintances,
     origin: &'a str,
     rooms: Option<Vec<RoomNum>>,
-    strangers: usize,
+    strangers: HashSet<UserId>,
 }
 
 impl Acquaintances {
@@ -33,9 +35,9 @@ impl Acquaintances {
         Self { store, known: Cache::new(REMEMBERED_MAX) }
     }
 
-    /// A look for some users of a server.
+    /// A look for the users of one transaction of a server.
     pub fn of<'a>(&'a self, origin: &'a str) -> Search<'a> {
-        Search { acquaintances: self, origin, rooms: None, strangers: 0 }
+        Search { acquaintances: self, origin, rooms: None, strangers: HashSet::new() }
     }
 
     /// The rooms that a server is in.
@@ -56,14 +58,30 @@ impl Acquaintances {
 }
 
 impl Search<'_> {
-    /// Whether a user of the server is known; after too many who are not, nobody is.
+    /// Whether a user of the server is known.
     pub async fn knows(&mut self, user: &UserId) -> Result<bool, Error> {
-        if ids::user_server(user.as_str()) != Some(self.origin) || self.strangers > STRANGERS_MAX {
+        if ids::user_server(user.as_str()) != Some(self.origin) || self.strangers.contains(user) {
             return Ok(false);
         }
-        if self.acquaintances.known.get(user).is_some() {
-            return Ok(true);
+        let known = self.acquaintances.known.get(user).is_some() || self.finds(user).await?;
+        if !known {
+            self.strangers.insert(user.clone());
         }
+        Ok(known)
+    }
+
+    /// Whether a user of the server is known, where little is lost with a wrong no: after many who are unknown, only who is
+    /// remembered is known. One EDU may name very many users.
+    pub async fn knows_at_once(&mut self, user: &UserId) -> Result<bool, Error> {
+        if self.strangers.len() > STRANGERS_MAX {
+            let theirs = ids::user_server(user.as_str()) == Some(self.origin);
+            return Ok(theirs && self.acquaintances.known.get(user).is_some());
+        }
+        self.knows(user).await
+    }
+
+    /// Looks in the rooms that the server is in.
+    async fn finds(&mut self, user: &UserId) -> Result<bool, Error> {
         let store = &self.acquaintances.store;
         let rooms = match &self.rooms {
             Some(rooms) => rooms,
@@ -77,7 +95,9 @@ impl Search<'_> {
                 return Ok(true);
             }
         }
-        self.strangers += 1;
         Ok(false)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ use users::presence::{Presence, PresenceState, STATUS_BYTES_MAX};
 use users::receipts::ReadUpTo;
 use users::to_device::Messages;
 
+use super::acquaintances::Search;
 use crate::Federation;
 use crate::inbound::error_map;
 
@@ -45,11 +46,19 @@ pub trait Edus: Send + Sync + 'static {
 }
 
 impl Federation {
-    /// Takes in one EDU.
+    /// Takes in the EDUs of a transaction.
     ///
     /// # Errors
     /// Only what makes the other server send the transaction again.
-    pub(super) async fn take_edu(&self, origin: &str, edu: Json) -> Result<(), Error> {
+    pub(super) async fn take_edus(&self, origin: &str, edus: Vec<Json>) -> Result<(), Error> {
+        let mut search = self.receiver.acquaintances.of(origin);
+        for edu in edus {
+            self.take_edu(origin, edu, &mut search).await?;
+        }
+        Ok(())
+    }
+
+    async fn take_edu(&self, origin: &str, edu: Json, search: &mut Search<'_>) -> Result<(), Error> {
         if !edu.is_read() {
             return Ok(());
         }
@@ -58,11 +67,11 @@ impl Federation {
         match kind.as_str() {
             "m.typing" => self.take_typing(origin, &content).await,
             "m.receipt" => self.take_receipts(origin, &content).await,
-            "m.presence" => self.take_presence(origin, &content).await,
-            "m.direct_to_device" => self.take_to_device(origin, &content).await,
+            "m.presence" => self.take_presence(origin, &content, search).await,
+            "m.direct_to_device" => self.take_to_device(origin, &content, search).await,
             "m.device_list_update" | "m.signing_key_update" | "org.matrix.signing_key_update" => {
                 let Some(user) = user_of(origin, &content) else { return Ok(()) };
-                if !self.receiver.acquaintances.of(origin).knows(&user).await? {
+                if !search.knows(&user).await? {
                     return Ok(());
                 }
                 match kind.as_str() {
@@ -154,14 +163,13 @@ impl Federation {
         Ok(self.rooms.event_by_id(room, thread).await.map_err(error_map::rooms)?.is_some())
     }
 
-    async fn take_presence(&self, origin: &str, content: &Object) -> Result<(), Error> {
+    async fn take_presence(&self, origin: &str, content: &Object, search: &mut Search<'_>) -> Result<(), Error> {
         let now_ms = self.clock.now_ms();
-        let mut search = self.receiver.acquaintances.of(origin);
         let push = content.get("push").and_then(Json::as_array).unwrap_or_default();
         for one in push.iter().take(USERS_MAX).filter_map(Json::as_object) {
             let state = one.get("presence").and_then(Json::as_str).and_then(PresenceState::parse);
             let (Some(user), Some(state)) = (user_of(origin, one), state) else { continue };
-            if !search.knows(&user).await? {
+            if !search.knows_at_once(&user).await? {
                 continue;
             }
             let status = one.get("status_msg").and_then(Json::as_str).filter(|text| text.len() <= STATUS_BYTES_MAX);
@@ -178,7 +186,7 @@ impl Federation {
         Ok(())
     }
 
-    async fn take_to_device(&self, origin: &str, content: &Object) -> Result<(), Error> {
+    async fn take_to_device(&self, origin: &str, content: &Object, search: &mut Search<'_>) -> Result<(), Error> {
         let text = |member: &str| content.get(member).and_then(Json::as_str);
         let (Some(sender), Some(kind), Some(id)) = (text("sender"), text("type"), text("message_id")) else {
             return Ok(());
@@ -203,7 +211,7 @@ impl Federation {
             return Ok(());
         }
         let sender = UserId::from(sender);
-        let known = self.receiver.acquaintances.of(origin).knows(&sender).await?;
+        let known = search.knows(&sender).await?;
         match self.users.receive_to_device(&sender, known, kind, id, &messages).await {
             Ok(_) | Err(users::Error::TooLarge(_)) => Ok(()),
             Err(error) => Err(error_map::users(error)),

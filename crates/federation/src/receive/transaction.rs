@@ -95,9 +95,7 @@ impl Federation {
             return Err(Error::limit_exceeded(RETRY_MS));
         }
         let sorted = self.sort(origin, pdus).await?;
-        for edu in edus {
-            self.take_edu(origin, edu).await?;
-        }
+        self.take_edus(origin, edus).await?;
         let answer = json!({ "pdus": sorted.results }).to_string();
         if sorted.results.is_empty() {
             // EDUs may come twice, and the answer would be the same: nothing is kept of what costs the peer nothing.
