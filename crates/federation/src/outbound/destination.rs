@@ -47,6 +47,29 @@ pub enum EduKey {
     Single(u64),
 }
 
+/// Volatile EDUs of a transaction, as they waited.
+#[derive(Default)]
+pub(super) struct Volatile {
+    edus: Vec<(EduKey, Object)>,
+    presence: Vec<(UserId, Json)>,
+}
+
+impl Volatile {
+    /// As EDUs: of presence one tells of all users.
+    fn to_edus(&self) -> Vec<Object> {
+        let mut edus: Vec<Object> = self.edus.iter().map(|(_, edu)| edu.clone()).collect();
+        if !self.presence.is_empty() {
+            let push = self.presence.iter().map(|(_, one)| one.clone()).collect();
+            let content = Object::from([("push".to_owned(), Json::Array(push))]);
+            edus.push(Object::from([
+                ("content".to_owned(), Json::Object(content)),
+                ("edu_type".to_owned(), Json::from("m.presence")),
+            ]));
+        }
+        edus
+    }
+}
+
 /// A transaction that was sent, or is to be sent again as it is.
 pub(super) struct Under {
     /// Its id.
@@ -59,6 +82,8 @@ pub(super) struct Under {
     pub stored: Vec<(StreamPosition, i64)>,
     /// The device lists that are told in it.
     pub device_lists: Vec<Told>,
+    /// The volatile EDUs in it.
+    pub volatile: Volatile,
     /// How often the peer refused it.
     pub refusals: u32,
     /// It is one part of what was refused as a whole.
@@ -138,33 +163,37 @@ impl Queue {
         }
     }
 
-    /// Adds volatile EDUs to others, until there are so many.
-    fn take_volatile(&mut self, edus: &mut Vec<Object>, most: usize) {
-        while edus.len() < most
-            && let Some((_, edu)) = self.edus.pop_first()
+    /// Takes at most so many volatile EDUs; the last may be of the presence of many users.
+    fn take_volatile(&mut self, most: usize) -> Volatile {
+        let mut taken = Volatile::default();
+        while taken.edus.len() < most
+            && let Some(first) = self.edus.pop_first()
         {
-            edus.push(edu);
+            taken.edus.push(first);
         }
-        if edus.len() < most {
-            edus.extend(self.take_presence());
+        while taken.edus.len() < most
+            && taken.presence.len() < PRESENCE_PER_EDU_MAX
+            && let Some(first) = self.presence.pop_first()
+        {
+            taken.presence.push(first);
+        }
+        taken
+    }
+
+    /// Volatile EDUs wait again, where nothing newer does.
+    fn give_back(&mut self, volatile: Volatile) {
+        for (key, edu) in volatile.edus {
+            self.edus.entry(key).or_insert(edu);
+        }
+        for (user, one) in volatile.presence {
+            self.presence.entry(user).or_insert(one);
         }
     }
 
-    /// One EDU about the presence of users that wait to be told of, if there are any.
-    fn take_presence(&mut self) -> Option<Object> {
-        let mut push = Vec::new();
-        while push.len() < PRESENCE_PER_EDU_MAX
-            && let Some((_, one)) = self.presence.pop_first()
-        {
-            push.push(one);
-        }
-        let content = Object::from([("push".to_owned(), Json::Array(push))]);
-        content.get("push").and_then(Json::as_array).is_some_and(|push| !push.is_empty()).then(|| {
-            Object::from([
-                ("content".to_owned(), Json::Object(content)),
-                ("edu_type".to_owned(), Json::from("m.presence")),
-            ])
-        })
+    /// The peer is away: what is volatile is out of date when it is back, but for how far people have read.
+    fn drop_outdated(&mut self) {
+        self.edus.retain(|key, _| matches!(key, EduKey::Receipt(..)));
+        self.presence.clear();
     }
 
     /// The peer has refused the transaction under way once more. After some times its parts are sent one by one; if it was
@@ -185,6 +214,7 @@ impl Queue {
             self.behind_from = Some(self.behind_from.unwrap_or(first).min(StreamPosition(first.0 - 1)));
             self.events.clear();
         }
+        self.give_back(under.volatile);
         None
     }
 
@@ -196,9 +226,6 @@ impl Queue {
         }
         self.failed_at_ms = now_ms;
         self.retry_at_ms = now_ms.saturating_add(wait_ms);
-        // What is volatile is out of date when it is back, but for how far people have read.
-        self.edus.retain(|key, _| matches!(key, EduKey::Receipt(..)));
-        self.presence.clear();
     }
 
     pub fn add_event(&mut self, pos: StreamPosition, event: Arc<Event>) {
@@ -322,6 +349,7 @@ impl Outbound {
                     queue.failures = queue.failures.saturating_add(1);
                     let wait = self.back_off(queue.failures);
                     queue.put_off(self.clock.now_ms(), wait);
+                    queue.drop_outdated();
                 }
             }
         };
@@ -400,11 +428,11 @@ impl Outbound {
         let most = if !single { PDUS_MAX } else { usize::from(edus.is_empty()) };
         let count = queue.events.len().min(most);
         let events: Vec<_> = queue.events.drain(..count).collect();
-        if !single {
-            queue.take_volatile(&mut edus, EDUS_MAX);
-        } else if events.is_empty() && edus.is_empty() {
-            queue.take_volatile(&mut edus, 1);
-        }
+        let volatile = match single {
+            false => queue.take_volatile(EDUS_MAX.saturating_sub(edus.len())),
+            true => queue.take_volatile(usize::from(events.is_empty() && edus.is_empty())),
+        };
+        edus.extend(volatile.to_edus());
         if events.is_empty() && edus.is_empty() {
             return Ok(false);
         }
@@ -415,6 +443,7 @@ impl Outbound {
             first: events.first().map(|(pos, _)| *pos),
             stored,
             device_lists: told,
+            volatile,
             refusals: 0,
             single,
         });
@@ -507,6 +536,8 @@ impl Outbound {
             if refused {
                 // It is there and answers: what waits behind what it refuses is not to wait for long.
                 queue.failures = 1;
+            } else {
+                queue.drop_outdated();
             }
             let wait = self.back_off(queue.failures);
             queue.put_off(now_ms, wait);

@@ -36,12 +36,13 @@ impl Transport for Wire {
     }
 }
 
-/// Refuses each transaction with poison in it, and shows what the others say.
-struct Picky(mpsc::UnboundedSender<String>);
+/// Refuses each transaction with poison in it, and shows what the others say. It begins to answer once it is let.
+struct Picky(mpsc::UnboundedSender<String>, watch::Receiver<bool>);
 
 #[async_trait]
 impl Transport for Picky {
     async fn send(&self, request: Outgoing) -> Result<Incoming, TransportError> {
+        self.1.clone().wait_for(|answers| *answers).await.unwrap();
         let body: Value = serde_json::from_slice(&request.body.unwrap_or_default()).unwrap_or_default();
         let poisoned = body.to_string().contains("poison");
         if !poisoned {
@@ -121,7 +122,8 @@ async fn ce11_what_a_peer_refuses_does_not_hold_up_the_rest() {
     let room = world.room("10").await;
     Peer::new("two.test").join(&world, &room, "bob").await;
     let (sender, mut arrived) = mpsc::unbounded_channel();
-    let (stop, task) = start(&world, Options::default(), Arc::new(Picky(sender)));
+    let (_answers, answers) = watch::channel(true);
+    let (stop, task) = start(&world, Options::default(), Arc::new(Picky(sender, answers)));
     let device = DeviceId::from("PHONE");
     let to_device = async |text: &str| {
         let content = BTreeMap::from([("*".to_owned(), json!({ "text": text }).to_string())]);
@@ -153,6 +155,48 @@ async fn ce11_what_a_peer_refuses_does_not_hold_up_the_rest() {
     task.await.unwrap();
     let rows = store::Read::prefix::<store::tables::federation::OutboundEduRow>(vec![]);
     assert!(world.store.all::<store::tables::federation::OutboundEduRow>(rows).await.unwrap().is_empty());
+}
+
+/// SEC-poison-queue: what is kept nowhere but in the transaction that a peer refuses arrives too, unless something newer
+/// has taken its place.
+#[tokio::test(start_paused = true)]
+async fn ce11_volatile_edus_arrive_that_stood_beside_what_a_peer_refuses() {
+    let world = World::paused().await;
+    let alice = world.register("alice").await;
+    let room = world.room("10").await;
+    Peer::new("two.test").join(&world, &room, "bob").await;
+    let (sender, mut arrived) = mpsc::unbounded_channel();
+    let (answer, answers) = watch::channel(false);
+    let (stop, task) = start(&world, Options::default(), Arc::new(Picky(sender, answers)));
+    let soon = || tokio::time::sleep(std::time::Duration::from_secs(1));
+    let read = async |event_id: &str, place: i64| {
+        let target = ReadUpTo { event_id: event_id.to_owned(), event: None, pos: StreamPosition(place), messages: 0 };
+        world.users.set_receipt(room.num, &room.id, &alice, ReceiptType::Read, "", &target).await.unwrap();
+        world.users.set_receipt(room.num, &room.id, &alice, ReceiptType::Read, "main", &target).await.unwrap();
+    };
+    // One transaction is under way while what the next is made of gathers.
+    world.say(&room, "first").await;
+    soon().await;
+    world.say(&room, "poison").await;
+    read("$one", 1).await;
+    world.users.set_typing(room.num, &alice, Some(600_000));
+    world.users.set_presence(&alice, PresenceState::Online, Some("here".to_owned())).unwrap();
+    soon().await;
+    answer.send_replace(true);
+    // The next has been refused once. Of one thread there is a newer receipt before its parts are sent.
+    soon().await;
+    let target = ReadUpTo { event_id: "$two".to_owned(), event: None, pos: StreamPosition(2), messages: 0 };
+    world.users.set_receipt(room.num, &room.id, &alice, ReceiptType::Read, "main", &target).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(300)).await;
+    let mut parts = Vec::new();
+    while let Ok(part) = arrived.try_recv() {
+        parts.push(part);
+    }
+    let count = |text: &str| parts.iter().filter(|part| part.contains(text)).count();
+    let kinds = ["first", "m.typing", "\"here\"", "$one", "$two"];
+    assert_eq!(kinds.map(count), [1; 5], "{parts:?}");
+    stop.send_replace(true);
+    task.await.unwrap();
 }
 
 fn signed(content: Value, user: &UserId, signer: &SigningKey, name: &str) -> Value {
