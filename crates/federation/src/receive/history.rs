@@ -43,6 +43,7 @@ impl Federation {
             // Who was a member when is told by the state that is on its way; to ask for it once more would be no faster.
             return Ok(false);
         }
+        self.rooms.look_further(&room.id, before).await?;
         let gaps = self.rooms.backward_gaps(room, before).await?;
         let now_ms = self.clock.now_ms();
         if gaps.is_empty() || self.receiver.gaps.pause(&room.id, HISTORY, now_ms).is_some() {

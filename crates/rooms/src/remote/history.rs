@@ -17,17 +17,24 @@ use crate::draft::{Draft, Judged};
 use crate::event::Event;
 use crate::room::Room;
 use crate::timeline::Place;
-use crate::{Error, Result, Rooms, flags};
+use crate::{Error, Result, Rooms, flags, packed};
 
 /// Most events of history that are taken in at a time.
 pub const HISTORY_MAX: usize = 1_000;
 /// Most gaps of a fragment that one look reads.
 const GAPS_MAX: u32 = 1_000;
-/// Most hidden events that are looked through for gaps behind an event.
+/// Most hidden events that one look for gaps behind an event passes.
 const BEHIND_MAX: usize = 200;
+/// How often such looks go on, one after the other, where they were broken off.
+const LOOKS_MAX: usize = 50;
 
 /// The flags of an event that is known without having been judged by the state before it.
 const UNPLACED: i64 = flags::WAITING | flags::OUTLIER;
+/// The flags of an event that may become part of the graph without being shown.
+const PASSED: i64 = flags::REJECTED | flags::SOFT_FAILED;
+
+/// Hidden events, each with those of its previous events that are missing.
+type GapsBehind = Vec<(Arc<Event>, Vec<OwnedEventId>)>;
 
 /// An event to be taken in.
 #[derive(Clone)]
@@ -247,35 +254,131 @@ impl Rooms {
     /// What is missing behind an event that is to be shown: it may follow hidden events (soft-failed ones, which a later
     /// event makes part of the graph), and these others that nobody has sent. Each hidden event that is nearest to a gap,
     /// with the previous events that it lacks.
-    pub(crate) async fn gaps_behind(
-        &self,
-        draft: &Draft<'_>,
-        judged: &Judged,
-    ) -> Result<Vec<(Arc<Event>, Vec<OwnedEventId>)>> {
-        let (mut open, mut seen, mut gaps) = (Vec::new(), HashSet::new(), Vec::new());
-        if judged.flags & flags::HIDDEN == 0 {
-            open.extend(judged.prev.iter().copied());
+    pub(crate) async fn gaps_behind(&self, draft: &Draft<'_>, judged: &Judged) -> Result<GapsBehind> {
+        match judged.flags & flags::HIDDEN {
+            0 => self.look_behind(draft, &judged.prev).await,
+            _ => Ok(Vec::new()),
         }
-        while let Some(num) = open.pop() {
-            if seen.len() >= BEHIND_MAX || !seen.insert(num) {
-                continue;
-            }
-            for event in self.events(draft.room, Some(&draft.overlay), &[num]).await? {
-                if !event.has(flags::REJECTED | flags::SOFT_FAILED) {
-                    continue;
+    }
+
+    /// Looks for gaps behind hidden events, one generation of them at a time. Where there are too many of them, the first
+    /// that are not looked at count as missing: [`Rooms::look_further`] goes on there.
+    async fn look_behind(&self, draft: &Draft<'_>, from: &[EventNum]) -> Result<GapsBehind> {
+        let (mut seen, mut gaps) = (HashSet::new(), Vec::new());
+        let mut open = self.events_left(draft.room, Some(&draft.overlay), from).await?;
+        open.retain(|event| event.has(PASSED) && seen.insert(event.num()));
+        while !open.is_empty() {
+            let known = self.previous_of(draft, &open).await?;
+            let mut next = Vec::new();
+            for event in open {
+                let mut missing = Vec::new();
+                for id in &event.pdu.prev_events {
+                    match known.get(id).filter(|prev| !prev.has(UNPLACED)) {
+                        Some(prev) if !prev.has(PASSED) || seen.contains(&prev.num()) => {}
+                        Some(prev) if seen.len() < BEHIND_MAX => {
+                            seen.insert(prev.num());
+                            next.push(Arc::clone(prev));
+                        }
+                        Some(_) | None => missing.push(id.clone()),
+                    }
                 }
-                let mut missing = missing_among(draft, &event.pdu.prev_events, UNPLACED).await?;
                 if !missing.is_empty() {
                     self.wait_for_all(draft.room).await?;
                     missing = self.no_gaps_yet(draft.room, missing).await?;
                 }
-                open.extend(nums_of(draft, &event.pdu.prev_events).await?);
                 if !missing.is_empty() {
                     gaps.push((event, missing));
                 }
             }
+            open = next;
         }
         Ok(gaps)
+    }
+
+    /// Those previous events of some events that are known.
+    async fn previous_of(&self, draft: &Draft<'_>, events: &[Arc<Event>]) -> Result<HashMap<OwnedEventId, Arc<Event>>> {
+        let mut nums: BTreeSet<EventNum> = BTreeSet::new();
+        for event in events {
+            let edges = packed::unpack(event.num().0, &event.row.prev).unwrap_or_default();
+            nums.extend(edges.into_iter().map(EventNum));
+        }
+        let mut known = HashMap::new();
+        self.add_known(draft, nums, &mut known).await?;
+        // What was missing when they were judged may have come since.
+        let ids = events.iter().flat_map(|event| &event.pdu.prev_events);
+        let rest: BTreeSet<&OwnedEventId> = ids.filter(|id| !known.contains_key(*id)).collect();
+        if !rest.is_empty() {
+            self.wait_for_all(draft.room).await?;
+            let stored = self.rows_by_id(draft.room, rest.iter().copied()).await?;
+            let come = rest
+                .into_iter()
+                .filter_map(|id| draft.overlay.ids.get(id).copied().or_else(|| stored.get(id).map(|row| row.event)));
+            self.add_known(draft, come.collect(), &mut known).await?;
+        }
+        Ok(known)
+    }
+
+    async fn add_known(
+        &self,
+        draft: &Draft<'_>,
+        nums: BTreeSet<EventNum>,
+        known: &mut HashMap<OwnedEventId, Arc<Event>>,
+    ) -> Result<()> {
+        let nums: Vec<EventNum> = nums.into_iter().collect();
+        let found = self.events_left(draft.room, Some(&draft.overlay), &nums).await?;
+        known.extend(found.into_iter().map(|event| (event.id().clone(), event)));
+        Ok(())
+    }
+
+    /// Goes on with looks behind hidden events that were broken off, as far as the nearest gaps before a place go back to
+    /// them: what is known need not be asked for.
+    ///
+    /// # Errors
+    /// [`Error::NotInRoom`] for an unknown room; as the store says.
+    pub async fn look_further(&self, room_id: &str, before: Place) -> Result<()> {
+        for _ in 0..LOOKS_MAX {
+            let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
+            if self.broken_off(&room, before).await?.1.is_empty() {
+                return Ok(());
+            }
+            match self.try_further(&room, before).await {
+                Ok(()) | Err(Error::Busy) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn try_further(&self, room: &Arc<Room>, before: Place) -> Result<()> {
+        let mut draft = Draft::begin(self, room).await;
+        draft.check_alive()?;
+        self.wait_for_all(room).await?;
+        let (rows, edges) = self.broken_off(room, before).await?;
+        let Some(fragment) = rows.first().map(|row| row.fragment) else { return Ok(()) };
+        let from: Vec<EventNum> = edges.values().copied().collect();
+        let gaps = self.look_behind(&draft, &from).await?;
+        for row in rows.iter().filter(|row| edges.contains_key(&row.event_id)) {
+            let key = vec![room.num.into(), row.event_id.as_str().into(), row.child.into()];
+            draft.batch.delete::<HistoryGapRow>(key);
+        }
+        for (child, missing) in &gaps {
+            draft.note_gaps(child, fragment, missing);
+        }
+        let gap = !gaps.is_empty() || rows.iter().any(|row| !edges.contains_key(&row.event_id));
+        if let Some(row) = self.store.get::<FragmentRow>(vec![room.num.into(), fragment.into()]).await? {
+            draft.batch.put(FragmentRow { gap, ..row });
+        }
+        self.commit(room, draft).await
+    }
+
+    /// The nearest gaps before a place, and of the events that count as missing there those that are known.
+    async fn broken_off(&self, room: &Room, before: Place) -> Result<(Vec<HistoryGapRow>, BTreeMap<String, EventNum>)> {
+        let rows = self.nearest_gaps(room, before).await?;
+        let ids: Vec<OwnedEventId> =
+            rows.iter().filter_map(|row| OwnedEventId::try_from(row.event_id.as_str()).ok()).collect();
+        let known = self.rows_by_id(room, &ids).await?.into_iter().filter(|(_, row)| row.flags & UNPLACED == 0);
+        let edges = known.map(|(id, row)| (id.to_string(), row.event)).collect();
+        Ok((rows, edges))
     }
 
     /// Those of the events of which nothing says yet that they are missing in the timeline.
@@ -295,16 +398,22 @@ impl Rooms {
     /// # Errors
     /// As the store says.
     pub async fn backward_gaps(&self, room: &Room, before: Place) -> Result<Vec<OwnedEventId>> {
+        let rows = self.nearest_gaps(room, before).await?;
+        let nums: BTreeSet<EventNum> = rows.iter().map(|row| row.child).collect();
+        let nums: Vec<EventNum> = nums.into_iter().collect();
+        let mut events = self.events(room, None, &nums).await?;
+        events.sort_by_key(|event| std::cmp::Reverse(event.row.depth));
+        Ok(events.iter().map(|event| event.id().clone()).collect())
+    }
+
+    /// The gaps of the newest fragment with a gap that stands at a place or before it.
+    async fn nearest_gaps(&self, room: &Room, before: Place) -> Result<Vec<HistoryGapRow>> {
         let mut fragment = Some(before.fragment);
         while let Some(at) = fragment {
             let read = Read::along::<HistoryGapRow>(HistoryGapRow::BY_FRAGMENT, vec![room.num.into(), at.into()]);
             let rows: Vec<HistoryGapRow> = self.store.all(read.limit(GAPS_MAX)).await?;
             if !rows.is_empty() {
-                let nums: BTreeSet<EventNum> = rows.iter().map(|row| row.child).collect();
-                let nums: Vec<EventNum> = nums.into_iter().collect();
-                let mut events = self.events(room, None, &nums).await?;
-                events.sort_by_key(|event| std::cmp::Reverse(event.row.depth));
-                return Ok(events.iter().map(|event| event.id().clone()).collect());
+                return Ok(rows);
             }
             let row = self.store.get::<FragmentRow>(vec![room.num.into(), at.into()]).await?;
             fragment = row.and_then(|row| row.previous);

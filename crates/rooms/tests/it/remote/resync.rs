@@ -203,6 +203,14 @@ async fn fe7_what_the_states_agree_on_counts_in_version_1() {
 /// that is missing, and are placed before it.
 #[tokio::test]
 async fn fe5_what_is_missing_behind_soft_failed_events_is_found() {
+    for (hidden, looks) in [(1, 0), (199, 0), (201, 1), (450, 1)] {
+        missing_behind(hidden, looks).await;
+    }
+}
+
+/// An event follows so many hidden ones, of which the first follows some that are missing. At once that is found, or after
+/// a further look.
+async fn missing_behind(hidden: usize, looks: usize) {
     let (one, two, room_id) = two("11").await;
     let (three, rules) = (Server::new("three.test").await, one.room(&room_id).await.rules);
     join(&three, &one, &room_id, "carol").await.unwrap();
@@ -210,31 +218,65 @@ async fn fe5_what_is_missing_behind_soft_failed_events_is_found() {
     two.accept(one.sent(&room_id, &carols).await).await;
     // Bob's words reach the third server, and the first only after it has removed him.
     let mut said = Vec::new();
-    for number in 0..3 {
+    for number in 0..2 + hidden {
         said.push(two.say(&room_id, "bob", &number.to_string()).await);
         three.accept(two.sent(&room_id, said.last().unwrap()).await).await;
     }
     let further = three.say(&room_id, "carol", "she has heard him").await;
     one.rooms.kick(&room_id, &one.user("alice"), &two.user("bob"), None).await.unwrap();
-    let last = &said[2];
-    let told = three.rooms.state_before(&room_id, last).await.unwrap();
+    let first = &said[2];
+    let told = three.rooms.state_before(&room_id, first).await.unwrap();
     let ids: Vec<_> = told.iter().map(|event| event.id().clone()).collect();
     one.rooms.accept_outliers(&room_id, all_received(&told, rules)).await.unwrap();
-    assert!(matches!(one.accept(two.sent(&room_id, last).await).await, Accepted::Waiting(_)));
-    let judged = one.rooms.accept_with_state(two.sent(&room_id, last).await, &ids).await.unwrap();
+    assert!(matches!(one.accept(two.sent(&room_id, first).await).await, Accepted::Waiting(_)));
+    let judged = one.rooms.accept_with_state(two.sent(&room_id, first).await, &ids).await.unwrap();
     assert!(matches!(judged, Accepted::Judged(event) if event.has(flags::SOFT_FAILED)));
-    let room = one.room(&room_id).await;
-    let known = one.rooms.backward_gaps(&room, one.rooms.live_end(&room)).await.unwrap();
-    assert!(known.is_empty(), "nothing that is shown leads there");
+    for id in &said[3..] {
+        let judged = one.accept(two.sent(&room_id, id).await).await;
+        assert!(matches!(judged, Accepted::Judged(event) if event.has(flags::SOFT_FAILED)));
+    }
+    let gaps = async || {
+        let room = one.room(&room_id).await;
+        one.rooms.backward_gaps(&room, one.rooms.live_end(&room)).await.unwrap()
+    };
+    assert!(gaps().await.is_empty(), "nothing that is shown leads there");
     let Accepted::Judged(event) = one.accept(three.sent(&room_id, &further).await).await else { panic!() };
     assert!(event.shown());
-    let room = one.room(&room_id).await;
-    let gaps = one.rooms.backward_gaps(&room, one.rooms.live_end(&room)).await.unwrap();
-    assert_eq!(gaps, std::slice::from_ref(last));
-    let back = three.rooms.events_before(&room_id, &gaps, 100).await.unwrap();
+    let at_once = gaps().await;
+    assert_eq!((at_once.len(), at_once[0] == *first), (1, looks == 0), "behind {hidden} hidden events");
+    for _ in 0..2 {
+        // Once more changes nothing.
+        one.rooms.look_further(&room_id, one.rooms.live_end(&*one.room(&room_id).await)).await.unwrap();
+        assert_eq!(gaps().await, std::slice::from_ref(first));
+    }
+    let back = three.rooms.events_before(&room_id, &gaps().await, 100).await.unwrap();
     one.rooms.accept_history(&room_id, all_received(&back, rules), Default::default()).await.unwrap();
-    let room = one.room(&room_id).await;
-    assert!(one.rooms.backward_gaps(&room, one.rooms.live_end(&room)).await.unwrap().is_empty());
+    assert!(gaps().await.is_empty());
     let here: Vec<_> = history(&one.rooms, &room_id, &one.user("alice")).await.iter().map(|e| e.id().clone()).collect();
     assert_eq!(here[..3], [further, said[1].clone(), said[0].clone()], "before what follows them");
+}
+
+/// A look that was broken off behind very many hidden events finds that nothing is missing.
+#[tokio::test]
+async fn fe5_nothing_is_missing_behind_many_hidden_events_that_follow_shown_ones() {
+    let (one, two, room_id) = two("11").await;
+    let three = Server::new("three.test").await;
+    join(&three, &one, &room_id, "carol").await.unwrap();
+    let carols = one.room(&room_id).await.head().extremities[0].id.clone();
+    two.accept(one.sent(&room_id, &carols).await).await;
+    one.rooms.kick(&room_id, &one.user("alice"), &two.user("bob"), None).await.unwrap();
+    for number in 0..250 {
+        let said = two.say(&room_id, "bob", &number.to_string()).await;
+        three.accept(two.sent(&room_id, &said).await).await;
+        let judged = one.accept(two.sent(&room_id, &said).await).await;
+        assert!(matches!(judged, Accepted::Judged(event) if event.has(flags::SOFT_FAILED)));
+    }
+    let further = three.say(&room_id, "carol", "she has heard him").await;
+    one.accept(three.sent(&room_id, &further).await).await;
+    let room = one.room(&room_id).await;
+    one.rooms.look_further(&room_id, one.rooms.live_end(&room)).await.unwrap();
+    assert!(one.rooms.backward_gaps(&room, one.rooms.live_end(&room)).await.unwrap().is_empty());
+    let key = vec![room.num.into(), one.rooms.live_end(&room).fragment.into()];
+    let fragment = one.rooms.store().get::<store::tables::rooms::FragmentRow>(key).await.unwrap().unwrap();
+    assert!(!fragment.gap && fragment.previous.is_some());
 }
