@@ -11,6 +11,7 @@ use event::power_levels::PowerLevels;
 use store::tables::rooms::{EventBytesRow, RedactionRow, RelationRow, ThreadRow, UncountedRow};
 use store::{Read, StreamKind};
 
+use crate::accept::missing_among;
 use crate::draft::{Draft, Judged, thread_of};
 use crate::event::Event;
 use crate::state::{Roots, type_key};
@@ -68,6 +69,7 @@ impl Rooms {
                 Some(_) => {}
                 None => self.keep_redaction(draft, event),
             }
+            self.note_gap_before_withheld(draft, event).await?;
         }
         if event.has(flags::WAITING) {
             return Ok(());
@@ -93,6 +95,17 @@ impl Rooms {
                     }
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// What is missing before a withheld redaction is missing for what follows it: it stands in no fragment itself, and the
+    /// live one is that which the next event, or the redaction once it is shown, continues.
+    async fn note_gap_before_withheld(&self, draft: &mut Draft<'_>, redaction: &Arc<Event>) -> Result<()> {
+        if redaction.row.fragment.is_none() {
+            let missing = missing_among(draft, &redaction.pdu.prev_events, flags::WAITING | flags::OUTLIER).await?;
+            let fragment = draft.head.row.fragment;
+            draft.note_gaps(redaction, fragment, &missing);
         }
         Ok(())
     }

@@ -228,6 +228,39 @@ async fn redactions_in_the_history_are_applied() {
     assert_eq!(ids_of(&two, &room_id, "bob").await, ids_of(&one, &room_id, "alice").await[..4]);
 }
 
+/// A redaction behind a gap is not shown, since what it redacts is not known; but what lies between is missing all the
+/// same, and when it has come the redaction is applied and shown.
+#[tokio::test]
+async fn what_is_missing_before_a_withheld_redaction_is_found() {
+    let (one, two, room_id) = two("11").await;
+    let (rules, alice) = (two.room(&room_id).await.rules, one.user("alice"));
+    let between = one.say(&room_id, "alice", "between").await;
+    let target = one.say(&room_id, "alice", "regret").await;
+    let mut redaction = NewEvent::message(&alice, "m.room.redaction", content(json!({})));
+    redaction.redacts = Some(target.clone());
+    let redaction = one.rooms.send(&room_id, redaction).await.unwrap();
+    let state = one.state_ids_before(&room_id, &redaction).await;
+    let judged = two.rooms.accept_with_state(one.sent(&room_id, &redaction).await, &state).await.unwrap();
+    assert!(matches!(judged, Accepted::Judged(event) if event.row.fragment.is_none()), "it is withheld");
+    let later = one.say(&room_id, "alice", "later").await;
+    two.accept(one.sent(&room_id, &later).await).await;
+    let room = two.room(&room_id).await;
+    let gaps = two.rooms.backward_gaps(&room, two.rooms.live_end(&room)).await.unwrap();
+    assert_eq!(gaps, std::slice::from_ref(&redaction));
+    let mut verified = Vec::new();
+    for event in one.rooms.events_before(&room_id, &gaps, 100).await.unwrap() {
+        verified.push(super::received(&whole(&one, &event).await, rules));
+    }
+    two.rooms.accept_history(&room_id, verified, BTreeMap::new()).await.unwrap();
+    let room = two.room(&room_id).await;
+    let live = two.rooms.live_end(&room);
+    assert!(two.rooms.backward_gaps(&room, live).await.unwrap().first().is_none_or(|gap| *gap != redaction));
+    let here = ids_of(&two, &room_id, "bob").await;
+    let expected = [&redaction, &later, &target, &between].map(ToString::to_string);
+    assert_eq!(here[..4], expected, "it becomes visible now");
+    assert!(two.get(&room_id, &target).await.row.redacted_by.is_some());
+}
+
 /// An event with the content that it was sent with.
 async fn whole(server: &Server, event: &Arc<Event>) -> event::Pdu {
     use store::tables::rooms::EventBytesRow;
