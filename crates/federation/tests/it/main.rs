@@ -18,6 +18,7 @@ mod outage;
 mod outbound;
 mod receive;
 mod senders;
+mod sending;
 mod trust;
 mod verify;
 mod x_matrix;

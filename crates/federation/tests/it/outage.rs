@@ -8,9 +8,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use event::Object;
-use federation::client::{Client, Reach};
 use federation::handshakes::Handshakes;
-use federation::outbound::{Alone, Options, Outbound, Parts};
+use federation::outbound::{Alone, Options};
 use federation::transport::{Incoming, Outgoing, Transport, TransportError};
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -19,13 +18,14 @@ use rooms::{NewEvent, Room};
 use serde_json::{Value, json};
 use store::tables::federation::{DestinationRow, OutboundEduRow};
 use store::tables::rooms::EventRow;
-use store::{Clock, DeviceId, Entropy, Read, StreamPosition, UserId};
+use store::{Clock, DeviceId, Read, StreamPosition, UserId};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use users::presence::PresenceState;
 
-use crate::harness::{Net, Peer, TestClock, TestEntropy, US, World, key, object};
+use crate::harness::{Net, Peer, TestClock, World, object};
+use crate::sending::Sending;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -40,19 +40,10 @@ pub struct Server {
 impl Server {
     pub async fn start(name: &str, net: &Arc<Net>, clock: &Arc<TestClock>) -> Self {
         let world = World::named(name, net, clock).await;
-        let entropy: Arc<dyn Entropy> = Arc::new(TestEntropy::new(name.len() as u64 + u64::from(name.as_bytes()[0])));
         let handshakes =
             Handshakes::new(Arc::new(world.client.clone()), Arc::clone(&world.key_ring), Arc::clone(&world.rooms));
-        let outbound = Outbound::new(Parts {
-            client: Arc::new(world.client.clone()),
-            store: world.store.clone(),
-            rooms: Arc::clone(&world.rooms),
-            users: Arc::clone(&world.users),
-            clock: Arc::clone(clock) as Arc<dyn Clock>,
-            entropy,
-            nodes: Arc::new(Alone),
-            options: Options::default(),
-        });
+        let seed = name.len() as u64 + u64::from(name.as_bytes()[0]);
+        let outbound = world.queues(world.client.clone(), Arc::new(Alone), seed, Options::default());
         assert!(world.outbound.set(Arc::clone(&outbound)).is_ok());
         let (stop, stopping) = watch::channel(false);
         let mut tasks = JoinSet::new();
@@ -237,7 +228,7 @@ async fn delays_beside(dead: usize) -> Vec<Duration> {
     let transport = Arc::new(OneAlive { alive: "two.test", seen: Mutex::default(), tried: Mutex::default() });
     // Fewer than are dead: those that are tried again must not wait with the others.
     let options = Options { transactions_max: dead.max(1) + 1, tries_max: 2, ..Options::default() };
-    let sending = Sending::start(&world, &transport, options);
+    let sending = Sending::start(&world, Arc::clone(&transport) as _, options);
     let mut delays = Vec::new();
     for n in 0..50 {
         tokio::time::sleep(Duration::from_secs(20)).await;
@@ -261,38 +252,6 @@ async fn delays_beside(dead: usize) -> Vec<Duration> {
     delays
 }
 
-/// A server's queues over a transport, and how to end them.
-struct Sending {
-    outbound: Arc<Outbound>,
-    stop: watch::Sender<bool>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Sending {
-    fn start(world: &World, transport: &Arc<OneAlive>, options: Options) -> Self {
-        let client = Client::new(US, Arc::new(key(US)), Arc::clone(transport) as _, Reach::default());
-        let outbound = Outbound::new(Parts {
-            client: Arc::new(client),
-            store: world.store.clone(),
-            rooms: Arc::clone(&world.rooms),
-            users: Arc::clone(&world.users),
-            clock: Arc::clone(&world.clock) as Arc<dyn Clock>,
-            entropy: Arc::new(TestEntropy::new(3)),
-            nodes: Arc::new(Alone),
-            options,
-        });
-        let (stop, stopping) = watch::channel(false);
-        let running = Arc::clone(&outbound);
-        let task = tokio::spawn(async move { running.run(stopping).await.unwrap() });
-        Self { outbound, stop, task }
-    }
-
-    async fn stop(self) {
-        self.stop.send_replace(true);
-        self.task.await.unwrap();
-    }
-}
-
 /// A message to a device of a server that is away: it is tried ever less often, also after a restart, and soon again
 /// when that server speaks.
 #[tokio::test(start_paused = true)]
@@ -301,7 +260,7 @@ async fn fa12_back_off_outlives_the_process_and_ends_when_the_peer_speaks() {
     world.register("alice").await;
     let transport = Arc::new(OneAlive { alive: "nobody.test", seen: Mutex::default(), tried: Mutex::default() });
     let tried = || transport.tried.lock().get("two.test").copied().unwrap_or(0);
-    let sending = Sending::start(&world, &transport, Options::default());
+    let sending = Sending::start(&world, Arc::clone(&transport) as _, Options::default());
     send_to_bob(&world, 0).await;
     tokio::time::sleep(12 * HOUR).await;
     let before = tried();
@@ -311,7 +270,7 @@ async fn fa12_back_off_outlives_the_process_and_ends_when_the_peer_speaks() {
     let row: DestinationRow = world.store.get(vec!["two.test".into()]).await.unwrap().unwrap();
     let left = row.retry_at_ms - world.clock.now_ms();
     assert!(left > 60_000, "{left}");
-    let sending = Sending::start(&world, &transport, Options::default());
+    let sending = Sending::start(&world, Arc::clone(&transport) as _, Options::default());
     tokio::time::sleep(Duration::from_millis(u64::try_from(left / 2).unwrap())).await;
     assert_eq!(tried(), before, "a restart is no reason to try");
     for heard in 1..=3 {
@@ -344,7 +303,7 @@ async fn a_destination_for_which_nothing_is_left_has_no_row_and_no_work() {
     batch.put(edu).put(row);
     world.store.commit(batch).await.unwrap();
     let transport = Arc::new(OneAlive { alive: "two.test", seen: Mutex::default(), tried: Mutex::default() });
-    let sending = Sending::start(&world, &transport, Options::default());
+    let sending = Sending::start(&world, Arc::clone(&transport) as _, Options::default());
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(transport.tried.lock().is_empty(), "there is nothing to send");
     assert!(world.store.get::<DestinationRow>(vec!["two.test".into()]).await.unwrap().is_none());
@@ -370,7 +329,7 @@ async fn fq4_presence_is_told_a_little_later_and_together() {
         names.push(format!("user{n}"));
     }
     let transport = Arc::new(OneAlive { alive: "two.test", seen: Mutex::default(), tried: Mutex::default() });
-    let sending = Sending::start(&world, &transport, Options::default());
+    let sending = Sending::start(&world, Arc::clone(&transport) as _, Options::default());
     tokio::time::sleep(Duration::from_secs(60)).await;
     let before = transport.seen.lock().len();
     for _ in 0..3 {

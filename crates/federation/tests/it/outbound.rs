@@ -6,20 +6,19 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use event::SigningKey;
-use federation::client::{Client, Reach};
-use federation::outbound::{Alone, Options, Outbound, Parts};
+use federation::outbound::Options;
 use federation::transport::{Incoming, Outgoing, Transport, TransportError};
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use serde_json::{Value, json};
-use store::{Clock, DeviceId, Entropy, StreamPosition, UserId};
+use store::{DeviceId, StreamPosition, UserId};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use users::keys::cross_signing::CrossSigningKeys;
 use users::presence::PresenceState;
 use users::receipts::{ReadUpTo, ReceiptType};
 
-use crate::harness::{Peer, US, World, key, object};
+use crate::harness::{Peer, World, key, object};
+use crate::sending::Sending;
 
 /// Takes every transaction and shows its EDUs.
 struct Wire(mpsc::UnboundedSender<(String, Value)>);
@@ -56,31 +55,20 @@ impl Transport for Picky {
     }
 }
 
-/// Counts.
-struct Bytewise(std::sync::atomic::AtomicU8);
-
-impl Entropy for Bytewise {
-    fn fill(&self, bytes: &mut [u8]) {
-        bytes.fill_with(|| self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst));
-    }
-}
-
-/// The queues of a server, under way.
-struct Sending {
+/// The queues of a server, under way, and the EDUs that they send.
+struct Telling {
     edus: mpsc::UnboundedReceiver<(String, Value)>,
-    stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
+    sending: Sending,
 }
 
-impl Sending {
+impl Telling {
     fn start(world: &World) -> Self {
         Self::with(world, Options::default())
     }
 
     fn with(world: &World, options: Options) -> Self {
         let (sender, edus) = mpsc::unbounded_channel();
-        let (stop, task) = start(world, options, Arc::new(Wire(sender)));
-        Self { edus, stop, task }
+        Self { edus, sending: Sending::start(world, Arc::new(Wire(sender)), options) }
     }
 
     /// The content of the next EDU, which is of this kind and for `two.test`.
@@ -91,27 +79,8 @@ impl Sending {
     }
 
     async fn stop(self) {
-        self.stop.send_replace(true);
-        self.task.await.unwrap();
+        self.sending.stop().await;
     }
-}
-
-/// Begins to send; it goes on until it is told to stop.
-fn start(world: &World, options: Options, transport: Arc<dyn Transport>) -> (watch::Sender<bool>, JoinHandle<()>) {
-    let client = Client::new(US, Arc::new(key(US)), transport, Reach::default());
-    let outbound = Outbound::new(Parts {
-        client: Arc::new(client),
-        store: world.store.clone(),
-        rooms: Arc::clone(&world.rooms),
-        users: Arc::clone(&world.users),
-        clock: Arc::clone(&world.clock) as Arc<dyn Clock>,
-        entropy: Arc::new(Bytewise(0.into())),
-        nodes: Arc::new(Alone),
-        options,
-    });
-    let (stop, stopping) = watch::channel(false);
-    let task = tokio::spawn(async move { outbound.run(stopping).await.unwrap() });
-    (stop, task)
 }
 
 /// SEC-poison-queue: what a peer refuses is found out and given up alone; all else arrives.
@@ -123,7 +92,7 @@ async fn ce11_what_a_peer_refuses_does_not_hold_up_the_rest() {
     Peer::new("two.test").join(&world, &room, "bob").await;
     let (sender, mut arrived) = mpsc::unbounded_channel();
     let (_answers, answers) = watch::channel(true);
-    let (stop, task) = start(&world, Options::default(), Arc::new(Picky(sender, answers)));
+    let sending = Sending::start(&world, Arc::new(Picky(sender, answers)), Options::default());
     let device = DeviceId::from("PHONE");
     let to_device = async |text: &str| {
         let content = BTreeMap::from([("*".to_owned(), json!({ "text": text }).to_string())]);
@@ -151,8 +120,7 @@ async fn ce11_what_a_peer_refuses_does_not_hold_up_the_rest() {
     world.say(&room, "and after").await;
     let last = [arrived.recv().await.unwrap(), arrived.recv().await.unwrap()];
     assert!(last.iter().all(|part| part.contains("after")), "{last:?}");
-    stop.send_replace(true);
-    task.await.unwrap();
+    sending.stop().await;
     let rows = store::Read::prefix::<store::tables::federation::OutboundEduRow>(vec![]);
     assert!(world.store.all::<store::tables::federation::OutboundEduRow>(rows).await.unwrap().is_empty());
 }
@@ -167,7 +135,7 @@ async fn ce11_volatile_edus_arrive_that_stood_beside_what_a_peer_refuses() {
     Peer::new("two.test").join(&world, &room, "bob").await;
     let (sender, mut arrived) = mpsc::unbounded_channel();
     let (answer, answers) = watch::channel(false);
-    let (stop, task) = start(&world, Options::default(), Arc::new(Picky(sender, answers)));
+    let sending = Sending::start(&world, Arc::new(Picky(sender, answers)), Options::default());
     let soon = || tokio::time::sleep(std::time::Duration::from_secs(1));
     let read = async |event_id: &str, place: i64| {
         let target = ReadUpTo { event_id: event_id.to_owned(), event: None, pos: StreamPosition(place), messages: 0 };
@@ -195,8 +163,7 @@ async fn ce11_volatile_edus_arrive_that_stood_beside_what_a_peer_refuses() {
     let count = |text: &str| parts.iter().filter(|part| part.contains(text)).count();
     let kinds = ["first", "m.typing", "\"here\"", "$one", "$two"];
     assert_eq!(kinds.map(count), [1; 5], "{parts:?}");
-    stop.send_replace(true);
-    task.await.unwrap();
+    sending.stop().await;
 }
 
 fn signed(content: Value, user: &UserId, signer: &SigningKey, name: &str) -> Value {
@@ -236,7 +203,7 @@ async fn fq2_fq3_a_peer_learns_of_new_changed_and_deleted_devices_and_of_cross_s
     let two = Peer::new("two.test");
     two.join(&world, &room, "bob").await;
     let keys = add_device(&world, &alice, "PHONE").await;
-    let mut sending = Sending::start(&world);
+    let mut sending = Telling::start(&world);
     let first = sending.next("m.device_list_update").await;
     assert_eq!((&first["user_id"], &first["device_id"]), (&json!(alice.as_str()), &json!("PHONE")));
     assert_eq!((&first["keys"], &first["prev_id"]), (&keys, &json!([])), "it knows none that came before");
@@ -269,12 +236,12 @@ async fn fq2_what_changed_while_nothing_was_sent_is_told_later() {
     let alice = world.register("alice").await;
     let room = world.room("10").await;
     Peer::new("two.test").join(&world, &room, "bob").await;
-    let mut sending = Sending::start(&world);
+    let mut sending = Telling::start(&world);
     add_device(&world, &alice, "PHONE").await;
     let first = sending.next("m.device_list_update").await;
     sending.stop().await;
     add_device(&world, &alice, "TABLET").await;
-    let mut sending = Sending::start(&world);
+    let mut sending = Telling::start(&world);
     loop {
         let update = sending.next("m.device_list_update").await;
         // The first is told again if the process ended before it was written down that it had arrived.
@@ -290,7 +257,7 @@ async fn fq2_what_changed_while_nothing_was_sent_is_told_later() {
 async fn ce10_messages_to_devices_of_other_servers_are_sent_once() {
     let world = World::new().await;
     let alice = world.register("alice").await;
-    let mut sending = Sending::start(&world);
+    let mut sending = Telling::start(&world);
     let device = DeviceId::from("PHONE");
     for (txn_id, n) in [("t1", 1), ("t1", 1), ("t2", 2)] {
         let content = BTreeMap::from([("*".to_owned(), json!({ "n": n }).to_string())]);
@@ -312,7 +279,7 @@ async fn fe16_of_receipts_only_public_ones_leave_each_as_it_moves() {
     let room = world.room("10").await;
     Peer::new("two.test").join(&world, &room, "bob").await;
     let said = [world.say(&room, "one").await, world.say(&room, "two").await];
-    let mut sending = Sending::start(&world);
+    let mut sending = Telling::start(&world);
     let read = async |kind: ReceiptType, thread: &str, event_id: &str, place: i64| {
         let event_id = event_id.to_owned();
         let target = ReadUpTo { event_id, event: None, pos: StreamPosition(place), messages: 0 };
@@ -340,7 +307,7 @@ async fn fq4_presence_is_for_servers_that_share_a_room_and_may_be_switched_off()
     let room = world.room("10").await;
     Peer::new("two.test").join(&world, &room, "bob").await;
     // Carol is in no room with anybody; her presence is nobody's business.
-    let mut sending = Sending::start(&world);
+    let mut sending = Telling::start(&world);
     world.users.set_presence(&carol, PresenceState::Online, None).unwrap();
     world.users.set_presence(&alice, PresenceState::Online, Some("here".to_owned())).unwrap();
     let push = sending.next("m.presence").await["push"][0].clone();
@@ -348,7 +315,7 @@ async fn fq4_presence_is_for_servers_that_share_a_room_and_may_be_switched_off()
     assert_eq!((&push["status_msg"], &push["currently_active"]), (&json!("here"), &json!(true)));
     assert!(push["last_active_ago"].as_i64().unwrap() >= 0);
     sending.stop().await;
-    let mut sending = Sending::with(&world, Options { presence: false, ..Options::default() });
+    let mut sending = Telling::with(&world, Options { presence: false, ..Options::default() });
     world.users.set_presence(&alice, PresenceState::Unavailable, None).unwrap();
     add_device(&world, &alice, "PHONE").await;
     sending.next("m.device_list_update").await;

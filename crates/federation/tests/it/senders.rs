@@ -7,19 +7,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use federation::client::{Client, Reach};
-use federation::outbound::{Nodes, Options, Outbound, Parts, is_first};
+use federation::outbound::{Nodes, is_first};
 use federation::transport::{Incoming, Outgoing, Transport, TransportError};
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use parking_lot::Mutex;
 use serde_json::Value;
+use store::Read;
 use store::tables::core::ReaderRow;
-use store::{Clock, Read};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
-use crate::harness::{Peer, TestEntropy, US, World, key};
+use crate::harness::{Peer, World};
+use crate::sending::Sending;
 
 /// Servers in the room.
 const PEERS: usize = 12;
@@ -66,34 +64,12 @@ impl Nodes for Living {
     }
 }
 
-struct Node {
-    stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
-}
-
-impl Node {
-    fn start(name: &str, world: &World, wires: &Arc<Wires>, living: &Arc<Mutex<BTreeSet<String>>>) -> Self {
-        living.lock().insert(name.to_owned());
-        let wire = Arc::new(Wire { node: name.to_owned(), wires: Arc::clone(wires) });
-        let outbound = Outbound::new(Parts {
-            client: Arc::new(Client::new(US, Arc::new(key(US)), wire, Reach::default())),
-            store: world.store.clone(),
-            rooms: Arc::clone(&world.rooms),
-            users: Arc::clone(&world.users),
-            clock: Arc::clone(&world.clock) as Arc<dyn Clock>,
-            entropy: Arc::new(TestEntropy::new(name.len() as u64)),
-            nodes: Arc::new(Living { own: name.to_owned(), all: Arc::clone(living) }),
-            options: Options::default(),
-        });
-        let (stop, stopping) = watch::channel(false);
-        let task = tokio::spawn(async move { outbound.run(stopping).await.unwrap() });
-        Self { stop, task }
-    }
-
-    async fn stop(self) {
-        self.stop.send_replace(true);
-        self.task.await.unwrap();
-    }
+/// The queues of a node, which lives from now on.
+fn start(name: &str, world: &World, wires: &Arc<Wires>, living: &Arc<Mutex<BTreeSet<String>>>) -> Sending {
+    living.lock().insert(name.to_owned());
+    let wire = Arc::new(Wire { node: name.to_owned(), wires: Arc::clone(wires) });
+    let nodes = Arc::new(Living { own: name.to_owned(), all: Arc::clone(living) });
+    Sending::of_node(world, wire, nodes, name.len() as u64)
 }
 
 /// Who sent each of these messages to each server; each was sent once.
@@ -120,8 +96,8 @@ async fn fe16_each_server_is_sent_to_by_one_node_and_nothing_is_lost_when_it_die
         Peer::new(&format!("peer{n}.test")).join(&world, &room, "bob").await;
     }
     let (wires, living) = (Arc::<Wires>::default(), Arc::default());
-    let a = Node::start("a", &world, &wires, &living);
-    let b = Node::start("b", &world, &wires, &living);
+    let a = start("a", &world, &wires, &living);
+    let b = start("b", &world, &wires, &living);
     // Until both know of each other.
     tokio::time::sleep(Duration::from_secs(10)).await;
     let say = async |from: usize, to: usize| {
@@ -140,7 +116,7 @@ async fn fe16_each_server_is_sent_to_by_one_node_and_nothing_is_lost_when_it_die
     // Nothing of the second node comes through any more, then it dies, and after a while the first knows that.
     wires.cut.lock().insert("b".to_owned());
     let lost = say(5, 10).await;
-    b.task.abort();
+    b.kill();
     let more = say(10, 12).await;
     living.lock().remove("b");
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -149,7 +125,7 @@ async fn fe16_each_server_is_sent_to_by_one_node_and_nothing_is_lost_when_it_die
     assert!(alone.values().flatten().all(|node| node == "a"), "{alone:?}");
 
     // Another comes, and gets its share; the first goes in order, and the other sends to all.
-    let c = Node::start("c", &world, &wires, &living);
+    let c = start("c", &world, &wires, &living);
     let between = say(14, 16).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     senders(&wires, &between);
