@@ -1,15 +1,15 @@
 //! Every membership path of local users: join, leave, invite, kick, ban, unban, knock, forget (client-server API, room
 //! membership).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ::event::auth_rules::StateView;
 use ::event::power_levels::PowerLevels;
 use ::event::{Json, Object};
 use ruma_common::OwnedEventId;
-use store::tables::rooms::{MembershipRow, RoomRow};
-use store::{CommitBatch, CommitError, Read, RoomNum, StreamKind, UserId};
+use store::tables::rooms::{MembershipRow, PartialRoomRow, RoomRow};
+use store::{CommitBatch, CommitError, Read, RoomNum, StreamKind, StreamPosition, UserId};
 
 use crate::event::Event;
 use crate::room::Room;
@@ -320,6 +320,17 @@ impl Rooms {
             rooms.extend(self.room_by_num(row.room).await?);
         }
         Ok(rooms)
+    }
+
+    /// Since when each room is joined of which only part of the state is known, in milliseconds since the epoch. The rooms
+    /// are not taken into memory for that.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn partial_since(&self) -> Result<BTreeMap<RoomNum, i64>> {
+        let rows: Vec<PartialRoomRow> = self.store.all(Read::prefix::<PartialRoomRow>(vec![])).await?;
+        let partial = rows.into_iter().filter(|row| row.whole_pos == StreamPosition::ZERO);
+        Ok(partial.map(|row| (row.room, row.since_ms)).collect())
     }
 }
 

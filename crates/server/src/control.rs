@@ -206,15 +206,15 @@ async fn list_tokens(running: &Running, say: &Say) -> Result<(), users::Error> {
 
 /// Each room with its version and its joined members, and since when its state is partial where it is (MSC3902).
 async fn list_rooms(running: &Running, say: &Say) -> Result<(), String> {
-    let partial = running.rooms.partial_rooms().await.map_err(|error| error.to_string())?;
+    let partial_since = running.rooms.partial_since().await.map_err(|error| error.to_string())?;
     let now_ms = running.clock.now_ms();
     let mut read = Read::prefix::<RoomRow>(vec![]).limit(PAGE);
     loop {
         let page: Vec<RoomRow> = running.store.all(read).await.map_err(|error| error.to_string())?;
         let Some(last) = page.last().map(|row| row.room) else { return Ok(()) };
         for row in page {
-            let partial = partial.iter().find(|partial| partial.room_id == row.room_id);
-            tell(say, room_line(&row, partial.map(|partial| now_ms.saturating_sub(partial.since_ms)))).await;
+            let since_ms = partial_since.get(&row.room);
+            tell(say, room_line(&row, since_ms.map(|since_ms| now_ms.saturating_sub(*since_ms)))).await;
         }
         read = Read::prefix::<RoomRow>(vec![]).after(last).limit(PAGE);
     }

@@ -106,7 +106,7 @@ async fn show(State((metrics, sync, rooms, users)): State<Sources>) -> Response 
     let help = "To-device messages of other servers that were dropped, because too many of the same sender waited.";
     one(&mut text, "hearth_to_device_dropped_total", "counter", help, &users.to_device_dropped().to_string());
     // The other figures are worth having when the store does not answer.
-    if let Ok(Ok(partial)) = tokio::time::timeout(STORE_PATIENCE, rooms.partial_rooms()).await {
+    if let Ok(Ok(partial)) = tokio::time::timeout(STORE_PATIENCE, rooms.partial_since()).await {
         let help = "Rooms that were joined with part of their state, of which the rest is being fetched.";
         one(&mut text, "hearth_rooms_partial", "gauge", help, &partial.len().to_string());
     }

@@ -1,10 +1,11 @@
 //! Events that come after a gap, by reference only, or before what they build on.
 
+use rooms::remote::partial::Partial;
 use rooms::{Accepted, Error, Preset, flags};
 use serde_json::json;
 use store::UserId;
 
-use super::{Server, all_received, join, state, two};
+use super::{Server, all_received, join, make_join, send_join, state, two};
 use crate::harness::{content, history, room_of};
 
 /// The second server misses some events and is told the state by the first.
@@ -279,4 +280,21 @@ async fn fe5_nothing_is_missing_behind_many_hidden_events_that_follow_shown_ones
     let key = vec![room.num.into(), one.rooms.live_end(&room).fragment.into()];
     let fragment = one.rooms.store().get::<store::tables::rooms::FragmentRow>(key).await.unwrap().unwrap();
     assert!(!fragment.gap && fragment.previous.is_some());
+}
+
+/// How many rooms are partial, and since when, is told without taking them into memory (MSC3902).
+#[tokio::test]
+async fn the_ages_of_partial_rooms_are_listed() {
+    let (one, two) = (Server::new("one.test").await, Server::new("two.test").await);
+    let (whole, partial) = (one.create("11").await, one.create("11").await);
+    join(&two, &one, &whole, "bob").await.unwrap();
+    assert!(two.rooms.partial_since().await.unwrap().is_empty());
+    let mut import = send_join(&one, &partial, make_join(&two, &one, &partial, &two.user("bob")).await).await;
+    import.state.retain(|event| event.pdu().kind != "m.room.member");
+    let servers = vec!["one.test".to_owned(), "two.test".to_owned()];
+    import.partial = Some(Partial { resident: "one.test".to_owned(), servers });
+    two.rooms.import_join(import).await.unwrap();
+    let since_ms = two.rooms.partial_room(&partial).await.unwrap().unwrap().since_ms;
+    let expected = std::collections::BTreeMap::from([(two.room(&partial).await.num, since_ms)]);
+    assert_eq!(two.rooms.partial_since().await.unwrap(), expected);
 }
