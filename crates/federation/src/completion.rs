@@ -1,15 +1,21 @@
 //! Rooms that were joined with part of their state get the rest (MSC3902): the state before the join is asked of the
 //! server that let us in, or of another one that was named, read as it comes, and given to the room.
 //!
+//! What could not be verified then, since keys could not be had, is tried again for a while
+//! ([`rooms::remote::left_out`]).
+//!
 //! What is to be done stands in the store, so that a restart goes on with it; who does it keeps a claim up, so that of
 //! several nodes only one does.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
+use bytes::Bytes;
+use event::EdgeLimits;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use http::Method;
+use rooms::remote::left_out::LeftOut;
 use rooms::remote::partial::{Claim, PartialRoom};
 use ruma_common::OwnedEventId;
 use tokio::sync::watch;
@@ -18,7 +24,7 @@ use crate::client::path;
 use crate::receive::is_askable;
 use crate::transport::Limits;
 use crate::verified_lists::{self, Expected};
-use crate::{Error, Federation, Result};
+use crate::{Error, Federation, Result, verify};
 
 /// The answer is the whole state of a room.
 const STATE: Limits = Limits { timeout: Duration::from_secs(600), body_bytes_max: 512 << 20 };
@@ -38,6 +44,10 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const PAUSE_MS: i64 = 5_000;
 /// The longest pause.
 const PAUSE_MAX_MS: i64 = 3_600_000;
+/// The longest pause before keys are tried again that could not be had.
+const KEYS_PAUSE_MAX_MS: i64 = 600_000;
+/// So often that is tried: for about a day.
+const KEYS_FAILURES_MAX: i64 = 150;
 
 impl Federation {
     /// Completes rooms until `stop` becomes true.
@@ -76,7 +86,14 @@ impl Federation {
     /// Completes a room, or puts it off. Whether it is whole now.
     async fn work_on(&self, mut claim: Claim, mut stop: watch::Receiver<bool>) -> bool {
         let room = claim.room.clone();
-        let attempt = self.complete_room(&room, claim.failures());
+        let (failures, left_out) = (claim.failures(), claim.left_out());
+        let attempt = async {
+            if left_out {
+                self.verify_left_out(&room, failures).await
+            } else {
+                self.complete_room(&room, failures).await
+            }
+        };
         tokio::pin!(attempt);
         let done = loop {
             let stopped = tokio::select! {
@@ -98,12 +115,35 @@ impl Federation {
         };
         let Err(error) = done else { return true };
         let failures = claim.failures().saturating_add(1);
-        let pause_ms = pause_ms(failures);
+        let pause_ms = pause_ms(failures).min(if left_out { KEYS_PAUSE_MAX_MS } else { PAUSE_MAX_MS });
         tracing::warn!(room_id = room.room_id, %error, failures, pause_ms, "a room's whole state could not be had yet");
         if let Err(error) = self.rooms.put_off(claim, pause_ms, failures).await {
             tracing::warn!(room_id = room.room_id, %error, "a room cannot be put off");
         }
         false
+    }
+
+    /// Tries to verify what was left out of a room's state. No failure if nothing is left.
+    async fn verify_left_out(&self, partial: &PartialRoom, failures: i64) -> Result<()> {
+        let room_id = partial.room_id.as_str();
+        let room = self.rooms.room(room_id).await?.ok_or(rooms::Error::NotInRoom)?;
+        let texts = self.rooms.left_out(room_id).await?;
+        let n_left_out = texts.len();
+        let checked = verify::pdus(&self.key_ring, room.rules, texts, EdgeLimits::Enforced).await?;
+        let verified =
+            checked.into_iter().flatten().filter(|event| event.pdu().room_id == room.create.room_id).collect();
+        let (n_come, n_open) = self.rooms.accept_left_out(room_id, verified).await?;
+        if n_come > 0 {
+            tracing::info!(room_id, n_come, n_open, "events that were left out of a room's state are part of it now");
+        }
+        if n_open == 0 {
+            return Ok(());
+        }
+        if failures >= KEYS_FAILURES_MAX || self.rooms.has_outgrown_left_out(room_id).await? {
+            tracing::warn!(room_id, n_open, "events of a room's state cannot be verified, and are given up");
+            return Ok(self.rooms.give_up_left_out(room_id).await?);
+        }
+        Err(Error::Exhausted(format!("keys of {n_open} of {n_left_out} events cannot be had")))
     }
 
     async fn complete_room(&self, room: &PartialRoom, failures: i64) -> Result<()> {
@@ -169,9 +209,13 @@ impl Federation {
             lists: LISTS,
             bytes_max: STATE.body_bytes_max,
         };
-        let mut lists = verified_lists::read(&self.key_ring, expected, incoming.body).await?.events.into_iter();
+        let mut lists = verified_lists::read(&self.key_ring, expected, incoming.body).await?;
+        let mut left_out = lists.left_out(room.rules);
+        let mut lists = lists.events.into_iter();
         let (state, chain) = (lists.next().unwrap_or_default(), lists.next().unwrap_or_default());
-        let ids: Vec<OwnedEventId> = state.iter().map(|event| event.pdu().event_id.clone()).collect();
+        let texts: Vec<(OwnedEventId, Bytes)> =
+            state.iter().map(|event| (event.pdu().event_id.clone(), event.pdu().bytes.clone())).collect();
+        let ids: Vec<OwnedEventId> = texts.iter().map(|(id, _)| id.clone()).collect();
         let elapsed_ms = self.ms_since(begun_ms);
         tracing::info!(
             room_id,
@@ -187,11 +231,15 @@ impl Federation {
             elapsed_ms = self.ms_since(begun_ms),
             "a room's state is written, its events are judged anew"
         );
-        // What cites unknown events cannot be judged, and is no part of the state.
+        // What cites unknown events cannot be judged, and is no part of the state: for good, unless those may be verified.
         let unknown = self.unknown(&room, &ids).await?;
         let unknown: HashSet<OwnedEventId> = unknown.into_iter().collect();
         let ids: Vec<OwnedEventId> = ids.into_iter().filter(|id| !unknown.contains(id)).collect();
-        self.rooms.complete_state(room_id, &ids).await?;
+        if !left_out.is_empty() {
+            let cites = texts.into_iter().filter(|(id, _)| unknown.contains(id));
+            left_out.extend(cites.map(|(event_id, json)| LeftOut { event_id, in_state: true, json }));
+        }
+        self.rooms.complete_state(room_id, &ids, &left_out).await?;
         Ok(ids.len())
     }
 }

@@ -4,10 +4,11 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use event::{EdgeLimits, Rules, Verified};
+use event::{EdgeLimits, Rules, Unverified, Verified, VerifyError};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use http_body_util::BodyExt;
+use rooms::remote::left_out::LeftOut;
 use ruma_common::RoomId;
 
 use crate::elements::{Broken, Element, Elements};
@@ -45,14 +46,31 @@ impl Expected<'_> {
 pub(crate) struct Lists {
     /// For each list its events that verify and are of the room, in their order.
     pub events: Vec<Vec<Verified>>,
+    /// Events of which a key could not be had, and where they stand.
+    pub unverified: Vec<(usize, Bytes)>,
     /// The answer with empty lists.
     pub rest: Vec<u8>,
+}
+
+impl Lists {
+    /// The events that could not be verified, for a room to keep aside. The first list is that of its state.
+    pub fn left_out(&mut self, rules: &Rules) -> Vec<LeftOut> {
+        let unverified = std::mem::take(&mut self.unverified).into_iter();
+        unverified.filter_map(|(list, json)| left_out(rules, json, list == 0)).collect()
+    }
+}
+
+/// An event that could not be verified.
+pub(crate) fn left_out(rules: &Rules, json: Bytes, in_state: bool) -> Option<LeftOut> {
+    let event = Unverified::read(rules, json.clone(), EdgeLimits::Enforced).ok()?;
+    Some(LeftOut { event_id: event.pdu().event_id.clone(), in_state, json })
 }
 
 /// Reads an answer to its end.
 ///
 /// # Errors
-/// [`Error::Malformed`] and [`Error::Unreachable`]; as the store says. An event that does not verify is left out.
+/// [`Error::Malformed`] and [`Error::Unreachable`]; as the store says. An event that does not verify is left out; if that
+/// is for want of a key, it is among [`Lists::unverified`].
 pub(crate) async fn read(keys: &KeyRing, expected: Expected<'_>, body: AnswerBody) -> Result<Lists> {
     let mut reader = Reader {
         body,
@@ -64,25 +82,34 @@ pub(crate) async fn read(keys: &KeyRing, expected: Expected<'_>, body: AnswerBod
         ended: false,
     };
     let mut events: Vec<Vec<Verified>> = expected.lists.iter().map(|_| Vec::new()).collect();
+    let mut unverified = Vec::new();
     let mut checking = FuturesOrdered::new();
     loop {
         tokio::select! {
             chunk = reader.next(), if !reader.done() && checking.len() < CHUNKS_AT_ONCE => {
                 if let Some((list, chunk)) = chunk? {
-                    let checked = verify::chunk(keys, expected.rules, chunk, EdgeLimits::Enforced);
-                    checking.push_back(async move { (list, checked.await) });
+                    let checked = verify::chunk(keys, expected.rules, chunk.clone(), EdgeLimits::Enforced);
+                    checking.push_back(async move { (list, chunk, checked.await) });
                 }
             }
-            Some((list, checked)) = checking.next(), if !checking.is_empty() => {
+            Some((list, texts, checked)) = checking.next(), if !checking.is_empty() => {
+                let checked = checked?;
+                let wanting = texts.into_iter().zip(&checked).filter(|(_, checked)| lacks_key(checked));
+                unverified.extend(wanting.map(|(text, _)| (list, text)));
                 if let Some(events) = events.get_mut(list) {
-                    events.extend(kept(&expected, checked?));
+                    events.extend(kept(&expected, checked));
                 }
             }
             else => break,
         }
     }
     let rest = reader.elements.finish().map_err(|broken| expected.broken(broken))?;
-    Ok(Lists { events, rest })
+    Ok(Lists { events, unverified, rest })
+}
+
+/// Whether an event may verify when keys can be had that cannot be had now.
+pub(crate) fn lacks_key(checked: &std::result::Result<Verified, VerifyError>) -> bool {
+    matches!(checked, Err(VerifyError::NoUsableKey { .. }))
 }
 
 /// Those that verify and are of the room.

@@ -136,7 +136,8 @@ async fn main() {
     }));
     let rules = Rules::of(VERSION).unwrap();
     let join = rooms.complete_template(rules, ROOM, &bob, "join", &template, Object::new()).unwrap();
-    let import = Import { rules, join, state: maker.events, auth_chain: Vec::new(), partial: None };
+    let import =
+        Import { rules, join, state: maker.events, auth_chain: Vec::new(), partial: None, left_out: Vec::new() };
     println!("{members} members; before: {}", status("VmRSS"));
     let (started, cpu) = (Instant::now(), cpu_ms());
     rooms.import_join(import).await.unwrap();

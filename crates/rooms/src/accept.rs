@@ -288,7 +288,7 @@ pub(crate) async fn missing_among(draft: &Draft<'_>, ids: &[OwnedEventId], unusa
 pub(crate) async fn judge(draft: &mut Draft<'_>, pdu: &Arc<Pdu>) -> Result<Judged> {
     let prev = nums_of(draft, &pdu.prev_events).await?;
     let state_before = state_before(draft, &prev).await?;
-    let state_before = draft.learn_members(pdu, state_before).await?;
+    let state_before = draft.learn_state(pdu, state_before).await?;
     judge_at(draft, pdu, prev, state_before).await
 }
 
@@ -301,7 +301,7 @@ pub(crate) async fn judge_at(
 ) -> Result<Judged> {
     let mut judged = judge_then(draft, pdu, prev, state_before).await?;
     if judged.flags == 0 && state_before != draft.head.state {
-        let current = draft.learn_members(pdu, draft.head.state).await?;
+        let current = draft.learn_state(pdu, draft.head.state).await?;
         if let Err(reason) = passes_state(draft, pdu, current).await? {
             judged.flags = flags::SOFT_FAILED;
             judged.reason = Some(reason);

@@ -184,7 +184,7 @@ impl<'a> Draft<'a> {
 
     /// An event that is judged while only part of the room's state is known is noted, to be judged again.
     fn note_partial(&mut self, row: &mut EventRow) {
-        if self.head.partial.is_some() && row.flags & flags::WAITING == 0 {
+        if self.head.is_provisional() && row.flags & flags::WAITING == 0 {
             row.flags |= flags::PARTIAL;
             self.batch.put(PartialEventRow { room: self.room.num, event: row.event });
         }

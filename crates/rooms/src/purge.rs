@@ -10,9 +10,9 @@ use std::ops::Bound;
 
 use store::tables::core::JobRow;
 use store::tables::rooms::{
-    AliasRow, EventBytesRow, EventRow, FragmentRow, HistoryGapRow, MembershipRow, MissingPrevRow, NotificationRow,
-    PartialEventRow, PartialRoomRow, RedactionRow, RelationRow, ResidencyRow, RoomHeadRow, RoomRow, RoomServerRow,
-    StateEventRow, StateKeyRow, StateSegmentRow, ThreadRow, UncountedRow,
+    AliasRow, EventBytesRow, EventRow, FragmentRow, HistoryGapRow, LeftOutRow, MembershipRow, MissingPrevRow,
+    NotificationRow, PartialEventRow, PartialRoomRow, RedactionRow, RelationRow, ResidencyRow, RoomHeadRow, RoomRow,
+    RoomServerRow, StateEventRow, StateKeyRow, StateSegmentRow, ThreadRow, UncountedRow,
 };
 use store::{CommitBatch, CommitError, EventNum, Read, RoomNum, Row, StreamKind, UserId, Value};
 
@@ -116,7 +116,8 @@ impl Rooms {
             || self.remove::<RoomServerRow>(prefix(), |row| vec![room.into(), row.server.as_str().into()]).await?
             || self.remove::<ResidencyRow>(prefix(), residency_key).await?
             || self.remove::<PartialRoomRow>(prefix(), |row| vec![row.room.into()]).await?
-            || self.remove::<PartialEventRow>(prefix(), |row| vec![room.into(), row.event.into()]).await?;
+            || self.remove::<PartialEventRow>(prefix(), |row| vec![room.into(), row.event.into()]).await?
+            || self.remove::<LeftOutRow>(prefix(), |row| vec![room.into(), row.event_id.as_str().into()]).await?;
         if removed {
             return Ok(true);
         }
@@ -195,7 +196,7 @@ impl Rooms {
     /// [`Error::PartialState`] as long as events are to be judged anew.
     pub async fn purge_history(&self, room_id: &str, before: Place) -> Result<usize> {
         let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
-        if room.is_partial() {
+        if room.head().is_provisional() {
             return Err(Error::PartialState);
         }
         if before.fragment != room.head().row.fragment {

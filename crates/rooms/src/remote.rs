@@ -5,6 +5,7 @@ mod handshakes;
 mod history;
 mod import;
 mod invites;
+pub mod left_out;
 mod lookup;
 mod membership;
 mod outliers;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use event::{Pdu, Rules};
 use parking_lot::Mutex;
 use ruma_common::OwnedEventId;
-use store::tables::rooms::{MembershipRow, PartialRoomRow, RoomRow, RoomServerRow};
+use store::tables::rooms::{LeftOutRow, MembershipRow, PartialRoomRow, RoomRow, RoomServerRow};
 use store::{EventNum, Read, RoomNum, StreamKind, StreamPosition, UserId};
 
 use crate::event::{Event, stored_rules};
@@ -54,6 +54,16 @@ pub struct Head {
     pub servers: Arc<BTreeMap<String, i64>>,
     /// There as long as only part of the room's state is known (MSC3902).
     pub partial: Option<Arc<PartialRoomRow>>,
+    /// The id of the join, as long as events of the state before it are left out that may be verified later
+    /// ([`crate::remote::left_out`]).
+    pub left_out: Option<Arc<str>>,
+}
+
+impl Head {
+    /// Whether events are judged by part of the state, and are to be judged again when the rest is known.
+    pub fn is_provisional(&self) -> bool {
+        self.partial.is_some() || self.left_out.is_some()
+    }
 }
 
 /// What is built but not yet durable.
@@ -334,18 +344,21 @@ impl Rooms {
             Read::along::<MembershipRow>(MembershipRow::BY_ROOM, vec![num.into(), "join".into()]),
             Read::prefix::<RoomServerRow>(vec![num.into()]),
             Read::get::<PartialRoomRow>(vec![num.into()]),
+            Read::prefix::<LeftOutRow>(vec![num.into()]).limit(1),
         ];
         let mut found = self.store.read(reads).await?.into_iter();
         let Some(row) = found.next().unwrap_or_default().one::<RoomRow>()? else { return Ok(None) };
         let joined = found.next().unwrap_or_default().all::<MembershipRow>()?;
         let servers = found.next().unwrap_or_default().all::<RoomServerRow>()?;
         let partial = found.next().unwrap_or_default().one::<PartialRoomRow>()?;
+        let left_out = found.next().unwrap_or_default().one::<LeftOutRow>()?;
         let rules = stored_rules(&row.room_version)?;
         let local = joined.into_iter().map(|row| row.user_id).collect();
         let servers = servers.into_iter().map(|row| (row.server, row.joined)).collect();
         let mut head = self.decode_head(row, local, servers).await?;
         let whole_pos = partial.as_ref().map_or(0, |partial| partial.whole_pos.0);
         head.partial = partial.filter(|_| whole_pos == 0).map(Arc::new);
+        head.left_out = left_out.map(|row| row.join_id.into());
         let create = self.create_event(&head).await?;
         let room = Room::new(head, rules, create);
         room.whole_pos.store(whole_pos, Ordering::Release);
@@ -368,7 +381,15 @@ impl Rooms {
                 state: event.state_after(),
             })
             .collect();
-        Ok(Head { row, state, extremities, local: Arc::new(local), servers: Arc::new(servers), partial: None })
+        Ok(Head {
+            row,
+            state,
+            extremities,
+            local: Arc::new(local),
+            servers: Arc::new(servers),
+            partial: None,
+            left_out: None,
+        })
     }
 
     /// The create event, read before the room is in memory: the first event of the room.

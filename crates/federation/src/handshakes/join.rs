@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use event::{EdgeLimits, Json, Object, Rules, Verified};
 use http::Method;
-use rooms::remote::{Import, partial::Partial};
+use rooms::remote::{Import, left_out::LeftOut, partial::Partial};
 use ruma_common::OwnedEventId;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -49,6 +49,7 @@ struct OldAnswer {
 struct Joined {
     state: Vec<Verified>,
     auth_chain: Vec<Verified>,
+    left_out: Vec<LeftOut>,
     frame: Frame,
 }
 
@@ -130,21 +131,25 @@ impl Handshakes {
             }
             incoming => incoming?,
         };
-        let lists = verified_lists::read(&self.keys, expected, incoming.body).await?;
+        let mut lists = verified_lists::read(&self.keys, expected, incoming.body).await?;
+        let left_out = lists.left_out(rules);
         let mut events = lists.events.into_iter();
         let mut next = || events.next().unwrap_or_default();
-        Ok(Joined { state: next(), auth_chain: next(), frame: parse(server, &lists.rest)? })
+        Ok(Joined { state: next(), auth_chain: next(), left_out, frame: parse(server, &lists.rest)? })
     }
 
     async fn verify_old(&self, expected: Expected<'_>, (_, old): (u16, OldAnswer)) -> Result<Joined> {
-        let mut lists = Vec::new();
-        for list in [old.state, old.auth_chain] {
-            let texts = list.into_iter().map(|event| Bytes::from(String::from(Box::<str>::from(event)))).collect();
-            let checked = verify::pdus(&self.keys, expected.rules, texts, EdgeLimits::Enforced).await?;
+        let (mut lists, mut left_out) = (Vec::new(), Vec::new());
+        for (list, in_state) in [(old.state, true), (old.auth_chain, false)] {
+            let texts = list.into_iter().map(|event| Bytes::from(String::from(Box::<str>::from(event))));
+            let texts: Vec<Bytes> = texts.collect();
+            let checked = verify::pdus(&self.keys, expected.rules, texts.clone(), EdgeLimits::Enforced).await?;
+            let wanting = texts.into_iter().zip(&checked).filter(|(_, checked)| verified_lists::lacks_key(checked));
+            left_out.extend(wanting.filter_map(|(text, _)| verified_lists::left_out(expected.rules, text, in_state)));
             lists.push(verified_lists::kept(&expected, checked).collect());
         }
         let auth_chain = lists.pop().unwrap_or_default();
-        Ok(Joined { state: lists.pop().unwrap_or_default(), auth_chain, frame: Frame::default() })
+        Ok(Joined { state: lists.pop().unwrap_or_default(), auth_chain, left_out, frame: Frame::default() })
     }
 
     /// Checks what came as a whole: without its create event it is no room.
@@ -156,7 +161,7 @@ impl Handshakes {
         joined: Joined,
     ) -> Result<Import> {
         let malformed = |reason: &str| Error::Malformed { server: server.to_owned(), reason: reason.to_owned() };
-        let Joined { state, auth_chain, frame } = joined;
+        let Joined { state, auth_chain, left_out, frame } = joined;
         let restricted = rules.restricted && join.pdu().content.contains_key("join_authorised_via_users_server");
         let join = match frame.event {
             Some(signed) if restricted => {
@@ -182,7 +187,11 @@ impl Handshakes {
         }
         let partial =
             frame.members_omitted.then(|| Partial { resident: server.to_owned(), servers: frame.servers_in_room });
-        Ok(Import { rules, join, state, auth_chain, partial })
+        if !left_out.is_empty() {
+            let n_left_out = left_out.len();
+            tracing::info!(server, n_left_out, "keys of a room's events cannot be had: they are tried again later");
+        }
+        Ok(Import { rules, join, state, auth_chain, partial, left_out })
     }
 }
 

@@ -7,10 +7,14 @@ use federation::Error;
 use federation::client::path;
 use federation::transport::Limits;
 use http::Method;
+use rooms::remote::left_out;
 use rooms::{NewEvent, Room};
+use ruma_common::OwnedEventId;
 use serde_json::json;
+use store::Read;
+use store::tables::core::JobRow;
 
-use crate::harness::{World, object};
+use crate::harness::{Net, TestClock, World, object};
 use crate::joining::{MEMBERS, state, worlds};
 
 /// The second server's room, in which it knows few members yet.
@@ -113,4 +117,139 @@ async fn others_are_sent_elsewhere_until_all_members_are_known() {
     let answer = ask(&three, "two.test", &ids).await.unwrap();
     let Some(Json::Array(ids)) = answer.get("pdu_ids") else { panic!("{answer:?}") };
     assert!(ids.len() > MEMBERS, "{}", ids.len());
+}
+
+/// How long keys are not asked for again that could not be had, in milliseconds.
+const KEYS_PAUSE_MS: i64 = 60_000;
+
+/// A third server, whose user is in the room and has changed its topic, and which cannot be reached any more.
+async fn third(one: &World, room: &Room) -> World {
+    let three = World::named("three.test", &one.net, &one.clock).await;
+    three.handshakes.join(&room.id, &three.user("eve"), std::slice::from_ref(&one.name), &Object::new()).await.unwrap();
+    three.federation.complete_rooms().await;
+    let eve = three.user("eve");
+    let levels = one.rooms.current(&*one.now(room).await, "m.room.power_levels", "").await.unwrap().unwrap();
+    let mut levels = serde_json::to_value(&levels.pdu.content).unwrap();
+    levels["users"][eve.as_str()] = json!(50);
+    let levels = one.set(room, "m.room.power_levels", levels).await;
+    tell(one, &three, room, levels.as_str()).await;
+    let topic = NewEvent::state(&eve, "m.room.topic", "", object(json!({ "topic": "keys" })));
+    let topic = three.rooms.send(&room.id, topic).await.unwrap();
+    tell(&three, one, room, topic.as_str()).await;
+    one.net.cut.lock().insert(three.name.clone());
+    three
+}
+
+/// One server has another one take in an event.
+async fn tell(teller: &World, hearer: &World, room: &Room, id: &str) {
+    let event = teller.rooms.event_by_id(&*teller.now(room).await, id).await.unwrap().unwrap();
+    let bytes = event.pdu.bytes.clone();
+    let event = federation::verify::pdu(&hearer.key_ring, room.rules, bytes, event::EdgeLimits::Enforced).await;
+    hearer.rooms.accept(event.unwrap().unwrap()).await.unwrap();
+    assert_eq!(hearer.fate(room, id).await, None);
+}
+
+/// What one server has of the current state and another one has not: kinds and state keys.
+async fn lacks(two: &World, one: &World, room: &Room) -> Vec<(String, String)> {
+    let known = state(two, &room.id).await;
+    let mut lacks = Vec::new();
+    for event in one.rooms.whole_state(room, one.now(room).await.head().state).await.unwrap() {
+        if !known.contains(event.id().as_str()) {
+            let (kind, state_key) = event.pdu.state_entry().unwrap();
+            lacks.push((kind.to_owned(), state_key.to_owned()));
+        }
+    }
+    lacks.sort();
+    lacks
+}
+
+/// The second server has what the first has. The third hears this news from it, and is heard by the second.
+async fn check_same(one: &World, two: &World, three: &World, room: &Room, news: &[&OwnedEventId]) {
+    for id in news {
+        tell(one, three, room, id.as_str()).await;
+    }
+    assert_eq!(lacks(two, one, room).await, []);
+    assert_eq!(state(two, &room.id).await, state(one, &room.id).await);
+    let (counted, other) = (two.now(room).await, one.now(room).await);
+    assert_eq!(counted.head().row.joined, other.head().row.joined);
+    assert_eq!(counted.servers(), other.servers());
+    let content = object(json!({ "msgtype": "m.text", "body": "here I am" }));
+    let message = NewEvent::message(&three.user("eve"), "m.room.message", content);
+    let said = three.rooms.send(&room.id, message).await.unwrap();
+    tell(three, two, room, said.as_str()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_a_server_that_was_away_when_we_joined_take_their_places_later() {
+    let (net, clock) = (Arc::<Net>::default(), Arc::<TestClock>::default());
+    let one = World::named("one.test", &net, &clock).await;
+    let two = World::named("two.test", &net, &clock).await;
+    let room = one.room("11").await;
+    let three = third(&one, &room).await;
+    let bob = two.user("bob");
+    two.handshakes.join(&room.id, &bob, std::slice::from_ref(&one.name), &Object::new()).await.unwrap();
+    let join = two.rooms.current(&*two.now(&room).await, "m.room.member", bob.as_str()).await.unwrap().unwrap();
+    tell(&two, &one, &room, join.id().as_str()).await;
+    let left_out =
+        [("m.room.member".to_owned(), three.user("eve").to_string()), ("m.room.topic".to_owned(), String::new())];
+    assert_eq!(lacks(&two, &one, &room).await, left_out);
+    assert!(!two.now(&room).await.is_partial(), "nobody waits for it");
+    assert_eq!(two.federation.complete_rooms().await, 0, "not at once");
+    one.net.cut.lock().clear();
+    let two = two.restarted().await;
+    let talk = one.say(&room, "what is said meanwhile").await;
+    tell(&one, &two, &room, talk.as_str()).await;
+    two.clock.advance(KEYS_PAUSE_MS);
+    assert_eq!(two.federation.complete_rooms().await, 1);
+    check_same(&one, &two, &three, &room, &[join.id(), &talk]).await;
+    two.clock.advance(KEYS_PAUSE_MS);
+    assert_eq!(two.federation.complete_rooms().await, 0, "there is nothing left to do");
+    check_same(&one, &two.restarted().await, &three, &room, &[]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_left_out_of_a_whole_state_that_came_later_is_tried_again_too() {
+    let (one, two, room) = worlds().await;
+    let three = third(&one, &room).await;
+    let partial = joined(&one, &two, &room).await;
+    let join = two.rooms.current(&partial, "m.room.member", two.user("bob").as_str()).await.unwrap().unwrap();
+    tell(&two, &one, &room, join.id().as_str()).await;
+    assert_eq!(two.federation.complete_rooms().await, 1);
+    assert!(!two.now(&room).await.is_partial());
+    assert_eq!(lacks(&two, &one, &room).await.len(), 2);
+    one.net.cut.lock().clear();
+    two.clock.advance(KEYS_PAUSE_MS);
+    assert_eq!(two.federation.complete_rooms().await, 1);
+    check_same(&one, &two, &three, &room, &[join.id()]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_that_never_come_are_given_up() {
+    let (net, clock) = (Arc::<Net>::default(), Arc::<TestClock>::default());
+    let one = World::named("one.test", &net, &clock).await;
+    let two = World::named("two.test", &net, &clock).await;
+    let room = one.room("11").await;
+    third(&one, &room).await;
+    let bob = two.user("bob");
+    two.handshakes.join(&room.id, &bob, std::slice::from_ref(&one.name), &Object::new()).await.unwrap();
+    let jobs = || async {
+        let jobs: Vec<JobRow> = two.store.all(Read::prefix::<JobRow>(vec![])).await.unwrap();
+        jobs.into_iter().filter(|job| job.kind == left_out::JOB).count()
+    };
+    let (mut n_attempts, mut asked) = (0, one.net.count("three.test", "/_matrix/key/v2/server"));
+    while jobs().await > 0 {
+        n_attempts += 1;
+        assert!(n_attempts < 200, "it goes on for ever");
+        two.clock.advance(600_000);
+        two.federation.complete_rooms().await;
+        let now = one.net.count("three.test", "/_matrix/key/v2/server");
+        assert!(now <= asked + 1, "keys are asked for once at a time");
+        asked = now;
+    }
+    assert!(n_attempts > 100, "{n_attempts} attempts");
+    assert_eq!(lacks(&two, &one, &room).await.len(), 2);
+    assert_eq!(two.rooms.left_out(&room.id).await.unwrap().len(), 0);
+    assert!(!two.now(&room).await.head().is_provisional());
+    let content = object(json!({ "msgtype": "m.text", "body": "life goes on" }));
+    two.rooms.send(&room.id, NewEvent::message(&bob, "m.room.message", content)).await.unwrap();
 }

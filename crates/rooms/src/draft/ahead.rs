@@ -188,8 +188,9 @@ impl Draft<'_> {
         self.head.partial = Some(Arc::new(partial));
     }
 
-    /// The whole state is known: replaces extremities and current state, and takes back what was only assumed.
-    pub async fn end_partial(&mut self, extremities: Vec<Extremity>, state: Roots) -> Result<()> {
+    /// More of the state is known: replaces extremities and current state. If all members are known only now, takes back
+    /// what was only assumed.
+    pub async fn correct_head(&mut self, extremities: Vec<Extremity>, state: Roots) -> Result<()> {
         let room = self.room.num;
         let (earlier, served) = (self.head.state, Arc::clone(&self.head.servers));
         let pos = self.batch.announce(StreamKind::RoomHead, Some(room), None, None);
@@ -212,10 +213,15 @@ impl Draft<'_> {
         for server in partial.servers.lines() {
             self.count_server(server, -1);
         }
-        let room = self.room.num;
         self.whole_pos = Some(pos);
         self.batch.put(PartialRoomRow { servers: String::new(), whole_pos: pos, ..PartialRoomRow::clone(&partial) });
-        self.batch.delete_prefix::<PartialEventRow>(vec![room.into()]);
+    }
+
+    /// Nothing has to be judged again if nothing of the state is missing any more.
+    pub fn forget_judgements(&mut self) {
+        if !self.head.is_provisional() {
+            self.batch.delete_prefix::<PartialEventRow>(vec![self.room.num.into()]);
+        }
     }
 
     /// Begins a new live fragment, before which history is missing.

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use ::event::{Json, Pdu, Rules, Verified};
 use ruma_common::OwnedEventId;
 use store::tables::core::JobRow;
-use store::tables::rooms::{MembershipRow, RemoteRoomRow, StateKeyRow, StateSegmentRow};
+use store::tables::rooms::{MembershipRow, PartialEventRow, RemoteRoomRow, StateKeyRow, StateSegmentRow};
 use store::{CommitBatch, CommitError, EventNum, Read, RoomNum};
 
+use super::left_out::LeftOut;
 use super::outliers::{Placed, Target};
 use super::partial::Partial;
 use crate::accept::{ATTEMPTS_MAX, judge_then, missing_among, nums_of};
@@ -39,12 +40,15 @@ pub struct Import {
     pub auth_chain: Vec<Verified>,
     /// What is known of the rest, if the answer left members out (MSC3706).
     pub partial: Option<Partial>,
+    /// Events of the answer that could not be verified at that moment.
+    pub left_out: Vec<LeftOut>,
 }
 
 /// The join, and what is known of the members that were left out.
 struct Joined {
     join: Verified,
     partial: Option<Partial>,
+    left_out: Vec<LeftOut>,
 }
 
 /// The number of a room in the making, and what tells this attempt from others.
@@ -69,7 +73,8 @@ impl Rooms {
     /// If members were left out, the room's state is partial until [`Rooms::complete_state`].
     ///
     /// Events of the answer that cannot be judged, since what they cite is missing, are left out; so are rejected ones
-    /// from the state.
+    /// from the state. If any could not be verified at that moment, those and what cites them are kept aside
+    /// ([`Rooms::left_out`]).
     ///
     /// # Errors
     /// [`Error::Invalid`] if the answer has no create event of the room, or one of another version;
@@ -86,9 +91,12 @@ impl Rooms {
             Some(_) => Target::Known(room_id.clone()),
             None => self.new_import(&room_id, import.rules, &create).await?,
         };
+        let told = import.told();
         let (placed, fresh) =
             self.write_outliers(&target, import.state.into_iter().chain(import.auth_chain).collect()).await?;
-        let joined = Joined { join: import.join, partial: import.partial };
+        let cites_left_out = told.into_iter().filter(|one| !placed.contains_key(&one.event_id));
+        let left_out = import.left_out.into_iter().chain(cites_left_out).collect();
+        let joined = Joined { join: import.join, partial: import.partial, left_out };
         let event = self.decide(&target, &room_id, &joined, &create, &entries, &placed).await?;
         if self.room(&room_id).await?.is_some_and(|room| room.is_partial()) {
             self.partial_begun.notify_one();
@@ -136,7 +144,7 @@ impl Rooms {
                 Target::New(room, reservation) => self.decide_new(room, reservation, joined, first, &state).await,
                 Target::Known(_) => {
                     let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
-                    self.decide_known(&room, &joined.join, &state).await
+                    self.decide_known(&room, joined, &state).await
                 }
             };
             match (decided, target) {
@@ -167,8 +175,9 @@ impl Rooms {
         let mut before = roots;
         if let Some(partial) = &joined.partial {
             draft.note_partial_room(partial, &joined.join.pdu().event_id);
-            before = draft.learn_members(joined.join.pdu(), roots).await?;
         }
+        draft.note_left_out(&joined.join.pdu().event_id, &joined.left_out);
+        before = draft.learn_state(joined.join.pdu(), before).await?;
         let event = self.append_join(&mut draft, &joined.join, before).await?;
         self.commit_new(room, draft).await?;
         Ok(event)
@@ -177,7 +186,7 @@ impl Rooms {
     async fn decide_known(
         &self,
         room: &Arc<Room>,
-        join: &Verified,
+        joined: &Joined,
         state: &BTreeMap<&TypeKey, EventNum>,
     ) -> Result<Arc<Event>> {
         // The tree's nodes first: a change of many keys is no small batch.
@@ -187,11 +196,17 @@ impl Rooms {
         self.commit(room, draft).await?;
         let mut draft = Draft::begin(self, room).await;
         draft.check_alive()?;
+        let join = &joined.join;
         if draft.head.partial.is_some() {
             // Left before the whole state had come, without which what was seen then cannot be judged.
             draft.note_completion();
+        } else {
+            // Of an earlier stay nothing is judged again.
+            self.replace_left_out(&mut draft, join.pdu().event_id.as_str(), &joined.left_out).await?;
+            draft.batch.delete_prefix::<PartialEventRow>(vec![room.num.into()]);
         }
-        let event = self.append_join(&mut draft, join, roots).await?;
+        let before = draft.learn_state(join.pdu(), roots).await?;
+        let event = self.append_join(&mut draft, join, before).await?;
         self.commit(room, draft).await?;
         Ok(event)
     }
@@ -327,6 +342,7 @@ impl Rooms {
             local: Arc::default(),
             servers: Arc::default(),
             partial: None,
+            left_out: None,
         };
         head.row.next_key = key.map_or(0, |row| row.key_id + 1);
         head.row.next_segment = segment.map_or(0, |row| row.segment + 1);
@@ -334,6 +350,23 @@ impl Rooms {
         head.row.version = self.unique_number();
         let room = Arc::new(Room::new(head, rules, Arc::clone(create)));
         Ok(Target::New(room, Reservation { row }))
+    }
+}
+
+impl Import {
+    /// If anything could not be verified: everything else, of which some may cite it.
+    fn told(&self) -> Vec<LeftOut> {
+        if self.left_out.is_empty() {
+            return Vec::new();
+        }
+        let told = |in_state| {
+            move |event: &Verified| LeftOut {
+                event_id: event.pdu().event_id.clone(),
+                in_state,
+                json: event.pdu().bytes.clone(),
+            }
+        };
+        self.state.iter().map(told(true)).chain(self.auth_chain.iter().map(told(false))).collect()
     }
 }
 

@@ -16,6 +16,7 @@ use store::tables::core::JobRow;
 use store::tables::rooms::{PartialEventRow, PartialRoomRow, UncountedRow};
 use store::{CommitBatch, CommitError, EventNum, Read, StreamPosition};
 
+use super::left_out::{self, LeftOut};
 use crate::accept::{ATTEMPTS_MAX, judge_then, nums_of};
 use crate::draft::{Draft, Judged};
 use crate::event::Event;
@@ -67,6 +68,11 @@ impl Claim {
     pub fn failures(&self) -> i64 {
         self.job.failures
     }
+
+    /// Whether nothing is missing but events that could not be verified ([`Rooms::left_out`]).
+    pub fn left_out(&self) -> bool {
+        self.job.kind == left_out::JOB
+    }
 }
 
 impl Room {
@@ -83,22 +89,28 @@ impl Room {
 }
 
 impl Draft<'_> {
-    /// In a room whose members are not all known: the state, with the memberships that an event's auth events tell and
-    /// that the state does not have.
-    pub(crate) async fn learn_members(&mut self, pdu: &Pdu, state: Roots) -> Result<Roots> {
-        if self.head.partial.is_none() {
+    /// In a room of whose state something is missing: the state, with what an event's auth events tell of that and the
+    /// state does not have. As long as members are to come, that is memberships.
+    pub(crate) async fn learn_state(&mut self, pdu: &Pdu, state: Roots) -> Result<Roots> {
+        if !self.head.is_provisional() {
             return Ok(state);
         }
+        let members_only = self.head.partial.is_some();
         let auth = nums_of(self, &pdu.auth_events).await?;
         let events = self.rooms.events(self.room, Some(&self.overlay), &auth).await?;
         let told: Vec<(TypeKey, EventNum)> = events
             .iter()
-            .filter(|event| event.pdu.kind == MEMBER && !event.rejected())
-            .filter_map(|event| Some((type_key(MEMBER, event.pdu.state_key.as_deref()?), event.num())))
+            .filter(|event| (event.pdu.kind == MEMBER || !members_only) && !event.rejected())
+            .filter_map(|event| Some((type_key(&event.pdu.kind, event.pdu.state_key.as_deref()?), event.num())))
             .collect();
-        let pairs: Vec<TypeKey> = told.iter().map(|(pair, _)| pair.clone()).collect();
+        self.fill_state(state, told).await
+    }
+
+    /// A state with those of the entries of whose keys it has none.
+    pub(super) async fn fill_state(&mut self, state: Roots, entries: Vec<(TypeKey, EventNum)>) -> Result<Roots> {
+        let pairs: Vec<TypeKey> = entries.iter().map(|(pair, _)| pair.clone()).collect();
         let known = self.rooms.state_nums(self.room, Some(&self.overlay), state, &pairs).await?;
-        let unknown = told.into_iter().zip(known).filter(|(_, known)| known.is_none());
+        let unknown = entries.into_iter().zip(known).filter(|(_, known)| known.is_none());
         let changes: Vec<(TypeKey, Option<EventNum>)> = unknown.map(|((pair, num), _)| (pair, Some(num))).collect();
         if changes.is_empty() { Ok(state) } else { self.set_state(state, &changes).await }
     }
@@ -134,9 +146,17 @@ impl Draft<'_> {
     }
 }
 
+/// What has become known of the state before a join.
+pub(super) enum Found {
+    /// All memberships of this state; the rest came with the join.
+    Members(Roots),
+    /// All of this state, for the sake of these entries.
+    Entries(Roots, Vec<(TypeKey, EventNum)>),
+}
+
 /// What is found on the second look at the events of a partial room.
 #[derive(Default)]
-struct SecondLook {
+pub(super) struct SecondLook {
     /// The state after each event.
     after: HashMap<EventNum, Roots>,
     /// Events that are part of the graph, and what they follow.
@@ -183,17 +203,29 @@ impl Rooms {
         Ok(Some(PartialRoom { room_id: room.id.clone(), join, servers, since_ms: row.since_ms }))
     }
 
-    /// A partial room that nobody completes and whose time has come, claimed for so many milliseconds.
+    /// A partial room that nobody completes and whose time has come, claimed for so many milliseconds. One of which only
+    /// events are left out that could not be verified ([`Claim::left_out`]) comes after those whose members are missing.
     ///
     /// # Errors
     /// As the store says.
     pub async fn claim_partial(&self, hold_ms: i64) -> Result<Option<Claim>> {
+        match self.claim_job(JOB, hold_ms).await? {
+            Some(claim) => Ok(Some(claim)),
+            None => self.claim_job(left_out::JOB, hold_ms).await,
+        }
+    }
+
+    async fn claim_job(&self, kind: &str, hold_ms: i64) -> Result<Option<Claim>> {
         let now_ms = self.clock.now_ms();
-        let jobs: Vec<JobRow> = self.store.all(Read::prefix::<JobRow>(vec![JOB.into()])).await?;
+        let jobs: Vec<JobRow> = self.store.all(Read::prefix::<JobRow>(vec![kind.into()])).await?;
         for job in jobs.into_iter().filter(|job| job.due_ms <= now_ms) {
             let claimed = JobRow { due_ms: now_ms.saturating_add(hold_ms), ..job.clone() };
             let empty = self.room(&job.name).await?.is_none_or(|room| room.head().local.is_empty());
-            match self.partial_room(&job.name).await?.filter(|_| !empty) {
+            let room = match kind {
+                left_out::JOB => self.room_with_left_out(&job.name).await?,
+                _ => self.partial_room(&job.name).await?,
+            };
+            match room.filter(|_| !empty) {
                 Some(room) if self.change_job(&job, Some(&claimed)).await? => {
                     return Ok(Some(Claim { room, job: claimed }));
                 }
@@ -275,15 +307,16 @@ impl Rooms {
     }
 
     /// Takes the ids of the whole state before the join of a partial room, all of which are known (see
-    /// [`Rooms::accept_outliers`]): from now on the room is like any other. A room that is whole stays as it is.
+    /// [`Rooms::accept_outliers`]): from now on the room is like any other, but for what is left out of it and may be
+    /// verified later ([`Rooms::accept_left_out`]). A room that is whole stays as it is.
     ///
     /// # Errors
     /// [`Error::NotInRoom`] for an unknown room; [`Error::Invalid`] if an event of the state is not known, or the state
     /// does not allow our join; as the store says.
-    pub async fn complete_state(&self, room_id: &str, state: &[OwnedEventId]) -> Result<()> {
+    pub async fn complete_state(&self, room_id: &str, state: &[OwnedEventId], left_out: &[LeftOut]) -> Result<()> {
         for _ in 0..ATTEMPTS_MAX {
             let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
-            match self.try_complete(&room, state).await {
+            match self.try_complete(&room, state, left_out).await {
                 Err(Error::Busy) => {}
                 other => {
                     self.partial_ended.notify_waiters();
@@ -294,7 +327,7 @@ impl Rooms {
         Err(Error::Busy)
     }
 
-    async fn try_complete(&self, room: &Arc<Room>, state: &[OwnedEventId]) -> Result<()> {
+    async fn try_complete(&self, room: &Arc<Room>, state: &[OwnedEventId], left_out: &[LeftOut]) -> Result<()> {
         // The tree's nodes first: a change of many keys is no small batch.
         let mut draft = Draft::begin(self, room).await;
         draft.check_alive()?;
@@ -309,13 +342,20 @@ impl Rooms {
         draft.check_alive()?;
         self.wait_for_all(room).await?;
         let Some(partial) = draft.head.partial.clone() else { return Ok(()) };
-        let look = self.look_again(&mut draft, &partial, whole).await?;
-        let extremities = self.extremities_after(&draft, &look).await?;
-        let states: Vec<Roots> = extremities.iter().filter_map(|extremity| extremity.state).collect();
-        let current = draft.resolve(&states).await?;
-        draft.end_partial(extremities, current).await?;
+        self.correct(&mut draft, &partial.join_id, &Found::Members(whole)).await?;
+        self.replace_left_out(&mut draft, &partial.join_id, left_out).await?;
+        draft.forget_judgements();
         draft.batch.delete::<JobRow>(vec![JOB.into(), room.id.as_str().into()]);
         self.commit(room, draft).await
+    }
+
+    /// Judges anew by what has become known of the state before a join, and corrects what is current.
+    pub(super) async fn correct(&self, draft: &mut Draft<'_>, join_id: &str, found: &Found) -> Result<()> {
+        let look = self.look_again(draft, join_id, found).await?;
+        let extremities = self.extremities_after(draft, &look).await?;
+        let states: Vec<Roots> = extremities.iter().filter_map(|extremity| extremity.state).collect();
+        let current = draft.resolve(&states).await?;
+        draft.correct_head(extremities, current).await
     }
 
     /// A state that lacks what is known to belong to it is not the whole.
@@ -336,21 +376,24 @@ impl Rooms {
     }
 
     /// Judges every event anew that was judged by part of the state.
-    async fn look_again(&self, draft: &mut Draft<'_>, partial: &PartialRoomRow, whole: Roots) -> Result<SecondLook> {
+    async fn look_again(&self, draft: &mut Draft<'_>, join_id: &str, found: &Found) -> Result<SecondLook> {
         let room = draft.room;
         let rows: Vec<PartialEventRow> = self.store.all(Read::prefix::<PartialEventRow>(vec![room.num.into()])).await?;
         let nums: Vec<EventNum> = rows.iter().map(|row| row.event).collect();
-        let events = self.events(room, None, &nums).await?;
+        let events = self.events_left(room, None, &nums).await?;
         let mut look = SecondLook::default();
         for event in oldest_first(events) {
             let prev = previous(&event);
-            let before = match event.id().as_str() == partial.join_id {
+            let before = match (event.id().as_str() == join_id, found) {
                 // What is not a membership came with the join, from the server that let us in.
-                true => Roots { members: whole.members, ..event.state_before().unwrap_or(whole) },
-                false => self.state_before_again(draft, &event, &prev, &look).await?,
+                (true, Found::Members(whole)) => {
+                    Roots { members: whole.members, ..event.state_before().unwrap_or(*whole) }
+                }
+                (true, Found::Entries(whole, _)) => *whole,
+                (false, _) => self.state_before_again(draft, &event, &prev, &look, found).await?,
             };
             let mut judged = judge_then(draft, &event.pdu, prev.clone(), before).await?;
-            if event.id().as_str() == partial.join_id && judged.flags != 0 {
+            if event.id().as_str() == join_id && judged.flags != 0 {
                 return Err(Error::Invalid("the state that was given does not allow our join".to_owned()));
             }
             settle_flags(&event, &mut judged);
@@ -371,9 +414,13 @@ impl Rooms {
         event: &Event,
         prev: &[EventNum],
         look: &SecondLook,
+        found: &Found,
     ) -> Result<Roots> {
-        // Behind a gap the state is what another server told, all of it.
-        let told = event.state_before().filter(|_| prev.len() < event.pdu.prev_events.len());
+        // Behind a gap the state is what another server told: all of it, but for what could not be verified then either.
+        let mut told = event.state_before().filter(|_| prev.len() < event.pdu.prev_events.len());
+        if let (Some(state), Found::Entries(_, entries)) = (told, found) {
+            told = Some(draft.fill_state(state, entries.clone()).await?);
+        }
         let events = self.events(draft.room, Some(&draft.overlay), prev).await?;
         let after = |event: &Arc<Event>| look.after.get(&event.num()).copied().or_else(|| event.state_after());
         let states: Vec<Roots> = told.into_iter().chain(events.iter().filter_map(after)).collect();

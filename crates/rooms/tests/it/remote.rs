@@ -130,7 +130,7 @@ pub async fn send_join(resident: &Server, room_id: &str, join: Verified) -> Impo
     let ids: Vec<OwnedEventId> = state.iter().map(|event| event.id().clone()).collect();
     let chain = resident.rooms.auth_chain(room_id, &ids).await.unwrap();
     let (state, auth_chain) = (all_received(&state, rules), all_received(&chain, rules));
-    Import { rules, join, state, auth_chain, partial: None }
+    Import { rules, join, state, auth_chain, partial: None, left_out: Vec::new() }
 }
 
 /// A user of one server joins a room through another.

@@ -28,6 +28,7 @@ pub const TABLES: &[&Table] = &[
     RemoteRoomRow::TABLE,
     PartialRoomRow::TABLE,
     PartialEventRow::TABLE,
+    LeftOutRow::TABLE,
 ];
 
 table! {
@@ -478,5 +479,22 @@ table! {
         room: RoomNum,
         /// The event.
         event: EventNum,
+    }
+}
+
+table! {
+    /// An event of the state before a join, or of its auth chain, that could not be verified, since a key could not be
+    /// had at that moment, or that cites such a one. As long as there are any, events are judged by part of the state.
+    "left_out" => LeftOutRow key(room, event_id) {
+        /// The room.
+        room: RoomNum,
+        /// The event's id.
+        event_id: String,
+        /// Event id of the join.
+        join_id: String,
+        /// Whether it belongs to the state before the join; else to the auth chain of that.
+        in_state: bool,
+        /// The event as it came.
+        json: Vec<u8>,
     }
 }

@@ -92,7 +92,7 @@ async fn answer_to_join(bench: &Bench, other: &Rooms, room_id: &str, who: &UserI
     other.accept(join.clone()).await.unwrap();
     let state = other.state_before(room_id, &join.pdu().event_id).await.unwrap();
     let state = state.iter().map(|event| received(&event.pdu)).collect();
-    Import { rules: template.rules, join, state, auth_chain: Vec::new(), partial: None }
+    Import { rules: template.rules, join, state, auth_chain: Vec::new(), partial: None, left_out: Vec::new() }
 }
 
 /// A join whose answer leaves members out. Returns what was left out.
@@ -114,7 +114,7 @@ async fn complete(bench: &Bench, other: &Rooms, room_id: &str, members: Vec<Veri
     bench.rooms.accept_outliers(room_id, members).await.unwrap();
     let state = other.state_before(room_id, &partial.join).await.unwrap();
     let ids: Vec<_> = state.iter().map(|event| event.id().clone()).collect();
-    bench.rooms.complete_state(room_id, &ids).await.unwrap();
+    bench.rooms.complete_state(room_id, &ids, &[]).await.unwrap();
 }
 
 /// The member events in a list, by user.

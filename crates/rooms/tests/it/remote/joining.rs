@@ -236,7 +236,8 @@ async fn rv9_a_room_that_does_not_federate_is_closed_at_every_door() {
     assert!(event.rejected());
     let everything: Vec<Arc<rooms::Event>> = current;
     let state = super::all_received(&everything, rules);
-    let import = rooms::remote::Import { rules, join, state, auth_chain: Vec::new(), partial: None };
+    let import =
+        rooms::remote::Import { rules, join, state, auth_chain: Vec::new(), partial: None, left_out: Vec::new() };
     assert!(matches!(two.rooms.import_join(import).await, Err(Error::Forbidden(_))));
 }
 

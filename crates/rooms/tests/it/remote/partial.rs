@@ -41,7 +41,7 @@ async fn join_partly(joiner: &Server, resident: &Server, room_id: &str, name: &s
 async fn complete(joiner: &Server, resident: &Server, room_id: &str) -> Result<(), Error> {
     let partial = joiner.rooms.partial_room(room_id).await.unwrap().unwrap();
     let ids = tell_state(joiner, resident, room_id, &partial.join).await;
-    joiner.rooms.complete_state(room_id, &ids).await
+    joiner.rooms.complete_state(room_id, &ids, &[]).await
 }
 
 /// The state before an event, which is known to the first server then.
@@ -228,11 +228,11 @@ async fn a_state_that_lacks_what_is_known_is_not_taken() {
     let ids = tell_state(&two, &one, &room_id, &partial.join).await;
     let topic = two.rooms.current(&*two.room(&room_id).await, "m.room.topic", "").await.unwrap().unwrap();
     let lacking: Vec<OwnedEventId> = ids.iter().filter(|id| *id != topic.id()).cloned().collect();
-    assert!(matches!(two.rooms.complete_state(&room_id, &lacking).await, Err(Error::Invalid(_))));
-    assert!(matches!(two.rooms.complete_state(&room_id, &[]).await, Err(Error::Invalid(_))));
+    assert!(matches!(two.rooms.complete_state(&room_id, &lacking, &[]).await, Err(Error::Invalid(_))));
+    assert!(matches!(two.rooms.complete_state(&room_id, &[], &[]).await, Err(Error::Invalid(_))));
     assert!(two.room(&room_id).await.is_partial());
-    two.rooms.complete_state(&room_id, &ids).await.unwrap();
-    two.rooms.complete_state(&room_id, &ids).await.unwrap();
+    two.rooms.complete_state(&room_id, &ids, &[]).await.unwrap();
+    two.rooms.complete_state(&room_id, &ids, &[]).await.unwrap();
     check_whole(&two, &one, &room_id).await;
 }
 

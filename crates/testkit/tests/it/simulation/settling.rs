@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use rooms::remote::{left_out, partial};
 use store::Read;
+use store::tables::core::JobRow;
 use store::tables::federation::InboundPduRow;
 
 use super::forgery::{self, Forged};
@@ -130,5 +132,10 @@ async fn busy_with(up: &Up) -> Option<String> {
         return Some(format!("{queued} events for {server}, which failed {failures} times"));
     }
     let row: Option<InboundPduRow> = up.running.store.one(Read::prefix::<InboundPduRow>(vec![])).await.unwrap();
-    row.map(|row| format!("{} of {} is queued", row.event_id, row.origin))
+    if let Some(row) = row {
+        return Some(format!("{} of {} is queued", row.event_id, row.origin));
+    }
+    let jobs: Vec<JobRow> = up.running.store.all(Read::prefix::<JobRow>(vec![])).await.unwrap();
+    let job = jobs.into_iter().find(|job| job.kind == partial::JOB || job.kind == left_out::JOB);
+    job.map(|job| format!("{} of {} is to be done", job.kind, job.name))
 }
