@@ -12,7 +12,7 @@ use store::tables::rooms::{MembershipRow, PartialRoomRow, RoomRow};
 use store::{CommitBatch, CommitError, Read, RoomNum, StreamKind, StreamPosition, UserId};
 
 use crate::event::Event;
-use crate::room::Room;
+use crate::room::{Head, Room};
 use crate::state::{MEMBER, StateMap, type_key};
 use crate::{Error, NewEvent, Result, Rooms};
 
@@ -335,12 +335,18 @@ impl Rooms {
 }
 
 impl Rooms {
-    /// The joined local members of each room to which a user is joined, as far as rooms have been in memory. `None` if
-    /// not all of those still are.
+    /// The joined local members of each room to which a user is joined, as far as rooms have been in memory; for a user of
+    /// another server, of each room in which that server is. `None` if not all of those rooms still are in memory.
     pub fn local_circles(&self, user: &UserId) -> Option<Vec<Arc<BTreeSet<UserId>>>> {
+        let server = user.server_name();
+        let is_local = server == self.server_name();
+        let is_in = |head: &Head| match is_local {
+            true => head.local.contains(user),
+            false => head.servers.get(server).is_some_and(|joined| *joined > 0),
+        };
         let rooms = self.rooms.lock();
-        let circles = rooms.all().map(|room| Arc::clone(&room.head().local));
-        rooms.is_whole().then(|| circles.filter(|circle| circle.contains(user)).collect())
+        let heads = rooms.all().map(|room| room.head()).filter(|head| is_in(head));
+        rooms.is_whole().then(|| heads.map(|head| Arc::clone(&head.local)).collect())
     }
 
     /// Local users who share a joined room with a user, the user among them.

@@ -2,6 +2,7 @@
 //! the goals and at ten times these. Run with `--release`; arguments choose among `idle`, `seen`, `fan` and `initial`.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a tool for developers")]
 
+#[expect(dead_code, reason = "tests use more of it")]
 #[path = "../tests/it/bench.rs"]
 mod bench;
 

@@ -1,6 +1,7 @@
 //! "What is new for this device since this token": the one engine behind `/sync`.
 
 pub mod changes;
+pub mod device_lists;
 pub mod error;
 pub mod fields;
 pub mod filter;
@@ -22,6 +23,7 @@ use store::tables::core::LostPositions;
 use store::{Follower, Store, StreamPosition};
 use users::Users;
 
+pub use device_lists::DeviceLists;
 pub use error::Error;
 pub use filter::{EventFilter, Filter, RoomFilter};
 pub use token::Token;

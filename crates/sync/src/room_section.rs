@@ -16,7 +16,7 @@ use store::{DeviceId, EventNum, StreamPosition, UserId};
 use users::account_data::AccountData;
 
 use crate::json::{Object, array, quote};
-use crate::v3::{People, Window};
+use crate::v3::Window;
 use crate::{Error, Filter, Sync, state_delta};
 
 /// Events read at a time while a timeline is filled.
@@ -169,7 +169,6 @@ impl Sync {
         window: &Window,
         reader: &Reader<'_>,
         account_data: &[AccountData],
-        people: &mut People,
     ) -> Result<Option<Object>, Error> {
         let lazy = reader.filter.room.state.lazy_load_members;
         // In this order: what has become whole in between says since when.
@@ -199,7 +198,6 @@ impl Sync {
             let completed = since < whole_pos && whole_pos <= window.upto;
             let span = Span { since, upto: window.upto, fresh, completed, lost: window.lost };
             news |= self.add_events(&mut section, room, row, reader, &span, end).await?;
-            self.meet(room, window, fresh || completed, since, end, people).await?;
         } else {
             section.raw("timeline", &empty_timeline(&self.rooms.place_at(room, window.upto).await?));
             if reader.use_state_after {
@@ -228,47 +226,6 @@ impl Sync {
         let own = (MEMBER.to_owned(), row.user_id.to_string());
         let found = self.rooms.state_map(room, None, known, &[own]).await?;
         Ok(found.0.into_values().any(|event| event.pdu.membership() == Some("join")))
-    }
-
-    /// Finds out who came and who left between the reader's token and the end.
-    async fn meet(
-        &self,
-        room: &Arc<Room>,
-        window: &Window,
-        fresh: bool,
-        since: StreamPosition,
-        end: Roots,
-        people: &mut People,
-    ) -> Result<(), Error> {
-        if window.since.is_none() {
-            return Ok(());
-        }
-        if fresh {
-            people.came.extend(room.head().local.iter().cloned());
-            return Ok(());
-        }
-        let known = self.state_at(room, since).await?;
-        if known.members == end.members {
-            return Ok(());
-        }
-        let (known, end) = (Roots { rest: Root::EMPTY, ..known }, Roots { rest: Root::EMPTY, ..end });
-        for change in self.rooms.state_delta(room, known, end).await? {
-            let nums: Vec<_> = [change.before, change.after].into_iter().flatten().collect();
-            let events = self.rooms.events(room, None, &nums).await?;
-            let Some(user) = events.iter().find_map(|event| event.pdu.state_key.as_deref()).map(UserId::from) else {
-                continue;
-            };
-            let joined = |num: Option<EventNum>| {
-                let mut found = events.iter().filter(|event| Some(event.num()) == num);
-                found.any(|event| event.pdu.membership() == Some("join"))
-            };
-            match (joined(change.before), joined(change.after)) {
-                (false, true) => drop(people.came.insert(user)),
-                (true, false) => drop(people.gone.insert(user)),
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     /// A room that the user has left; `None` if there is nothing to show.

@@ -1,6 +1,6 @@
 //! `GET /_matrix/client/v3/sync`: collects what is new, and waits if nothing is.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use store::{DeviceId, RoomNum, StreamPosition, UserId};
 use users::account_data::AccountData;
 use users::presence::PresenceState;
 
+use crate::device_lists::{DeviceLists, People};
 use crate::json::{Object, quote};
 use crate::known::Memberships;
 use crate::presence::presence_events;
@@ -57,15 +58,6 @@ struct Parts {
     invite: Object,
     knock: Object,
     leave: Object,
-}
-
-/// Users whom an answer's changes of membership concern.
-#[derive(Default)]
-pub(crate) struct People {
-    /// Who shares a room now and perhaps did not before.
-    pub came: BTreeSet<UserId>,
-    /// Who shared a room before and perhaps does no more.
-    pub gone: BTreeSet<UserId>,
 }
 
 /// The span that one answer covers.
@@ -136,7 +128,7 @@ impl Sync {
 
     /// The watermark, once it has come to all that waiters have been told of (see [`crate::wake`]), and the user's
     /// memberships as of there: a change after it would be shown now and again with the next token.
-    async fn settled(&self, user: &UserId) -> Result<(StreamPosition, Arc<Memberships>), Error> {
+    pub(crate) async fn settled(&self, user: &UserId) -> Result<(StreamPosition, Arc<Memberships>), Error> {
         let mut least = self.waker.told();
         loop {
             let mut upto = self.store.watermark();
@@ -164,7 +156,7 @@ impl Sync {
     /// Waits for what a token has seen: it may be a little ahead of this node. False if it is of a lost future; it is then
     /// moved back to the last position that still holds. A position that no node of this database ever gave is not waited
     /// for.
-    async fn reach(&self, since: &mut Token) -> Result<bool, Error> {
+    pub(crate) async fn reach(&self, since: &mut Token) -> Result<bool, Error> {
         if self.store.watermark() < since.pos {
             if self.store.stored_counter().await? < since.pos {
                 return Err(Error::BadToken(since.to_string()));
@@ -220,7 +212,11 @@ impl Sync {
         answer.news |= !global.is_empty();
         answer.body.events("account_data", &global);
         let candidates = self.candidates(window, memberships, &reader, &account_data).await?;
-        let people = self.add_rooms(&mut answer, memberships, candidates, window, &reader, &account_data).await?;
+        let people = match window.since {
+            Some(since) => self.people(memberships, &candidates, since, window.upto, window.lost).await?,
+            None => People::default(),
+        };
+        self.add_rooms(&mut answer, memberships, candidates, window, &reader, &account_data).await?;
         self.add_presence(&mut answer, request, filter, window, memberships, &people).await?;
         self.add_to_device(&mut answer, request, window).await?;
         self.add_device_lists(&mut answer, request, window, memberships, &people).await?;
@@ -275,7 +271,6 @@ impl Sync {
         Ok(rooms)
     }
 
-    /// Adds rooms, and returns whom the reader has come to share a room with, and with whom no more.
     async fn add_rooms(
         &self,
         answer: &mut Answer,
@@ -284,9 +279,8 @@ impl Sync {
         window: &Window,
         reader: &Reader<'_>,
         account_data: &BTreeMap<String, Vec<AccountData>>,
-    ) -> Result<People, Error> {
+    ) -> Result<(), Error> {
         let mut parts = Parts::default();
-        let mut people = People::default();
         for row in candidates.iter().filter_map(|room| memberships.rows.get(room)) {
             let Some(room) = self.rooms.room_by_num(row.room).await? else {
                 self.add_remote_room(&mut parts, row, window, reader).await?;
@@ -299,7 +293,7 @@ impl Sync {
             match row.membership.as_str() {
                 "join" => {
                     let data = account_data.get(&room.id).map_or(&[][..], Vec::as_slice);
-                    if let Some(section) = self.joined_room(&room, row, window, reader, data, &mut people).await? {
+                    if let Some(section) = self.joined_room(&room, row, window, reader, data).await? {
                         parts.join.object(&room.id, section);
                     }
                 }
@@ -320,9 +314,6 @@ impl Sync {
                     if shown && let Some(section) = self.left_room(&room, row, window, reader).await? {
                         parts.leave.object(&room.id, section);
                     }
-                    if is_new && !window.lost && row.left_pos == row.pos {
-                        people.gone.extend(room.head().local.iter().cloned());
-                    }
                 }
                 _ => {}
             }
@@ -332,7 +323,7 @@ impl Sync {
         rooms.object("knock", parts.knock).object("leave", parts.leave);
         answer.news |= !rooms.is_empty();
         answer.body.object("rooms", rooms);
-        Ok(people)
+        Ok(())
     }
 
     /// A room that this server is not in: an invite or a knock, and their end.
@@ -377,22 +368,13 @@ impl Sync {
         if changed.is_empty() {
             return Ok(());
         }
-        let friends = self.friends(memberships).await?;
-        let changed = changed.into_iter().filter(|(other, _)| *other == request.user || friends.contains(other));
+        let asked = changed.iter().map(|(other, _)| other.clone()).collect();
+        let sharing = self.sharing(memberships, asked).await?;
+        let changed = changed.into_iter().filter(|(other, _)| *other == request.user || sharing.contains(other));
         let events = presence_events(changed, filter, request.now_ms);
         answer.news |= !events.is_empty();
         answer.body.events("presence", &events);
         Ok(())
-    }
-
-    /// Local users who share a joined room, oneself included if there is any.
-    async fn friends(&self, memberships: &Memberships) -> Result<HashSet<UserId>, Error> {
-        let mut friends = HashSet::new();
-        for row in memberships.joined() {
-            let Some(room) = self.rooms.room_by_num(row.room).await? else { continue };
-            friends.extend(room.head().local.iter().cloned());
-        }
-        Ok(friends)
     }
 
     async fn add_to_device(&self, answer: &mut Answer, request: &Request, window: &Window) -> Result<(), Error> {
@@ -433,23 +415,11 @@ impl Sync {
         people: &People,
     ) -> Result<(), Error> {
         let Some(since) = window.since else { return Ok(()) };
-        let changes = match self.changes.device_lists() > since {
-            true => self.users.device_changes(since, window.upto).await?,
-            false => Vec::new(),
-        };
-        if changes.is_empty() && people.came.is_empty() && people.gone.is_empty() {
-            return Ok(());
-        }
-        let friends = self.friends(memberships).await?;
-        let changes = changes.into_iter().map(|(user, _)| user);
-        let mut changed: BTreeSet<UserId> =
-            changes.filter(|user| *user == request.user || friends.contains(user)).collect();
-        changed.extend(people.came.iter().filter(|user| **user != request.user && friends.contains(*user)).cloned());
-        let others = people.gone.iter().filter(|user| **user != request.user);
-        let left: BTreeSet<&UserId> = others.filter(|user| !friends.contains(*user)).collect();
-        if !changed.is_empty() || !left.is_empty() {
+        let lists = self.device_lists(&request.user, memberships, since, window.upto, people).await?;
+        if lists != DeviceLists::default() {
             answer.news = true;
-            answer.body.raw("device_lists", &json!({ "changed": changed, "left": left }).to_string());
+            let lists = json!({ "changed": lists.changed, "left": lists.left });
+            answer.body.raw("device_lists", &lists.to_string());
         }
         Ok(())
     }

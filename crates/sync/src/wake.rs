@@ -91,6 +91,15 @@ impl Waker {
             None => self.wake_all(),
         }
     }
+
+    /// Wakes whoever shares a room with a user, and others who share one with that user's server.
+    fn wake_circles(&self, rooms: &Rooms, user: &UserId) {
+        match rooms.local_circles(user) {
+            Some(circles) => circles.iter().for_each(|members| self.wake_members(members)),
+            // Whoever shares a room with the user may share one that is not in memory.
+            None => self.wake_all(),
+        }
+    }
 }
 
 impl Waiting {
@@ -149,10 +158,10 @@ impl Follower for WakeFollower {
             if let Some(user) = &entry.user {
                 self.waker.wake(user);
             }
-            if entry.kind == StreamKind::DeviceList {
-                self.waker.wake_all();
-            } else if let Some(room) = entry.room {
-                self.waker.wake_room(&rooms, room);
+            match (entry.kind, &entry.user, entry.room) {
+                (StreamKind::DeviceList, Some(user), _) => self.waker.wake_circles(&rooms, user),
+                (_, _, Some(room)) => self.waker.wake_room(&rooms, room),
+                _ => {}
             }
         }
     }
@@ -165,11 +174,7 @@ impl VolatileFollower for WakeFollower {
             VolatileChange::Typing(room) => self.waker.wake_room(&rooms, room),
             VolatileChange::Presence(user) => {
                 self.waker.wake(user);
-                match rooms.local_circles(user) {
-                    Some(circles) => circles.iter().for_each(|members| self.waker.wake_members(members)),
-                    // Whoever shares a room with the user may share one that is not in memory.
-                    None => self.waker.wake_all(),
-                }
+                self.waker.wake_circles(&rooms, user);
             }
         }
     }

@@ -9,7 +9,7 @@ use endpoint::body::from_value;
 use endpoint::{Error, GuestRequester, JsonBody, OptionalBody, Query, Requester};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use store::{StreamPosition, UserId};
+use store::UserId;
 use users::keys::{ByUser, Text};
 
 use super::remote_keys;
@@ -158,15 +158,6 @@ async fn changes(
     requester: Requester,
     Query(Span { from, to }): Query<Span>,
 ) -> Result<Json<Value>, Error> {
-    let (from, to) = (position(&from)?, position(&to)?);
-    let changed = state.users.device_changes(from, to).await.map_err(error_map::users)?;
-    let friends = state.rooms.local_friends(&requester.user_id).await.map_err(error_map::rooms)?;
-    let seen = |user: &UserId| *user == requester.user_id || friends.contains(user);
-    let changed: BTreeSet<String> =
-        changed.into_iter().filter(|(user, _)| seen(user)).map(|(user, _)| user.to_string()).collect();
-    Ok(Json(json!({ "changed": changed, "left": [] })))
-}
-
-fn position(token: &str) -> Result<StreamPosition, Error> {
-    ::sync::Token::parse(token).map(|token| token.pos).map_err(error_map::sync)
+    let lists = state.sync.device_list_changes(&requester.user_id, &from, &to).await.map_err(error_map::sync)?;
+    Ok(Json(json!({ "changed": lists.changed, "left": lists.left })))
 }

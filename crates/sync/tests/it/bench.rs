@@ -41,6 +41,8 @@ impl Entropy for Counting {
 pub struct Bench {
     /// The room engine.
     pub rooms: Arc<Rooms>,
+    /// Accounts.
+    pub users: Arc<Users>,
     /// The sync engine.
     pub sync: Arc<Sync>,
 }
@@ -57,8 +59,8 @@ impl Bench {
         let key = Arc::new(SigningKey::generate(&[7; 32]));
         let options = rooms::Options::new(NAME);
         let rooms = Rooms::new(store.clone(), clock, entropy, key, Arc::new(MessagesCount), options);
-        let sync = Sync::following(store, rooms.clone(), users, wrap);
-        Arc::new(Self { rooms, sync })
+        let sync = Sync::following(store, rooms.clone(), users.clone(), wrap);
+        Arc::new(Self { rooms, users, sync })
     }
 
     /// A public room of the first of these users, joined by the others.

@@ -3,6 +3,7 @@
 
 mod bench;
 mod deliveries;
+mod device_lists;
 mod lazy;
 mod remote;
 mod restored;

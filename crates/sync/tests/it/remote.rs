@@ -46,22 +46,28 @@ impl Keys for Both {
 }
 
 /// An event as the other server receives it.
-fn received(event: &event::Pdu) -> Verified {
+pub fn received(event: &event::Pdu) -> Verified {
     let keys = [("one.test", SigningKey::generate(&[7; 32])), (OTHER, SigningKey::generate(&[9; 32]))];
     let rules = Rules::of("11").unwrap();
     event::verify(rules, event.bytes.clone(), &Both(keys.into()), 1_700_000_100_000).unwrap()
 }
 
 /// The other server, with a room of bob's.
-async fn other() -> (Arc<Rooms>, UserId, String) {
+pub async fn other() -> (Arc<Rooms>, UserId, String) {
     let store = Store::new(Arc::new(Model::new())).await.unwrap();
     let clock = Arc::new(Ticking(AtomicI64::new(1_700_000_000_000)));
     let key = Arc::new(SigningKey::generate(&[9; 32]));
     let entropy = Arc::new(Counting(AtomicU64::new(77)));
     let rooms = Rooms::new(store, clock, entropy, key, Arc::new(MessagesCount), rooms::Options::new(OTHER));
     let bob = UserId::from("@bob:two.test");
+    let room_id = room_of(&rooms, &bob).await;
+    (rooms, bob, room_id)
+}
+
+/// A room of a user of the other server.
+pub async fn room_of(rooms: &Rooms, creator: &UserId) -> String {
     let request = CreateRoom {
-        creator: bob.clone(),
+        creator: creator.clone(),
         version: Some("11".to_owned()),
         preset: Preset::PublicChat,
         published: false,
@@ -76,11 +82,10 @@ async fn other() -> (Arc<Rooms>, UserId, String) {
         creator_profile: Object::new(),
         predecessor: None,
     };
-    let room_id = rooms.create_room(&request).await.unwrap();
-    (rooms, bob, room_id)
+    rooms.create_room(&request).await.unwrap()
 }
 
-async fn join(bench: &Bench, other: &Rooms, room_id: &str, who: &UserId) {
+pub async fn join(bench: &Bench, other: &Rooms, room_id: &str, who: &UserId) {
     bench.rooms.import_join(answer_to_join(bench, other, room_id, who).await).await.unwrap();
 }
 
