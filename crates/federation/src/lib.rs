@@ -20,6 +20,7 @@ pub mod policy;
 pub mod queries;
 pub mod receive;
 pub mod remote;
+pub mod remote_devices;
 pub mod transport;
 mod verified_lists;
 pub mod verify;

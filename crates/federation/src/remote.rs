@@ -6,6 +6,7 @@ use crate::Federation;
 use crate::client::Client;
 use crate::handshakes::Handshakes;
 use crate::outbound::Outbound;
+use crate::remote_devices::RemoteDevices;
 
 /// What is asked of other servers on behalf of this server's users.
 pub struct Remote {
@@ -15,6 +16,8 @@ pub struct Remote {
     pub handshakes: Arc<Handshakes>,
     /// The queues to other servers.
     pub outbound: Arc<Outbound>,
+    /// The device lists of other servers' users.
+    pub devices: Arc<RemoteDevices>,
     /// What others ask and send.
     pub federation: Arc<Federation>,
 }

@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use egress::Egress;
-use event::{Object, SigningKey};
+use event::SigningKey;
 use federation::client::{Client, Reach};
 use federation::handshakes::Handshakes;
 use federation::https::{Https, HttpsOptions};
 use federation::key_ring::{self, KeyRing, OwnKeys};
 use federation::outbound::{self, Outbound};
-use federation::receive::{Edus, WORKERS};
+use federation::receive::WORKERS;
+use federation::remote_devices::RemoteDevices;
 use federation::transport::Transport;
 use federation::{Federation, Remote};
 use media::Media;
 use rooms::Rooms;
-use store::{Store, UserId};
+use store::Store;
 use tokio::sync::watch;
 use users::Users;
 
@@ -127,6 +127,7 @@ pub async fn build(base: Base<'_>, client: Client) -> Result<Arc<Remote>, Error>
         options: outbound::Options::default(),
     });
     let handshakes = Arc::new(Handshakes::new(Arc::new(client.clone()), Arc::clone(&key_ring), Arc::clone(rooms)));
+    let devices = Arc::new(RemoteDevices::new(client.clone(), Arc::clone(users)));
     let heard = Arc::clone(&outbound);
     let federation = Federation::new(federation::Parts {
         store: store.clone(),
@@ -138,7 +139,7 @@ pub async fn build(base: Base<'_>, client: Client) -> Result<Arc<Remote>, Error>
         handshakes: Arc::clone(&handshakes),
         clock,
         entropy,
-        edus: Arc::new(DeviceLists(Arc::clone(users))),
+        edus: Arc::clone(&devices) as _,
         heard_from: Box::new(move |server| heard.heard_from(server)),
         options: federation::Options {
             delegated_to: config.delegated_to.clone(),
@@ -146,7 +147,7 @@ pub async fn build(base: Base<'_>, client: Client) -> Result<Arc<Remote>, Error>
             ..Default::default()
         },
     });
-    Ok(Arc::new(Remote { client, handshakes, outbound, federation }))
+    Ok(Arc::new(Remote { client, handshakes, outbound, devices, federation }))
 }
 
 /// Receives and sends until `stop` becomes true.
@@ -161,6 +162,8 @@ pub async fn run(remote: Arc<Remote>, nodes: Arc<Nodes>, stop: watch::Receiver<b
     }
     let (federation, stops) = (Arc::clone(&remote.federation), stop.clone());
     workers.spawn(async move { federation.complete(stops).await });
+    let (devices, stops) = (Arc::clone(&remote.devices), stop.clone());
+    workers.spawn(async move { devices.run(stops).await });
     let outbound = Arc::clone(&remote.outbound);
     let (living, stops) = (Arc::clone(&nodes), stop.clone());
     workers.spawn(async move { living.run(stops).await });
@@ -172,27 +175,4 @@ pub async fn run(remote: Arc<Remote>, nodes: Arc<Nodes>, stop: watch::Receiver<b
         nodes.leave();
     });
     while workers.join_next().await.is_some() {}
-}
-
-/// Tells local users that the devices of others have changed: their clients ask for the new keys.
-struct DeviceLists(Arc<Users>);
-
-impl DeviceLists {
-    async fn changed(&self, user: &UserId) -> Result<(), store::Error> {
-        match self.0.remote_devices_changed(user).await {
-            Err(users::Error::Store(error)) => Err(error),
-            _ => Ok(()),
-        }
-    }
-}
-
-#[async_trait]
-impl Edus for DeviceLists {
-    async fn device_list_update(&self, _origin: &str, user: &UserId, _content: &Object) -> Result<(), store::Error> {
-        self.changed(user).await
-    }
-
-    async fn signing_key_update(&self, _origin: &str, user: &UserId, _content: &Object) -> Result<(), store::Error> {
-        self.changed(user).await
-    }
 }

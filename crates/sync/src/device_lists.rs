@@ -8,7 +8,7 @@
 //! Rooms count whether they are encrypted or not: that one tells more than a client needs, and nothing too late when a
 //! room becomes encrypted.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use rooms::state::{MEMBER, type_key};
@@ -73,7 +73,7 @@ impl Sync {
         };
         let changes: BTreeSet<UserId> = changes.into_iter().map(|(user, _)| user).collect();
         let asked: BTreeSet<UserId> = changes.iter().chain(&people.came).chain(&people.gone).cloned().collect();
-        let sharing = self.sharing(memberships, asked).await?;
+        let sharing = self.sharing(memberships, asked.into_iter().map(at_all).collect()).await?;
         let came = people.came.iter().filter(|other| *other != user);
         let mut changed: BTreeSet<UserId> =
             changes.iter().chain(came).filter(|other| sharing.contains(*other)).cloned().collect();
@@ -168,11 +168,28 @@ impl Sync {
         Ok(self.rooms.state_map(room, None, state, &own).await?.membership(user.as_str()) == "join")
     }
 
-    /// Which of these users share a joined room now.
+    /// Which of these other users share a room with a user, and have done so ever since a position: the same room, in which
+    /// neither of the two was away since.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn shared_since(
+        &self,
+        user: &UserId,
+        mut asked: BTreeMap<UserId, StreamPosition>,
+    ) -> Result<BTreeSet<UserId>, Error> {
+        // What was told in a lost future is not told again.
+        let restored = self.lost_positions().await?.last_restored();
+        asked.retain(|_, pos| *pos >= restored);
+        let memberships = self.memberships(user).await?;
+        self.sharing(&memberships, asked).await
+    }
+
+    /// Which of these users share a joined room now, and have done so since the position.
     pub(crate) async fn sharing(
         &self,
         memberships: &Memberships,
-        mut asked: BTreeSet<UserId>,
+        mut asked: BTreeMap<UserId, StreamPosition>,
     ) -> Result<BTreeSet<UserId>, Error> {
         let mut sharing = BTreeSet::new();
         for row in memberships.joined() {
@@ -181,28 +198,42 @@ impl Sync {
             }
             let Some(room) = self.rooms.room_by_num(row.room).await? else { continue };
             let head = room.head();
-            let mut found: BTreeSet<UserId> = asked.intersection(&head.local).cloned().collect();
-            let is_there = |user: &&UserId| {
-                let server = user.server_name();
-                !self.users.is_local(user) && head.servers.get(server).is_some_and(|joined| *joined > 0)
+            let since = |pos: StreamPosition| row.joined_pos <= pos;
+            let local = |(user, pos): &(&UserId, &StreamPosition)| since(**pos) && head.local.contains(*user);
+            let mut found: BTreeSet<UserId> = asked.iter().filter(local).map(|(user, _)| user.clone()).collect();
+            let is_there = |(user, pos): &(&UserId, &StreamPosition)| {
+                let joined = || head.servers.get(user.server_name()).is_some_and(|joined| *joined > 0);
+                since(**pos) && !self.users.is_local(user) && joined()
             };
-            let remote: Vec<&UserId> = asked.iter().filter(is_there).collect();
+            let remote: Vec<&UserId> = asked.iter().filter(is_there).map(|(user, _)| user).collect();
+            // What was state when the room was joined has no position.
+            let has_been = |event: &&Arc<Event>| {
+                let member = member(event).and_then(|user| asked.get(&user));
+                is_join(event) && member.is_some_and(|pos| event.row.pos.is_none_or(|since| since <= *pos))
+            };
             if i64::try_from(remote.len()).unwrap_or(i64::MAX) > head.row.joined {
-                let mut members = BTreeSet::new();
-                self.add_joined(&room, head.state, &mut members).await?;
-                found.extend(remote.into_iter().filter(|user| members.contains(*user)).cloned());
+                let nums = self.rooms.tree_nums(&room, head.state.members).await?;
+                for some in nums.chunks(CHUNK) {
+                    let events = self.rooms.events(&room, None, some).await?;
+                    found.extend(events.iter().filter(has_been).filter_map(member));
+                }
             } else {
                 for some in remote.chunks(CHUNK) {
                     let pairs: Vec<_> = some.iter().map(|user| type_key(MEMBER, user.as_str())).collect();
                     let state = self.rooms.state_map(&room, None, head.state, &pairs).await?;
-                    found.extend(state.0.values().filter(|event| is_join(event)).filter_map(member));
+                    found.extend(state.0.values().filter(has_been).filter_map(member));
                 }
             }
-            asked.retain(|user| !found.contains(user));
+            asked.retain(|user, _| !found.contains(user));
             sharing.append(&mut found);
         }
         Ok(sharing)
     }
+}
+
+/// Asks for whoever shares a room, however short.
+pub(crate) fn at_all(user: UserId) -> (UserId, StreamPosition) {
+    (user, StreamPosition(i64::MAX))
 }
 
 fn is_join(event: &Arc<Event>) -> bool {

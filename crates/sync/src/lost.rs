@@ -15,11 +15,16 @@ use crate::{Error, Sync};
 impl Sync {
     /// If a position was given in a future that is lost: the last position before it that still holds.
     pub(crate) async fn restored_from(&self, pos: StreamPosition) -> Result<Option<StreamPosition>, Error> {
+        Ok(self.lost_positions().await?.last_before(pos))
+    }
+
+    /// The positions of all lost futures.
+    pub(crate) async fn lost_positions(&self) -> Result<&LostPositions, Error> {
         let read = async || {
             let text = self.store.meta(LOST_POSITIONS).await?;
             Ok::<_, Error>(LostPositions::parse(&text.unwrap_or_default()))
         };
         // Only a server that is not running is restored.
-        Ok(self.lost.get_or_try_init(read).await?.last_before(pos))
+        self.lost.get_or_try_init(read).await
     }
 }

@@ -10,7 +10,7 @@ use store::{DeviceId, RoomNum, StreamPosition, UserId};
 use users::account_data::AccountData;
 use users::presence::PresenceState;
 
-use crate::device_lists::{DeviceLists, People};
+use crate::device_lists::{DeviceLists, People, at_all};
 use crate::json::{Object, quote};
 use crate::known::Memberships;
 use crate::presence::presence_events;
@@ -368,7 +368,7 @@ impl Sync {
         if changed.is_empty() {
             return Ok(());
         }
-        let asked = changed.iter().map(|(other, _)| other.clone()).collect();
+        let asked = changed.iter().map(|(other, _)| at_all(other.clone())).collect();
         let sharing = self.sharing(memberships, asked).await?;
         let changed = changed.into_iter().filter(|(other, _)| *other == request.user || sharing.contains(other));
         let events = presence_events(changed, filter, request.now_ms);

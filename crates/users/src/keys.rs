@@ -105,6 +105,6 @@ fn is_deeper(value: &Json, levels: usize) -> bool {
 }
 
 /// A stored object as text to hand out.
-fn stored_text(stored: String, table: &'static str) -> Result<Text, Error> {
+pub(crate) fn stored_text(stored: String, table: &'static str) -> Result<Text, Error> {
     RawValue::from_string(stored).map_err(|error| store::Error::Corrupt { table, detail: error.to_string() }.into())
 }

@@ -22,7 +22,7 @@ pub mod pushers;
 mod queues;
 pub mod receipts;
 pub mod registration;
-mod remote_devices;
+pub mod remote_devices;
 pub mod reports;
 pub mod secret;
 pub mod sessions;

@@ -7,6 +7,7 @@ mod interactive;
 mod keys;
 mod live;
 mod push;
+mod remote_devices;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};

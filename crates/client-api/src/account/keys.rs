@@ -90,8 +90,7 @@ async fn query(
         body.device_keys.into_iter().map(|(user, devices)| (UserId::from(user), devices)).collect();
     let until = remote_keys::deadline(body.timeout);
     let mut found = state.users.query_key_texts(&requester.user_id, &wanted).await.map_err(error_map::users)?;
-    let client = state.remote.as_ref().map(|remote| &remote.client);
-    let failures = remote_keys::query(client, state.rooms.server_name(), wanted, until, &mut found).await;
+    let failures = remote_keys::query(&state, &requester.user_id, wanted, until, &mut found).await?;
     Ok(Json(Found {
         device_keys: found.device_keys,
         master_keys: found.master_keys,

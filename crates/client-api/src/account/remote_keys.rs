@@ -4,14 +4,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use endpoint::Error;
 use event::{Json, Object};
+use federation::Remote;
 use federation::client::Client;
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use serde_json::value::RawValue;
-use store::UserId;
+use store::{StreamPosition, UserId};
 use tokio::time::{Instant, timeout_at};
 use users::keys::device_keys::Queried;
 use users::keys::{ByUser, KEY_BYTES_MAX, Text};
+
+use crate::{State, error_map};
 
 /// How long other servers are waited for where the client does not say.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,6 +25,8 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(30);
 const SERVERS_AT_ONCE: usize = 100;
 /// Users of whom one request to a server asks.
 const USERS_PER_REQUEST: usize = 500;
+/// Users of one server whose lists are fetched on behalf of one request.
+const FETCHED_PER_SERVER_MAX: usize = 20;
 /// Keys of one device that an answer to a claim may hold.
 const CLAIMED_PER_DEVICE_MAX: usize = 10;
 
@@ -34,17 +40,68 @@ pub fn deadline(timeout_ms: Option<u64>) -> Instant {
     Instant::now() + timeout_ms.map_or(TIMEOUT, Duration::from_millis).min(TIMEOUT_MAX)
 }
 
-/// Adds to `found` the keys of other servers' users. The answer names the servers that failed.
+/// Adds to `found` the keys of other servers' users as `asker` may know them. The answer names the servers that failed.
+///
+/// # Errors
+/// As the store says.
+pub async fn query(
+    state: &State,
+    asker: &UserId,
+    mut wanted: BTreeMap<UserId, Vec<String>>,
+    deadline: Instant,
+    found: &mut Queried<Text>,
+) -> Result<BTreeSet<String>, Error> {
+    wanted.retain(|user, _| !state.users.is_local(user));
+    if let Some(remote) = &state.remote {
+        let current = current(state, remote, asker, &wanted, deadline).await?;
+        let copied = wanted.iter().filter(|(user, _)| current.contains(*user));
+        let copied = copied.map(|(user, devices)| (user.clone(), devices.clone())).collect();
+        for user in state.users.add_remote_key_texts(&copied, found).await.map_err(error_map::users)? {
+            wanted.remove(&user);
+        }
+    }
+    let client = state.remote.as_ref().map(|remote| &remote.client);
+    Ok(ask(client, state.rooms.server_name(), wanted, deadline, found).await)
+}
+
+/// The users of whose lists there are copies that hold, once those have been fetched that are few.
+async fn current(
+    state: &State,
+    remote: &Remote,
+    asker: &UserId,
+    wanted: &BTreeMap<UserId, Vec<String>>,
+    deadline: Instant,
+) -> Result<BTreeSet<UserId>, Error> {
+    let users: Vec<UserId> = wanted.keys().cloned().collect();
+    let copies = state.users.remote_lists(&users).await.map_err(error_map::users)?;
+    let mut current = state.sync.shared_since(asker, copies).await.map_err(error_map::sync)?;
+    let rest = users.into_iter().filter(|user| !current.contains(user));
+    let rest = rest.map(|user| (user, StreamPosition(i64::MAX))).collect();
+    let mut by_server: BTreeMap<String, Vec<UserId>> = BTreeMap::new();
+    for user in state.sync.shared_since(asker, rest).await.map_err(error_map::sync)? {
+        by_server.entry(user.server_name().to_owned()).or_default().push(user);
+    }
+    let few = by_server.into_values().filter(|users| users.len() <= FETCHED_PER_SERVER_MAX).flatten();
+    let fetch = few.map(|user| async move {
+        let fetched = timeout_at(deadline, remote.devices.fetch(&user)).await;
+        matches!(fetched, Ok(Ok(true))).then_some(user)
+    });
+    let fetched: Vec<Option<UserId>> = stream::iter(fetch).buffer_unordered(SERVERS_AT_ONCE).collect().await;
+    current.extend(fetched.into_iter().flatten());
+    Ok(current)
+}
+
+/// Adds to `found` the keys that other servers answer. The answer names the servers that failed.
 ///
 /// Without a client, which is without federation, all of them fail.
-pub async fn query(
+async fn ask(
     client: Option<&Client>,
     own: &str,
     wanted: BTreeMap<UserId, Vec<String>>,
     deadline: Instant,
     found: &mut Queried<Text>,
 ) -> BTreeSet<String> {
-    let ask = |server: String, wanted: BTreeMap<UserId, Vec<String>>| {
+    let ask_one = |server: String, wanted: BTreeMap<UserId, Vec<String>>| {
         let client = client.cloned();
         async move {
             let names = wanted.iter().map(|(user, devices)| (user.to_string(), devices.clone())).collect();
@@ -58,7 +115,7 @@ pub async fn query(
         }
         .boxed()
     };
-    let asked: Vec<_> = requests(by_server(own, wanted)).map(|(server, wanted)| ask(server, wanted)).collect();
+    let asked: Vec<_> = requests(by_server(own, wanted)).map(|(server, wanted)| ask_one(server, wanted)).collect();
     let mut answers = stream::iter(asked).buffer_unordered(SERVERS_AT_ONCE);
     let mut failures = BTreeSet::new();
     while let Some((server, wanted, answer)) = answers.next().await {
@@ -70,7 +127,7 @@ pub async fn query(
     failures
 }
 
-/// Adds to `claimed` one-time keys of other servers' users. The answer names the servers that failed, as in [`query`].
+/// Adds to `claimed` one-time keys of other servers' users. The answer names the servers that failed, as in [`ask`].
 pub async fn claim(
     client: Option<&Client>,
     own: &str,
@@ -78,7 +135,7 @@ pub async fn claim(
     deadline: Instant,
     claimed: &mut Claimed,
 ) -> BTreeSet<String> {
-    let ask = |server: String, wanted: ByUser<String>| {
+    let ask_one = |server: String, wanted: ByUser<String>| {
         let client = client.cloned();
         async move {
             let of_user = |devices: &BTreeMap<String, String>| {
@@ -94,7 +151,7 @@ pub async fn claim(
         }
         .boxed()
     };
-    let asked: Vec<_> = requests(by_server(own, wanted)).map(|(server, wanted)| ask(server, wanted)).collect();
+    let asked: Vec<_> = requests(by_server(own, wanted)).map(|(server, wanted)| ask_one(server, wanted)).collect();
     let mut answers = stream::iter(asked).buffer_unordered(SERVERS_AT_ONCE);
     let mut failures = BTreeSet::new();
     while let Some((server, wanted, answer)) = answers.next().await {

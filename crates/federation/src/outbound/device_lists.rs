@@ -75,6 +75,38 @@ impl Outbound {
         Ok(())
     }
 
+    /// A local user has joined a room at `pos` in which these servers are: those that do not know all of the user's devices,
+    /// since they shared no room when something changed, are told.
+    pub(super) async fn introduce_devices(
+        self: &Arc<Self>,
+        user: &UserId,
+        servers: &[String],
+        pos: StreamPosition,
+    ) -> Result<()> {
+        let Some(change) = self.store.get::<DeviceChangeRow>(vec![user.into()]).await? else { return Ok(()) };
+        let mine =
+            |server: &&String| self.client.reach().permits(server) && self.shards.get(Shards::of(server)).is_some();
+        let servers: Vec<&String> = servers.iter().filter(mine).collect();
+        for some in servers.chunks(SERVERS_PER_BATCH) {
+            let key = |server: &str| vec![Value::from(server), Value::from(user)];
+            let reads = some.iter().map(|server| Read::get::<DeviceListSentRow>(key(server))).collect();
+            let told = self.store.read(reads).await?;
+            let (mut batch, mut due) = (CommitBatch::new(), Vec::new());
+            for (server, rows) in some.iter().zip(told) {
+                let sent: Option<DeviceListSentRow> = rows.one()?;
+                if sent.is_none_or(|sent| sent.stream_id < change.pos.0) {
+                    let (server, user_id, at_ms) = ((*server).clone(), user.clone(), self.clock.now_ms());
+                    due.push(server.clone());
+                    batch.delete_range::<DeviceListDueRow>(key(&server), Bound::Unbounded, Bound::Excluded(pos.into()));
+                    batch.put(DeviceListDueRow { server, user_id, pos, at_ms });
+                }
+            }
+            self.store_soon(batch).await?;
+            due.iter().for_each(|server| self.wake_for_device_lists(server));
+        }
+        Ok(())
+    }
+
     pub(super) fn wake_for_device_lists(self: &Arc<Self>, server: &str) {
         if let Some(destination) = self.destination(server) {
             destination.queue.lock().device_lists = true;

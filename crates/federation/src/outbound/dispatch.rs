@@ -217,7 +217,11 @@ impl Outbound {
         if !self.is_ours(&event) {
             return Ok(());
         }
-        for server in self.recipients(&room, &event, pos).await? {
+        let servers = self.recipients(&room, &event, pos).await?;
+        if is_membership && let Some(user) = self.has_joined(&room, &event).await? {
+            self.introduce_devices(&user, &servers, pos).await?;
+        }
+        for server in servers {
             if !self.shards.is_due(&server, pos) {
                 continue;
             }
@@ -226,6 +230,19 @@ impl Outbound {
             self.wake(&destination);
         }
         Ok(())
+    }
+
+    /// The local user who was not in the room and is by this event.
+    async fn has_joined(&self, room: &Arc<Room>, event: &Event) -> Result<Option<UserId>> {
+        let user = event.pdu.state_key.as_deref().map(UserId::from).filter(|user| self.users.is_local(user));
+        if event.pdu.kind != "m.room.member" || event.pdu.membership() != Some("join") {
+            return Ok(None);
+        }
+        let was_there = match event.row.replaces {
+            Some(before) => self.rooms.event(room, before).await?.pdu.membership() == Some("join"),
+            None => false,
+        };
+        Ok(user.filter(|_| !was_there))
     }
 
     /// Whether this server hands the event on: its own users' events, and those that came through its handshakes.

@@ -43,6 +43,12 @@ pub trait Edus: Send + Sync + 'static {
     /// # Errors
     /// As [`Edus::device_list_update`].
     async fn signing_key_update(&self, origin: &str, user: &UserId, content: &Object) -> Result<(), store::Error>;
+
+    /// An encrypted message of the user names the device that sent it.
+    ///
+    /// # Errors
+    /// The store's.
+    async fn device_named(&self, user: &UserId, device: &str) -> Result<(), store::Error>;
 }
 
 impl Federation {

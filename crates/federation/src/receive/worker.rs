@@ -2,9 +2,10 @@
 //! waits for events that are not known is looked after when the room's turn is over, so that whoever answers slowly
 //! holds up nobody else's events.
 
-use event::{EdgeLimits, Rules, Verified, VerifyError};
+use event::{EdgeLimits, Json, Rules, Verified, VerifyError};
 use rooms::Accepted;
 use ruma_common::OwnedEventId;
+use store::UserId;
 use store::tables::federation::InboundPduRow;
 
 use super::queue::Outcome;
@@ -106,11 +107,24 @@ impl Federation {
             Err(_) => return self.own_fault(row).into(),
         }
         match self.rooms.accept(event.clone()).await {
-            Ok(Accepted::Judged(_) | Accepted::Known(_)) => Outcome::Done.into(),
+            Ok(Accepted::Judged(_)) => self.note_device(&event).await.into(),
+            Ok(Accepted::Known(_)) => Outcome::Done.into(),
             Ok(Accepted::Waiting(missing)) => Taken::Waiting(event, missing),
             Err(rooms::Error::Busy | rooms::Error::Store(_)) => self.own_fault(row).into(),
             Err(error) => Outcome::Dropped(error.to_string()).into(),
         }
+    }
+
+    /// Takes note of the device that sent an encrypted message: if it is unknown, an update was lost (CE12).
+    async fn note_device(&self, event: &Verified) -> Outcome {
+        let pdu = event.pdu();
+        let device = pdu.content.get("device_id").and_then(Json::as_str).filter(|_| pdu.kind == "m.room.encrypted");
+        if let Some(device) = device
+            && let Err(error) = self.edus.device_named(&UserId::from(pdu.sender.as_str()), device).await
+        {
+            tracing::warn!(%error, "whether a device is known cannot be read");
+        }
+        Outcome::Done
     }
 
     async fn verified(

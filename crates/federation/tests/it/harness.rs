@@ -266,6 +266,11 @@ impl Edus for SeenEdus {
         self.0.lock().push(format!("signing key of {user} by {origin}"));
         Ok(())
     }
+
+    async fn device_named(&self, user: &UserId, device: &str) -> Result<(), store::Error> {
+        self.0.lock().push(format!("device {device} of {user}"));
+        Ok(())
+    }
 }
 
 /// The server.

@@ -17,6 +17,7 @@ mod network;
 mod outage;
 mod outbound;
 mod receive;
+mod remote_devices;
 mod senders;
 mod sending;
 mod trust;

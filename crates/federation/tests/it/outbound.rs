@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use event::SigningKey;
+use event::{Object, SigningKey};
 use federation::outbound::Options;
 use federation::transport::{Incoming, Outgoing, Transport, TransportError};
 use http::{HeaderMap, StatusCode};
@@ -227,6 +227,25 @@ async fn fq2_fq3_a_peer_learns_of_new_changed_and_deleted_devices_and_of_cross_s
     world.users.put_cross_signing_keys(&alice, &cross).await.unwrap();
     let update = sending.next("m.signing_key_update").await;
     assert_eq!(update, json!({ "user_id": alice.as_str(), "master_key": master }));
+    sending.stop().await;
+}
+
+#[tokio::test]
+async fn fq2_a_server_that_comes_to_share_a_room_is_told_of_the_devices() {
+    let world = World::new().await;
+    let dave = world.register("dave").await;
+    let room = world.room("10").await;
+    Peer::new("two.test").join(&world, &room, "bob").await;
+    let mut sending = Telling::start(&world);
+    let keys = add_device(&world, &dave, "PHONE").await;
+    world.rooms.join(&room.id, &dave, None, Object::new()).await.unwrap();
+    let first = sending.next("m.device_list_update").await;
+    assert_eq!((&first["user_id"], &first["keys"], &first["prev_id"]), (&json!(dave.as_str()), &keys, &json!([])));
+    world.rooms.leave(&room.id, &dave, None).await.unwrap();
+    add_device(&world, &dave, "TABLET").await;
+    world.rooms.join(&room.id, &dave, None, Object::new()).await.unwrap();
+    let second = sending.next("m.device_list_update").await;
+    assert_eq!((&second["device_id"], &second["prev_id"]), (&json!("TABLET"), &json!([first["stream_id"]])));
     sending.stop().await;
 }
 

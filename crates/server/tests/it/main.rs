@@ -13,3 +13,4 @@ mod postgres;
 mod program;
 mod restart;
 mod two_nodes;
+mod two_servers;

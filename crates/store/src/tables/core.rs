@@ -40,6 +40,11 @@ impl LostPositions {
         let found = self.0.iter().find(|(after, before)| *after < pos.0 && pos.0 < *before);
         found.map(|(after, _)| StreamPosition(*after))
     }
+
+    /// Where the stream went on after the last restore; zero if there was none. What was known before it may be outdated.
+    pub fn last_restored(&self) -> StreamPosition {
+        self.0.iter().map(|(_, before)| StreamPosition(*before)).max().unwrap_or(StreamPosition::ZERO)
+    }
 }
 
 impl std::fmt::Display for LostPositions {

@@ -28,6 +28,8 @@ pub const TABLES: &[&Table] = &[
     FallbackKeyRow::TABLE,
     CrossSigningKeyRow::TABLE,
     KeySignatureRow::TABLE,
+    RemoteDeviceListRow::TABLE,
+    RemoteDeviceRow::TABLE,
     BackupVersionRow::TABLE,
     BackupKeyRow::TABLE,
     ReportRow::TABLE,
@@ -438,6 +440,45 @@ table! {
         signer_key: String,
         /// The signature.
         signature: String,
+    }
+}
+
+table! {
+    /// A copy of the device list of another server's user.
+    "remote_device_lists" => RemoteDeviceListRow key(user_id) {
+        /// Whose.
+        user_id: UserId,
+        /// Number of the update up to which the list was whole when it was fetched.
+        stream_id: i64,
+        /// Numbers of the updates that were applied since, divided by commas.
+        seen: String,
+        /// The user's master key, as told.
+        master: Option<String>,
+        /// The user's self-signing key, as told.
+        self_signing: Option<String>,
+        /// Position of the stream before the list was asked for.
+        pos: StreamPosition,
+        /// When it was fetched, in milliseconds since the epoch.
+        fetched_ms: i64,
+        /// When the list is to be fetched anew, in milliseconds since the epoch; none while the copy holds.
+        due_ms: Option<i64>,
+        /// How often that has failed in a row.
+        failures: i64,
+    }
+    index BY_DUE(due_ms);
+}
+
+table! {
+    /// A device of another server's user, part of the copy of the user's list.
+    "remote_devices" => RemoteDeviceRow key(user_id, device_id) {
+        /// Whose.
+        user_id: UserId,
+        /// The device.
+        device_id: String,
+        /// The signed object, as told.
+        keys: String,
+        /// Name for people to read.
+        display_name: Option<String>,
     }
 }
 

@@ -39,6 +39,8 @@ impl Entropy for Counting {
 
 /// The crates below, and the sync engine.
 pub struct Bench {
+    /// The store.
+    pub store: Store,
     /// The room engine.
     pub rooms: Arc<Rooms>,
     /// Accounts.
@@ -59,8 +61,8 @@ impl Bench {
         let key = Arc::new(SigningKey::generate(&[7; 32]));
         let options = rooms::Options::new(NAME);
         let rooms = Rooms::new(store.clone(), clock, entropy, key, Arc::new(MessagesCount), options);
-        let sync = Sync::following(store, rooms.clone(), users.clone(), wrap);
-        Arc::new(Self { rooms, users, sync })
+        let sync = Sync::following(store.clone(), rooms.clone(), users.clone(), wrap);
+        Arc::new(Self { store, rooms, users, sync })
     }
 
     /// A public room of the first of these users, joined by the others.

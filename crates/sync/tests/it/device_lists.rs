@@ -1,14 +1,14 @@
 //! Whose devices are to be learnt, and whose need not be followed any more (behaviours CE4, CE5, CE14).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use event::Object;
 use rooms::Rooms;
 use serde_json::{Value, json};
-use store::UserId;
 use store::model::Model;
+use store::{StreamPosition, UserId};
 use users::presence::{Presence, PresenceState};
 
 use crate::bench::{Bench, user};
@@ -241,4 +241,29 @@ async fn ce14_a_new_member_and_a_new_device_come_with_their_device_lists() {
         let again = sync(&bench, &alice, &start).await;
         assert_eq!(lists(&again), (vec![bob.as_str(), carol.as_str()], vec![]), "{again}");
     }
+}
+
+/// CE12: what was known of somebody at a position still holds only where both have been in one room since.
+#[tokio::test]
+async fn ce12_who_has_shared_a_room_since_when_is_known() {
+    let bench = bench().await;
+    let (other, bob, room_id) = other().await;
+    let alice = user("alice");
+    let before = bench.store.watermark();
+    join(&bench, &other, &room_id, &alice).await;
+    let shared = async |since: StreamPosition| {
+        let asked = BTreeMap::from([(bob.clone(), since)]);
+        !bench.sync.shared_since(&alice, asked).await.unwrap().is_empty()
+    };
+    let joined = bench.store.watermark();
+    assert!(!shared(before).await);
+    assert!(shared(joined).await, "bob was there when alice joined");
+    leaves(&bench, &other, &room_id, &bob).await;
+    assert!(!shared(joined).await && !shared(bench.store.watermark()).await);
+    joins(&bench, &other, &room_id, &bob).await;
+    let back = bench.store.watermark();
+    assert!(!shared(joined).await, "he was away in between");
+    assert!(shared(back).await);
+    bench.rooms.leave(&room_id, &alice, None).await.unwrap();
+    assert!(!shared(back).await);
 }

@@ -157,9 +157,22 @@ fn signed(stored: String, target: &str, signatures: &[KeySignatureRow], name: Op
         }
         members.insert("signatures".to_owned(), to_raw_value(&all).map_err(corrupt)?);
     }
-    if let Some(name) = name {
-        let unsigned = to_raw_value(&json!({ "device_display_name": name })).map_err(corrupt)?;
-        members.insert("unsigned".to_owned(), unsigned);
-    }
+    add_name(&mut members, name, DeviceKeysRow::TABLE.name)?;
     to_raw_value(&members).map_err(corrupt)
+}
+
+/// A key object with the device's name.
+pub(crate) fn named(stored: &str, name: &str, table: &'static str) -> Result<Text, Error> {
+    let corrupt = |error: serde_json::Error| Error::from(store::Error::Corrupt { table, detail: error.to_string() });
+    let mut members: BTreeMap<String, Text> = serde_json::from_str(stored).map_err(corrupt)?;
+    add_name(&mut members, Some(name), table)?;
+    to_raw_value(&members).map_err(corrupt)
+}
+
+fn add_name(members: &mut BTreeMap<String, Text>, name: Option<&str>, table: &'static str) -> Result<(), Error> {
+    let Some(name) = name else { return Ok(()) };
+    let unsigned = to_raw_value(&json!({ "device_display_name": name }));
+    let unsigned = unsigned.map_err(|error| store::Error::Corrupt { table, detail: error.to_string() })?;
+    members.insert("unsigned".to_owned(), unsigned);
+    Ok(())
 }

@@ -69,7 +69,7 @@ async fn ce3_keys_of_other_servers_are_asked_for_there_and_failures_are_named() 
     let users = [BOB, "@dan:three.test", "@erin:four.test", "@alice:one.test", "nonsense", "@x:not a name"];
     let wanted: BTreeMap<UserId, Vec<String>> = users.iter().map(|user| (UserId::from(*user), Vec::new())).collect();
     let mut found = Queried::default();
-    let failures = super::query(Some(&client), OWN, wanted, soon(), &mut found).await;
+    let failures = super::ask(Some(&client), OWN, wanted, soon(), &mut found).await;
     assert_eq!(failures, set(&["four.test", "three.test"]));
     let bob = UserId::from(BOB);
     assert_eq!(found.device_keys.keys().collect::<Vec<_>>(), [&bob]);
@@ -85,7 +85,7 @@ async fn ce3_only_the_devices_that_were_asked_for_are_taken() {
     let client = client(json!({ "device_keys": { BOB: { "PHONE": device(BOB, "PHONE"), "TV": device(BOB, "TV") } } }));
     let wanted = BTreeMap::from([(UserId::from(BOB), vec!["TV".to_owned()])]);
     let mut found = Queried::default();
-    assert!(super::query(Some(&client), OWN, wanted, soon(), &mut found).await.is_empty());
+    assert!(super::ask(Some(&client), OWN, wanted, soon(), &mut found).await.is_empty());
     assert_eq!(found.device_keys[&UserId::from(BOB)].keys().collect::<Vec<_>>(), ["TV"]);
 }
 

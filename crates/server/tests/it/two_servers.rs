@@ -1,0 +1,284 @@
+//! Two whole servers that talk to each other in this process: keys of devices and users across servers (behaviours CE3,
+//! CE7, CE8, CE12).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::Router;
+use axum::body::Body;
+use event::SigningKey;
+use federation::transport::{Incoming, Outgoing, Transport, TransportError};
+use http::{HeaderMap, Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use server::boot::{self, Running};
+use server::config::Config;
+use server::world::World;
+use store::model::Model;
+use store::{Store, StreamPosition, UserId};
+use tokio::sync::watch;
+use tower::ServiceExt;
+use users::login::NewDevice;
+use users::registration::NewAccount;
+
+/// What lies between the servers.
+#[derive(Default)]
+struct Net {
+    routers: Mutex<BTreeMap<String, Router>>,
+    /// The requests that were made, as `destination path`.
+    asked: Mutex<Vec<String>>,
+    /// Nothing passes.
+    cut: Mutex<bool>,
+    /// Transactions are answered, and never arrive.
+    swallowing: Mutex<bool>,
+    /// How many of those told of devices.
+    swallowed: watch::Sender<usize>,
+}
+
+impl Net {
+    /// How many lists of devices have been asked for.
+    fn lists(&self) -> usize {
+        self.asked.lock().iter().filter(|asked| asked.contains("/user/devices/")).count()
+    }
+
+    /// How many requests for keys have been made, by list or by query.
+    fn key_requests(&self) -> usize {
+        self.lists() + self.asked.lock().iter().filter(|asked| asked.contains("/user/keys/query")).count()
+    }
+}
+
+#[async_trait]
+impl Transport for Net {
+    async fn send(&self, request: Outgoing) -> Result<Incoming, TransportError> {
+        let path = request.path_and_query.clone();
+        self.asked.lock().push(format!("{} {path}", request.destination));
+        let router = self.routers.lock().get(&request.destination).cloned().filter(|_| !*self.cut.lock());
+        let router = router.ok_or_else(|| TransportError::Connection("it is away".to_owned()))?;
+        if *self.swallowing.lock() && path.contains("/federation/v1/send/") {
+            let body = String::from_utf8(request.body.unwrap_or_default().to_vec()).unwrap();
+            self.swallowed.send_modify(|n| *n += usize::from(body.contains("m.device_list_update")));
+            let body = Full::new("{\"pdus\":{}}".into()).map_err(|never| match never {}).boxed_unsync();
+            return Ok(Incoming { status: StatusCode::OK, headers: HeaderMap::new(), body });
+        }
+        let mut arriving = Request::builder().method(&request.method).uri(&path);
+        arriving.headers_mut().unwrap().extend(request.headers.clone());
+        let arriving = arriving.body(request.body.clone().map_or_else(Body::empty, Body::from)).unwrap();
+        let (head, body) = router.oneshot(arriving).await.unwrap().into_parts();
+        let body = Full::new(body.collect().await.unwrap().to_bytes());
+        let body = body.map_err(|never| match never {}).boxed_unsync();
+        Ok(Incoming { status: head.status, headers: head.headers, body })
+    }
+
+    async fn fetch(&self, url: &str, _: federation::transport::Limits) -> Result<Incoming, TransportError> {
+        Err(TransportError::NotFound(url.to_owned()))
+    }
+}
+
+/// A server.
+struct Node {
+    running: Running,
+    _stop: watch::Sender<bool>,
+    _folder: tempfile::TempDir,
+}
+
+impl Node {
+    async fn start(name: &str, net: &Arc<Net>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = [
+            format!("data_dir={}", folder.path().display()),
+            format!("server_name={name}"),
+            "rate_limits.enabled=false".to_owned(),
+        ];
+        let config = Config::of(&settings.each_ref().map(String::as_str)).unwrap();
+        let world = World { transport: Some(Arc::clone(net) as _), ..World::real() };
+        let store = Store::new(Arc::new(Model::new())).await.unwrap();
+        let running = boot::build_on(store.into(), &config, &world, None).await.unwrap();
+        net.routers.lock().insert(name.to_owned(), running.router.clone());
+        let (stop, stopped) = watch::channel(false);
+        let (remote, nodes) = (running.remote.clone().unwrap(), Arc::clone(&running.nodes));
+        tokio::spawn(server::federation::run(remote, nodes, stopped));
+        Self { running, _stop: stop, _folder: folder }
+    }
+
+    /// Makes an account with a device.
+    async fn person(&self, name: &str) -> Person<'_> {
+        let device = NewDevice { id: Some("PHONE".into()), ..NewDevice::default() };
+        let new = NewAccount { localpart: Some(name.to_owned()), login: Some(device), ..NewAccount::default() };
+        let login = self.running.users.register(new).await.unwrap().login.unwrap();
+        Person { node: self, id: login.user, token: login.access_token, since: String::new() }
+    }
+
+    /// Waits until this server has been told that a user's devices changed since a position.
+    async fn told_of(&self, user: &UserId, since: StreamPosition) {
+        let store = &self.running.store;
+        let mut watermark = store.notifier().subscribe();
+        loop {
+            watermark.borrow_and_update();
+            let changes = self.running.users.device_changes(since, store.watermark()).await.unwrap();
+            if changes.iter().any(|(changed, _)| changed == user) {
+                return;
+            }
+            watermark.changed().await.unwrap();
+        }
+    }
+}
+
+/// A user with a token.
+struct Person<'a> {
+    node: &'a Node,
+    id: UserId,
+    token: String,
+    since: String,
+}
+
+impl Person<'_> {
+    async fn ask(&self, method: Method, path: &str, body: Value) -> Value {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/_matrix/client/v3/{path}"))
+            .header("authorization", format!("Bearer {}", self.token));
+        let request = request.body(Body::from(body.to_string())).unwrap();
+        let (head, body) = self.node.running.router.clone().oneshot(request).await.unwrap().into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let answer = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        assert_eq!(head.status, 200, "{path}: {answer}");
+        answer
+    }
+
+    async fn create_room(&self) -> String {
+        let room = self.ask(Method::POST, "createRoom", json!({ "preset": "public_chat" })).await;
+        room["room_id"].as_str().unwrap().to_owned()
+    }
+
+    async fn join(&self, room: &str, via: &str) {
+        self.ask(Method::POST, &format!("join/{room}?server_name={via}"), json!({})).await;
+    }
+
+    /// The keys of a user.
+    async fn keys_of(&self, user: &UserId) -> Value {
+        self.ask(Method::POST, "keys/query", json!({ "device_keys": { user.as_str(): [] } })).await
+    }
+
+    /// The devices of a user that have keys, as this person sees them.
+    async fn devices_of(&self, user: &UserId) -> Vec<String> {
+        let keys = self.keys_of(user).await;
+        let devices = keys["device_keys"][user.as_str()].as_object();
+        devices.into_iter().flatten().map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Signs in on another device, which uploads its keys.
+    async fn add_device(&self, id: &str) {
+        let device = NewDevice { id: Some(id.into()), ..NewDevice::default() };
+        let login = self.node.running.users.login(&self.id, device).await.unwrap();
+        let other = Person { node: self.node, id: login.user, token: login.access_token, since: String::new() };
+        other.upload_device(id).await;
+    }
+
+    async fn sync(&mut self) -> Value {
+        let answer = self.ask(Method::GET, &format!("sync?timeout=30000&since={}", self.since), Value::Null).await;
+        self.since = answer["next_batch"].as_str().unwrap().to_owned();
+        answer
+    }
+
+    /// Syncs until a user is in a device list.
+    async fn synced_until(&mut self, list: &str, user: &UserId) {
+        loop {
+            let answer = self.sync().await;
+            let names = answer["device_lists"][list].as_array().cloned().unwrap_or_default();
+            if names.contains(&json!(user)) {
+                return;
+            }
+        }
+    }
+
+    async fn upload_device(&self, id: &str) {
+        let keys = json!({
+            "user_id": self.id,
+            "device_id": id,
+            "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
+            "keys": { format!("ed25519:{id}"): key(&self.id, 1).public_b64(), format!("curve25519:{id}"): "x" },
+        });
+        let keys = signed(&keys, &self.id, &key(&self.id, 1), id);
+        self.ask(Method::POST, "keys/upload", json!({ "device_keys": keys })).await;
+    }
+}
+
+/// A key that follows from whose it is.
+fn key(user: &UserId, number: u8) -> SigningKey {
+    SigningKey::generate(&[number + user.as_str().as_bytes()[1]; 32])
+}
+
+/// The object with a signature under the id `ed25519:<name>`.
+fn signed(object: &Value, signer: &UserId, key: &SigningKey, name: &str) -> Value {
+    let mut parsed = event::Json::object_from_slice(object.to_string().as_bytes()).unwrap();
+    key.sign_json(&mut parsed, signer.as_str());
+    let mut object: Value = serde_json::from_str(&event::canonical_json::to_string(&parsed)).unwrap();
+    let made = object["signatures"][signer.as_str()][key.key_id()].take();
+    object["signatures"] = json!({ signer.as_str(): { format!("ed25519:{name}"): made } });
+    object
+}
+
+async fn both(net: &Arc<Net>) -> (Node, Node) {
+    (Node::start("one.test", net).await, Node::start("two.test", net).await)
+}
+
+#[tokio::test]
+async fn ce12_a_copy_follows_what_is_told_and_is_fetched_anew_after_a_gap() {
+    let net = Arc::new(Net::default());
+    let (one, two) = both(&net).await;
+    let (mut alice, bob) = (one.person("alice").await, two.person("bob").await);
+    bob.upload_device("PHONE").await;
+    let room = alice.create_room().await;
+    alice.sync().await;
+    bob.join(&room, "one.test").await;
+    alice.synced_until("changed", &bob.id).await;
+    one.told_of(&bob.id, StreamPosition::ZERO).await;
+    let since = one.running.store.watermark();
+    bob.add_device("A").await;
+    one.told_of(&bob.id, since).await;
+    assert_eq!(alice.devices_of(&bob.id).await, ["A", "PHONE"]);
+    let asked = net.key_requests();
+    assert_eq!(alice.devices_of(&bob.id).await, ["A", "PHONE"]);
+    assert_eq!(net.key_requests(), asked, "the copy is as new as what was told");
+
+    let since = one.running.store.watermark();
+    bob.add_device("B").await;
+    one.told_of(&bob.id, since).await;
+    *net.cut.lock() = true;
+    let answer = alice.keys_of(&bob.id).await;
+    assert_eq!(answer["failures"], json!({}), "it was told, and the server need not be there");
+    assert_eq!(alice.devices_of(&bob.id).await, ["A", "B", "PHONE"]);
+    *net.cut.lock() = false;
+    assert_eq!(net.key_requests(), asked);
+
+    *net.swallowing.lock() = true;
+    bob.add_device("LOST").await;
+    net.swallowed.subscribe().wait_for(|swallowed| *swallowed > 0).await.unwrap();
+    *net.swallowing.lock() = false;
+    let (since, lists) = (one.running.store.watermark(), net.lists());
+    two.running.users.delete_devices(&bob.id, &["A".into()]).await.unwrap();
+    one.told_of(&bob.id, since).await;
+    assert_eq!(alice.devices_of(&bob.id).await, ["B", "LOST", "PHONE"]);
+    assert!(net.lists() > lists, "an update before it was lost: the whole list is asked for");
+}
+
+#[tokio::test]
+async fn ce12_a_copy_ends_with_the_last_shared_room() {
+    let net = Arc::new(Net::default());
+    let (one, two) = both(&net).await;
+    let (mut alice, bob) = (one.person("alice").await, two.person("bob").await);
+    bob.upload_device("PHONE").await;
+    let room = alice.create_room().await;
+    alice.sync().await;
+    bob.join(&room, "one.test").await;
+    alice.synced_until("changed", &bob.id).await;
+    assert_eq!(alice.devices_of(&bob.id).await, ["PHONE"]);
+    bob.ask(Method::POST, &format!("rooms/{room}/leave"), json!({})).await;
+    alice.synced_until("left", &bob.id).await;
+    bob.add_device("UNSEEN").await;
+    bob.join(&room, "one.test").await;
+    alice.synced_until("changed", &bob.id).await;
+    assert_eq!(alice.devices_of(&bob.id).await, ["PHONE", "UNSEEN"], "of this nothing was told");
+}
