@@ -6,14 +6,16 @@ use std::collections::BTreeMap;
 use axum::routing::post;
 use axum::{Json, Router, extract};
 use endpoint::{Error, JsonBody, OptionalBody, Requester, error};
+use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use store::UserId;
 use users::keys::ByUser;
-use users::keys::cross_signing::CrossSigningKeys;
+use users::keys::cross_signing::{CrossSigningKeys, SIGNATURES_MAX};
+use users::keys::device_keys::Queried;
 
-use super::typed;
 use super::uia::{BY_ACCOUNT_PAGE, BY_PASSWORD, Body, Target, prove};
+use super::{remote_keys, typed};
 use crate::{Routes, State, error_map};
 
 /// The routes of this file.
@@ -58,13 +60,27 @@ async fn upload_signatures(
     requester: Requester,
     JsonBody(body): JsonBody<BTreeMap<String, BTreeMap<String, Value>>>,
 ) -> Result<Json<Value>, Error> {
-    let signed: ByUser<Value> = body.into_iter().map(|(user, keys)| (UserId::from(user), keys)).collect();
-    let failures = state.users.put_signatures(&requester.user_id, &signed).await.map_err(error_map::users)?;
-    let shown: BTreeMap<UserId, BTreeMap<String, Value>> = failures
-        .into_iter()
-        .map(|(user, keys)| {
-            (user, keys.into_iter().map(|(key, error)| (key, error_map::users(error).body())).collect())
-        })
-        .collect();
+    let mut signed: ByUser<Value> = body.into_iter().map(|(user, keys)| (UserId::from(user), keys)).collect();
+    let (signer, users) = (&requester.user_id, &state.users);
+    if signed.values().map(BTreeMap::len).sum::<usize>() > SIGNATURES_MAX {
+        return Err(Error::too_large("Too many signatures at once."));
+    }
+    // A key of another server's user has to be that user's: it is looked up where the user is.
+    let wanted = signed.keys().filter(|user| !users.is_local(user)).map(|user| (user.clone(), Vec::new())).collect();
+    let mut elsewhere = Queried::default();
+    let away = remote_keys::query(&state, signer, wanted, remote_keys::deadline(None), &mut elsewhere).await?;
+    let mut shown: ByUser<Value> = BTreeMap::new();
+    let unknown = || Error::unknown(StatusCode::BAD_GATEWAY, "The user's server cannot be asked for the key.").body();
+    signed.retain(|user, keys| {
+        let is_away = away.contains(user.server_name());
+        if is_away {
+            shown.insert(user.clone(), keys.keys().map(|key| (key.clone(), unknown())).collect());
+        }
+        !is_away
+    });
+    for (user, keys) in users.put_signatures(signer, &signed, &elsewhere).await.map_err(error_map::users)? {
+        let errors = keys.into_iter().map(|(key, error)| (key, error_map::users(error).body()));
+        shown.insert(user, errors.collect());
+    }
     Ok(Json(json!({ "failures": shown })))
 }

@@ -61,7 +61,9 @@ pub async fn query(
         }
     }
     let client = state.remote.as_ref().map(|remote| &remote.client);
-    Ok(ask(client, state.rooms.server_name(), wanted, deadline, found).await)
+    let failures = ask(client, state.rooms.server_name(), wanted, deadline, found).await;
+    state.users.add_own_signatures(asker, found).await.map_err(error_map::users)?;
+    Ok(failures)
 }
 
 /// The users of whose lists there are copies that hold, once those have been fetched that are few.

@@ -282,3 +282,67 @@ async fn ce12_a_copy_ends_with_the_last_shared_room() {
     alice.synced_until("changed", &bob.id).await;
     assert_eq!(alice.devices_of(&bob.id).await, ["PHONE", "UNSEEN"], "of this nothing was told");
 }
+
+/// A cross-signing key without signatures.
+fn cross_key(user: &UserId, usage: &str, number: u8) -> Value {
+    let public = key(user, number).public_b64();
+    json!({ "user_id": user, "usage": [usage], "keys": { format!("ed25519:{public}"): public } })
+}
+
+impl Person<'_> {
+    /// Makes the three cross-signing keys: 100 is the master key, 101 signs devices, 102 signs others.
+    async fn cross_sign(&self) {
+        let master = key(&self.id, 100);
+        let by_master = |key: &Value| signed(key, &self.id, &master, &master.public_b64());
+        let keys = json!({
+            "master_key": cross_key(&self.id, "master", 100),
+            "self_signing_key": by_master(&cross_key(&self.id, "self_signing", 101)),
+            "user_signing_key": by_master(&cross_key(&self.id, "user_signing", 102)),
+        });
+        self.ask(Method::POST, "keys/device_signing/upload", keys).await;
+    }
+
+    /// Uploads a signature of somebody's key; answers what failed.
+    async fn sign(&self, user: &UserId, object: &Value, by: &SigningKey) -> Value {
+        let public = object["keys"].as_object().unwrap().values().next().unwrap().as_str().unwrap();
+        let object = signed(object, &self.id, by, &by.public_b64());
+        let body = json!({ user.as_str(): { public: object } });
+        self.ask(Method::POST, "keys/signatures/upload", body).await["failures"].clone()
+    }
+
+    /// The signatures by a user on another's master key, as this person sees them.
+    async fn signatures(&self, of: &UserId, by: &UserId) -> Value {
+        self.keys_of(of).await["master_keys"][of.as_str()]["signatures"][by.as_str()].clone()
+    }
+}
+
+#[tokio::test]
+async fn ce3_ce7_a_key_of_another_server_is_signed_for_the_signers_eyes() {
+    let net = Arc::new(Net::default());
+    let (one, two) = both(&net).await;
+    let (mut alice, carol, bob) = (one.person("alice").await, one.person("carol").await, two.person("bob").await);
+    bob.cross_sign().await;
+    alice.cross_sign().await;
+    carol.cross_sign().await;
+    let room = alice.create_room().await;
+    carol.join(&room, "one.test").await;
+    bob.join(&room, "one.test").await;
+    let master = alice.keys_of(&bob.id).await["master_keys"][bob.id.as_str()].clone();
+    let by = key(&alice.id, 102);
+    let failed = alice.sign(&bob.id, &master, &key(&alice.id, 101)).await;
+    assert_eq!(failed[bob.id.as_str()].as_object().unwrap().len(), 1, "that key signs devices: {failed}");
+    let failed = alice.sign(&bob.id, &cross_key(&bob.id, "master", 99), &by).await;
+    let error = failed[bob.id.as_str()].as_object().unwrap().values().next().unwrap();
+    assert_eq!(error["errcode"], "M_NOT_FOUND", "that is no key of bob's: {failed}");
+    alice.sync().await;
+    assert_eq!(alice.sign(&bob.id, &master, &by).await, json!({}));
+    let made = alice.signatures(&bob.id, &alice.id).await;
+    assert!(made[format!("ed25519:{}", by.public_b64())].is_string(), "{made}");
+    alice.synced_until("changed", &bob.id).await;
+    for other in [&carol, &bob] {
+        assert!(other.signatures(&bob.id, &alice.id).await.is_null(), "{} sees it", other.id);
+    }
+    let dan = UserId::from("@dan:nowhere.test");
+    let failed = alice.sign(&dan, &cross_key(&dan, "master", 99), &by).await;
+    assert_eq!(failed[dan.as_str()].as_object().unwrap().len(), 1, "nobody can ask that server: {failed}");
+}

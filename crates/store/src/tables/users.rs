@@ -441,6 +441,7 @@ table! {
         /// The signature.
         signature: String,
     }
+    index BY_SIGNER(signer);
 }
 
 table! {

@@ -7,12 +7,13 @@ use serde_json::Value as Json;
 use store::tables::users::{CrossSigningKeyRow, DeviceKeysRow, DeviceRow, KeySignatureRow};
 use store::{CommitBatch, Read, UserId, Value};
 
-use super::{ByUser, bare, check_signature, checked_text, parsed, signatures_of};
+use super::device_keys::Queried;
+use super::{ByUser, Text, bare, check_signature, checked_text, parsed, signatures_of};
 use crate::devices::announce_device_change;
 use crate::{Error, Users};
 
 /// Signatures that one request uploads.
-const SIGNATURES_MAX: usize = 1_000;
+pub const SIGNATURES_MAX: usize = 1_000;
 
 /// The keys of one upload.
 #[derive(Clone, Debug, Default)]
@@ -95,10 +96,16 @@ impl Users {
     }
 
     /// Adds signatures by `signer`, by the user and key they are on. What is refused is in the answer, with the reason.
+    /// The keys of other servers' users are those that `elsewhere` has.
     ///
     /// # Errors
     /// [`Error::TooLarge`], [`Error::Store`].
-    pub async fn put_signatures(&self, signer: &UserId, signed: &ByUser<Json>) -> Result<ByUser<Error>, Error> {
+    pub async fn put_signatures(
+        &self,
+        signer: &UserId,
+        signed: &ByUser<Json>,
+        elsewhere: &Queried<Text>,
+    ) -> Result<ByUser<Error>, Error> {
         if signed.values().map(BTreeMap::len).sum::<usize>() > SIGNATURES_MAX {
             return Err(Error::TooLarge("the number of signatures"));
         }
@@ -107,7 +114,13 @@ impl Users {
         for (user, objects) in signed {
             let before = batch.writes.len();
             for (target, object) in objects {
-                match self.checked_signatures(signer, user, target, object).await {
+                let stored = match self.is_local(user) {
+                    true => self.signed_key(user, target, object).await?,
+                    false => {
+                        elsewhere.master_keys.get(user).map(|key| parsed(key.get())).filter(|key| is_key(key, target))
+                    }
+                };
+                match self.checked_signatures(signer, user, target, object, stored).await {
                     Ok(rows) => {
                         for row in rows {
                             batch.put(row);
@@ -127,6 +140,16 @@ impl Users {
         Ok(failures)
     }
 
+    /// The key of a local user that an uploaded object is to be.
+    async fn signed_key(&self, user: &UserId, target: &str, object: &Json) -> Result<Option<Json>, Error> {
+        if object.get("device_id").is_some() {
+            let key = vec![Value::from(user), Value::from(target)];
+            return Ok(self.store.get::<DeviceKeysRow>(key).await?.map(|row| parsed(&row.keys)));
+        }
+        let keys = self.cross_signing_keys(user).await?;
+        Ok(keys.into_values().find(|key| is_key(key, target)))
+    }
+
     /// The signatures on one object, if it is the key that is stored and they are right.
     async fn checked_signatures(
         &self,
@@ -134,16 +157,10 @@ impl Users {
         user: &UserId,
         target: &str,
         object: &Json,
+        stored: Option<Json>,
     ) -> Result<Vec<KeySignatureRow>, Error> {
         let own = self.cross_signing_keys(signer).await?;
         let is_device = object.get("device_id").is_some();
-        let stored = if is_device {
-            let key = vec![Value::from(user), Value::from(target)];
-            self.store.get::<DeviceKeysRow>(key).await?.map(|row| parsed(&row.keys))
-        } else {
-            let keys = self.cross_signing_keys(user).await?;
-            keys.into_values().find(|key| public_of(key).as_deref() == Some(target))
-        };
         let stored = stored.ok_or(Error::NotFound("the key"))?;
         if bare(&stored) != bare(object) {
             return Err(Error::InvalidParam("The object is not the key that is stored.".to_owned()));
@@ -179,6 +196,11 @@ impl Users {
         let keys = row.map(|row| parsed(&row.keys));
         Ok(keys.and_then(|keys| keys.get("keys")?.get(key_id)?.as_str().map(ToOwned::to_owned)))
     }
+}
+
+/// Whether a cross-signing key has this id.
+fn is_key(key: &Json, public: &str) -> bool {
+    public_of(key).as_deref() == Some(public)
 }
 
 fn malformed() -> Error {

@@ -86,6 +86,32 @@ impl Users {
     }
 }
 
+impl Users {
+    /// Adds to the master keys of other servers' users the signatures that `asker` uploaded. They are for nobody else's
+    /// eyes.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn add_own_signatures(&self, asker: &UserId, queried: &mut Queried<Text>) -> Result<(), Error> {
+        if queried.master_keys.keys().all(|user| self.is_local(user)) {
+            return Ok(());
+        }
+        let read = Read::along::<KeySignatureRow>(KeySignatureRow::BY_SIGNER, vec![asker.into()]);
+        let mut by_user: BTreeMap<UserId, Vec<KeySignatureRow>> = BTreeMap::new();
+        for row in self.store.all::<KeySignatureRow>(read).await? {
+            if !self.is_local(&row.user_id) {
+                by_user.entry(row.user_id.clone()).or_default().push(row);
+            }
+        }
+        for (user, signatures) in by_user {
+            let Some(key) = queried.master_keys.get_mut(&user) else { continue };
+            let target = public_of(&parsed(key.get())).unwrap_or_default();
+            *key = signed(key.get().to_owned(), &target, &signatures, None)?;
+        }
+        Ok(())
+    }
+}
+
 /// What is read of each user, in order.
 fn reads_of(user: &UserId) -> [Read; 4] {
     let prefix = || vec![Value::from(user)];

@@ -11,6 +11,7 @@ use crate::Error;
 use crate::keys::ByUser;
 use crate::keys::backup::BackupKey;
 use crate::keys::cross_signing::CrossSigningKeys;
+use crate::keys::device_keys::Queried;
 use crate::keys::upload::Upload;
 use crate::login::LoggedIn;
 
@@ -243,16 +244,28 @@ async fn ce7_signatures_are_checked_one_by_one_and_seen_by_the_right_people() {
     let forged = signed(&keys, &alice, &key(12), &key(11).public_b64());
     let upload = |target: String, object: Json| ByUser::from([(alice.clone(), BTreeMap::from([(target, object)]))]);
     let device = login.device.to_string();
-    let failed = bench.users.put_signatures(&alice, &upload(device.clone(), forged)).await.unwrap();
+    let failed =
+        bench.users.put_signatures(&alice, &upload(device.clone(), forged), &Queried::default()).await.unwrap();
     assert!(matches!(failed[&alice][&device], Error::InvalidSignature(_)));
-    let failed = bench.users.put_signatures(&alice, &upload("NONE".to_owned(), self_signed.clone())).await.unwrap();
+    let failed = bench
+        .users
+        .put_signatures(&alice, &upload("NONE".to_owned(), self_signed.clone()), &Queried::default())
+        .await
+        .unwrap();
     assert!(matches!(failed[&alice]["NONE"], Error::NotFound(_)));
-    assert!(bench.users.put_signatures(&alice, &upload(device.clone(), self_signed)).await.unwrap().is_empty());
+    assert!(
+        bench
+            .users
+            .put_signatures(&alice, &upload(device.clone(), self_signed), &Queried::default())
+            .await
+            .unwrap()
+            .is_empty()
+    );
 
     let master = cross_key(&alice, "master", 10);
     let by_bob = signed(&master, &bob, &key(22), &key(22).public_b64());
     let target = key(10).public_b64();
-    assert!(bench.users.put_signatures(&bob, &upload(target, by_bob)).await.unwrap().is_empty());
+    assert!(bench.users.put_signatures(&bob, &upload(target, by_bob), &Queried::default()).await.unwrap().is_empty());
 
     let wanted = BTreeMap::from([(alice.clone(), vec![])]);
     let seen = |asker: UserId| {
