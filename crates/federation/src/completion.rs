@@ -16,7 +16,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use http::Method;
 use rooms::remote::left_out::LeftOut;
-use rooms::remote::partial::{Claim, PartialRoom};
+use rooms::remote::partial::{Claim, Lacks, PartialRoom};
 use ruma_common::OwnedEventId;
 use tokio::sync::watch;
 
@@ -85,13 +85,11 @@ impl Federation {
 
     /// Completes a room, or puts it off. Whether it is whole now.
     async fn work_on(&self, mut claim: Claim, mut stop: watch::Receiver<bool>) -> bool {
-        let room = claim.room.clone();
-        let (failures, left_out) = (claim.failures(), claim.left_out());
+        let (room_id, lacks, failures) = (claim.room_id.clone(), claim.lacks.clone(), claim.failures());
         let attempt = async {
-            if left_out {
-                self.verify_left_out(&room, failures).await
-            } else {
-                self.complete_room(&room, failures).await
+            match &lacks {
+                Lacks::Members(room) => self.complete_room(room, failures).await,
+                Lacks::LeftOut => self.verify_left_out(&room_id, failures).await,
             }
         };
         tokio::pin!(attempt);
@@ -110,22 +108,22 @@ impl Federation {
                 Ok(true) => {}
                 // It is whole, or somebody else's.
                 Ok(false) => return false,
-                Err(error) => tracing::warn!(room_id = room.room_id, %error, "a claim cannot be kept up"),
+                Err(error) => tracing::warn!(room_id, %error, "a claim cannot be kept up"),
             }
         };
         let Err(error) = done else { return true };
         let failures = claim.failures().saturating_add(1);
-        let pause_ms = pause_ms(failures).min(if left_out { KEYS_PAUSE_MAX_MS } else { PAUSE_MAX_MS });
-        tracing::warn!(room_id = room.room_id, %error, failures, pause_ms, "a room's whole state could not be had yet");
+        let longest = if matches!(lacks, Lacks::LeftOut) { KEYS_PAUSE_MAX_MS } else { PAUSE_MAX_MS };
+        let pause_ms = pause_ms(failures).min(longest);
+        tracing::warn!(room_id, %error, failures, pause_ms, "a room's whole state could not be had yet");
         if let Err(error) = self.rooms.put_off(claim, pause_ms, failures).await {
-            tracing::warn!(room_id = room.room_id, %error, "a room cannot be put off");
+            tracing::warn!(room_id, %error, "a room cannot be put off");
         }
         false
     }
 
     /// Tries to verify what was left out of a room's state. No failure if nothing is left.
-    async fn verify_left_out(&self, partial: &PartialRoom, failures: i64) -> Result<()> {
-        let room_id = partial.room_id.as_str();
+    async fn verify_left_out(&self, room_id: &str, failures: i64) -> Result<()> {
         let room = self.rooms.room(room_id).await?.ok_or(rooms::Error::NotInRoom)?;
         let texts = self.rooms.left_out(room_id).await?;
         let n_left_out = texts.len();

@@ -112,7 +112,7 @@ impl Rooms {
             local: Arc::default(),
             servers: Arc::default(),
             partial: None,
-            left_out: None,
+            left_out: false,
         };
         Ok(Arc::new(Room::new(head, rules, create)))
     }

@@ -19,6 +19,7 @@ use store::{CommitBatch, CommitError, EventNum, Read, RoomNum, Row, StreamKind, 
 use crate::accept::ATTEMPTS_MAX;
 use crate::draft::Draft;
 use crate::event::Event;
+use crate::remote::left_out::left_out_key;
 use crate::room::Room;
 use crate::timeline::Place;
 use crate::{Error, Result, Rooms, flags};
@@ -117,7 +118,7 @@ impl Rooms {
             || self.remove::<ResidencyRow>(prefix(), residency_key).await?
             || self.remove::<PartialRoomRow>(prefix(), |row| vec![row.room.into()]).await?
             || self.remove::<PartialEventRow>(prefix(), |row| vec![room.into(), row.event.into()]).await?
-            || self.remove::<LeftOutRow>(prefix(), |row| vec![room.into(), row.event_id.as_str().into()]).await?;
+            || self.remove::<LeftOutRow>(prefix(), left_out_key).await?;
         if removed {
             return Ok(true);
         }

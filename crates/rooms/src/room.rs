@@ -54,15 +54,14 @@ pub struct Head {
     pub servers: Arc<BTreeMap<String, i64>>,
     /// There as long as only part of the room's state is known (MSC3902).
     pub partial: Option<Arc<PartialRoomRow>>,
-    /// The id of the join, as long as events of the state before it are left out that may be verified later
-    /// ([`crate::remote::left_out`]).
-    pub left_out: Option<Arc<str>>,
+    /// Whether events of the state are left out that may be verified later ([`crate::remote::left_out`]).
+    pub left_out: bool,
 }
 
 impl Head {
     /// Whether events are judged by part of the state, and are to be judged again when the rest is known.
     pub fn is_provisional(&self) -> bool {
-        self.partial.is_some() || self.left_out.is_some()
+        self.partial.is_some() || self.left_out
     }
 }
 
@@ -358,7 +357,7 @@ impl Rooms {
         let mut head = self.decode_head(row, local, servers).await?;
         let whole_pos = partial.as_ref().map_or(0, |partial| partial.whole_pos.0);
         head.partial = partial.filter(|_| whole_pos == 0).map(Arc::new);
-        head.left_out = left_out.map(|row| row.join_id.into());
+        head.left_out = left_out.is_some();
         let create = self.create_event(&head).await?;
         let room = Room::new(head, rules, create);
         room.whole_pos.store(whole_pos, Ordering::Release);
@@ -388,7 +387,7 @@ impl Rooms {
             local: Arc::new(local),
             servers: Arc::new(servers),
             partial: None,
-            left_out: None,
+            left_out: false,
         })
     }
 

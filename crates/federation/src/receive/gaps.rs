@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use event::{EdgeLimits, Verified};
+use event::{EdgeLimits, Pdu, Verified};
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 use parking_lot::Mutex;
+use rooms::remote::left_out::{LeftOut, ToldState};
 use rooms::{Accepted, Room, flags};
 use ruma_common::OwnedEventId;
 use store::Read;
@@ -16,7 +17,7 @@ use store::tables::rooms::EventRow;
 use tokio::time::timeout;
 
 use super::ask::is_askable;
-use crate::{Federation, verify};
+use crate::{Federation, verified_lists, verify};
 
 /// Most events of one answer to `/get_missing_events`.
 const MISSING_MAX: usize = 20;
@@ -62,6 +63,9 @@ impl Pauses {
         }
     }
 }
+
+/// An event that cannot be verified now, since keys cannot be had.
+type Unverifiable = (OwnedEventId, Bytes);
 
 /// An event that waits, and for what.
 struct Waiting {
@@ -184,7 +188,7 @@ impl Federation {
         let latest: Vec<String> = gap.edges().iter().take(MISSING_MAX).map(ToString::to_string).collect();
         let events = self.ask_missing_events(server, &gap.room.id, &earliest, &latest, MISSING_MAX).await?;
         let mut fresh = false;
-        let events = self.verify_of_room(&gap.room, events).await?;
+        let (events, _) = self.verify_of_room(&gap.room, events).await?;
         for event in self.wanted(gap, events).await? {
             let id = event.pdu().event_id.clone();
             if gap.waiting.contains_key(&id) {
@@ -226,28 +230,17 @@ impl Federation {
     async fn fetch_state(&self, gap: &mut Gap, edge: &OwnedEventId, server: &str) -> crate::Result<bool> {
         let Some(one) = gap.waiting.get(edge) else { return Ok(false) };
         let event = one.event.clone();
-        let room_id = &gap.room.id;
-        let pdu = event.pdu();
+        let (room_id, pdu) = (&gap.room.id, event.pdu());
         if !one.missing.iter().any(|id| pdu.prev_events.contains(id)) {
             let chain = self.ask_event_auth(server, room_id, edge.as_str()).await?;
-            let chain = self.verify_of_room(&gap.room, chain).await?;
+            let (chain, _) = self.verify_of_room(&gap.room, chain).await?;
             return Ok(self.rooms.accept_outliers(room_id, chain).await? > 0);
         }
-        let ids = self.ask_state_ids(server, room_id, edge.as_str()).await?;
-        let wanted: Vec<OwnedEventId> =
-            ids.state.iter().chain(&ids.auth_chain).chain(&pdu.auth_events).cloned().collect();
-        let unknown = self.unknown(&gap.room, &wanted).await?;
-        if !unknown.is_empty() {
-            let events = self.fetch_events(&gap.room, edge, &unknown, server).await?;
-            self.rooms.accept_outliers(room_id, events).await?;
-        }
-        // What nobody could give, or does not verify, is not part of the state.
-        let unknown: HashSet<OwnedEventId> = self.unknown(&gap.room, &ids.state).await?.into_iter().collect();
-        let state: Vec<OwnedEventId> = ids.state.into_iter().filter(|id| !unknown.contains(id)).collect();
-        if state.is_empty() {
+        let told = self.ask_told_state(&gap.room, event.pdu(), server).await?;
+        if told.ids.is_empty() {
             return Ok(false);
         }
-        match self.rooms.accept_with_state(event, &state).await? {
+        match self.rooms.accept_with_state(event, told).await? {
             Accepted::Waiting(_) => Ok(false),
             Accepted::Judged(_) | Accepted::Known(_) => {
                 gap.waiting.remove(edge);
@@ -256,13 +249,41 @@ impl Federation {
         }
     }
 
-    pub(super) async fn fetch_events(
+    /// Asks for the state before an event. All events of it are known then, but for those that nobody could give, or that
+    /// do not verify: they are not part of it; the latter perhaps later.
+    pub(super) async fn ask_told_state(&self, room: &Room, edge: &Pdu, server: &str) -> crate::Result<ToldState> {
+        let ids = self.ask_state_ids(server, &room.id, edge.event_id.as_str()).await?;
+        let wanted = ids.state.iter().chain(&ids.auth_chain).chain(&edge.auth_events);
+        let wanted: Vec<OwnedEventId> = wanted.cloned().collect();
+        let mut left_out: Vec<Unverifiable> = Vec::new();
+        let unknown = self.unknown(room, &wanted).await?;
+        if !unknown.is_empty() {
+            let (events, unverified) = self.fetch_events(room, &edge.event_id, &unknown, server).await?;
+            if !unverified.is_empty() {
+                // What cites those is left out with them.
+                left_out =
+                    events.iter().map(|event| (event.pdu().event_id.clone(), event.pdu().bytes.clone())).collect();
+                left_out.extend(unverified);
+            }
+            self.rooms.accept_outliers(&room.id, events).await?;
+        }
+        let in_state: HashSet<OwnedEventId> = ids.state.iter().cloned().collect();
+        let unknown: HashSet<OwnedEventId> = self.unknown(room, &wanted).await?.into_iter().collect();
+        let left_out = left_out.into_iter().filter(|(id, _)| unknown.contains(id));
+        let left_out =
+            left_out.map(|(event_id, json)| LeftOut { in_state: in_state.contains(&event_id), event_id, json });
+        let left_out = left_out.collect();
+        let ids = ids.state.into_iter().filter(|id| !unknown.contains(id)).collect();
+        Ok(ToldState { ids, left_out })
+    }
+
+    async fn fetch_events(
         &self,
         room: &Room,
         edge: &OwnedEventId,
         wanted: &[OwnedEventId],
         server: &str,
-    ) -> crate::Result<Vec<Verified>> {
+    ) -> crate::Result<(Vec<Verified>, Vec<Unverifiable>)> {
         if wanted.len() > SINGLE_FETCHES_MAX {
             let events = self.ask_state(server, &room.id, edge.as_str()).await?;
             return self.verify_of_room(room, events).await;
@@ -282,23 +303,33 @@ impl Federation {
             }
         }
         let wanted: HashSet<&OwnedEventId> = wanted.iter().collect();
-        let mut events = self.verify_of_room(room, events).await?;
+        let (mut events, mut unverified) = self.verify_of_room(room, events).await?;
         events.retain(|event| wanted.contains(&event.pdu().event_id));
-        Ok(events)
+        unverified.retain(|(id, _)| wanted.contains(id));
+        Ok((events, unverified))
     }
 
-    /// Those of the events that verify and are of the room, oldest first.
-    async fn verify_of_room(&self, room: &Room, events: Vec<Bytes>) -> crate::Result<Vec<Verified>> {
+    /// Those of the events that verify and are of the room, oldest first; and those that cannot be verified now, since
+    /// keys cannot be had.
+    async fn verify_of_room(
+        &self,
+        room: &Room,
+        events: Vec<Bytes>,
+    ) -> crate::Result<(Vec<Verified>, Vec<Unverifiable>)> {
         let texts = events.iter().filter_map(|event| event::Json::object_from_slice(event).ok());
-        let texts = texts.map(|event| super::transaction::federation_form(room.rules, &event)).collect();
-        let verified = verify::pdus(&self.key_ring, room.rules, texts, EdgeLimits::Enforced).await?;
+        let texts = texts.map(|event| super::transaction::federation_form(room.rules, &event));
+        let texts: Vec<Bytes> = texts.collect();
+        let verified = verify::pdus(&self.key_ring, room.rules, texts.clone(), EdgeLimits::Enforced).await?;
+        let wanting = texts.into_iter().zip(&verified).filter(|(_, checked)| verified_lists::lacks_key(checked));
+        let unverified = wanting.filter_map(|(text, _)| verified_lists::left_out(room.rules, text, false));
+        let unverified = unverified.map(|one| (one.event_id, one.json)).collect();
         let mut verified: Vec<Verified> = verified
             .into_iter()
             .filter_map(|event| event.inspect_err(|error| tracing::debug!(%error, "a fetched event was dropped")).ok())
             .filter(|event| event.pdu().room_id == room.id.as_str())
             .collect();
         verified.sort_by_key(|event| event.pdu().depth);
-        Ok(verified)
+        Ok((verified, unverified))
     }
 
     /// Those of the events that a state cannot be made of yet: not known, or waiting.

@@ -9,6 +9,7 @@ use event::{EdgeLimits, Json, Verified};
 use http::Method;
 use rooms::Room;
 use rooms::remote::HISTORY_MAX;
+use rooms::remote::left_out::ToldState;
 use rooms::timeline::{Direction, Place};
 use ruma_common::OwnedEventId;
 
@@ -143,7 +144,7 @@ impl Federation {
         room: &Room,
         server: &str,
         events: &[Verified],
-    ) -> Result<BTreeMap<OwnedEventId, Vec<OwnedEventId>>> {
+    ) -> Result<BTreeMap<OwnedEventId, ToldState>> {
         let here: HashSet<&OwnedEventId> = events.iter().map(|event| &event.pdu().event_id).collect();
         let mut states = BTreeMap::new();
         for event in events {
@@ -154,17 +155,7 @@ impl Federation {
             {
                 continue;
             }
-            let ids = self.ask_state_ids(server, &room.id, pdu.event_id.as_str()).await?;
-            let wanted: Vec<OwnedEventId> =
-                ids.state.iter().chain(&ids.auth_chain).chain(&pdu.auth_events).cloned().collect();
-            let unknown = self.unknown(room, &wanted).await?;
-            if !unknown.is_empty() {
-                let fetched = self.fetch_events(room, &pdu.event_id, &unknown, server).await?;
-                self.rooms.accept_outliers(&room.id, fetched).await?;
-            }
-            let unknown: HashSet<OwnedEventId> = self.unknown(room, &ids.state).await?.into_iter().collect();
-            let state = ids.state.into_iter().filter(|id| !unknown.contains(id)).collect();
-            states.insert(pdu.event_id.clone(), state);
+            states.insert(pdu.event_id.clone(), self.ask_told_state(room, pdu, server).await?);
         }
         Ok(states)
     }

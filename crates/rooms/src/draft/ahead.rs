@@ -117,6 +117,7 @@ impl Draft<'_> {
             (row.fragment, row.idx) = (Some(place.fragment), Some(place.idx));
             row.thread = thread_of(&judged.pdu);
         }
+        self.note_partial(&mut row);
         let event = Arc::new(Event::new(row.clone(), Arc::clone(&judged.pdu)));
         self.overlay.events.insert(num, Arc::clone(&event));
         self.overlay.ids.insert(event.id().clone(), num);

@@ -12,6 +12,7 @@ use ruma_common::OwnedEventId;
 use store::tables::rooms::{EventRow, FragmentRow, HistoryGapRow};
 use store::{EventNum, Read};
 
+use super::left_out::ToldState;
 use crate::accept::{ATTEMPTS_MAX, better_form, judge_then, missing_among, nums_of, state_before};
 use crate::draft::{Draft, Judged};
 use crate::event::Event;
@@ -72,7 +73,7 @@ impl Rooms {
         &self,
         room_id: &str,
         events: Vec<Verified>,
-        states: BTreeMap<OwnedEventId, Vec<OwnedEventId>>,
+        states: BTreeMap<OwnedEventId, ToldState>,
     ) -> Result<Vec<Arc<Event>>> {
         if events.len() > HISTORY_MAX {
             return Err(Error::Invalid(format!("more than {HISTORY_MAX} events of history at a time")));
@@ -118,7 +119,7 @@ impl Rooms {
         &self,
         room: &Arc<Room>,
         incoming: &[Incoming],
-        states: &BTreeMap<OwnedEventId, Vec<OwnedEventId>>,
+        states: &BTreeMap<OwnedEventId, ToldState>,
     ) -> Result<Vec<Arc<Event>>> {
         let mut draft = Draft::begin(self, room).await;
         draft.check_alive()?;
@@ -184,7 +185,7 @@ impl Rooms {
         draft: &mut Draft<'_>,
         one: &Incoming,
         row: Option<&EventRow>,
-        states: &BTreeMap<OwnedEventId, Vec<OwnedEventId>>,
+        states: &BTreeMap<OwnedEventId, ToldState>,
         plan: &mut Plan,
     ) -> Result<Option<Arc<Event>>> {
         let Some(fragment) = plan.fragments.get(&one.pdu.event_id).copied() else { return Ok(None) };
@@ -204,7 +205,10 @@ impl Rooms {
                 let before = state_before(draft, &prev).await?;
                 (prev, before)
             }
-            (false, Some(given)) => self.state_at_gap(draft, &pdu.prev_events, &missing, given).await?,
+            (false, Some(told)) => {
+                draft.note_left_out(&pdu.event_id, &told.left_out).await?;
+                self.state_at_gap(draft, &pdu.prev_events, &missing, &told.ids).await?
+            }
             (false, None) => return Ok(None),
         };
         let mut judged = judge_then(draft, pdu, prev, before).await?;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ::event::{Json, Pdu, Rules, Verified};
 use ruma_common::OwnedEventId;
 use store::tables::core::JobRow;
-use store::tables::rooms::{MembershipRow, PartialEventRow, RemoteRoomRow, StateKeyRow, StateSegmentRow};
+use store::tables::rooms::{MembershipRow, RemoteRoomRow, StateKeyRow, StateSegmentRow};
 use store::{CommitBatch, CommitError, EventNum, Read, RoomNum};
 
 use super::left_out::LeftOut;
@@ -115,7 +115,7 @@ impl Rooms {
                 let room = self.room(&room_id).await?.ok_or(Error::NotInRoom)?;
                 let known = self.rows_by_id(&room, &ids).await?;
                 let ids: Vec<OwnedEventId> = ids.into_iter().filter(|id| known.contains_key(id)).collect();
-                self.accept_with_state(import.join, &ids).await?
+                self.accept_with_state(import.join, ids).await?
             }
             accepted => accepted,
         };
@@ -176,7 +176,7 @@ impl Rooms {
         if let Some(partial) = &joined.partial {
             draft.note_partial_room(partial, &joined.join.pdu().event_id);
         }
-        draft.note_left_out(&joined.join.pdu().event_id, &joined.left_out);
+        draft.note_left_out(&joined.join.pdu().event_id, &joined.left_out).await?;
         before = draft.learn_state(joined.join.pdu(), before).await?;
         let event = self.append_join(&mut draft, &joined.join, before).await?;
         self.commit_new(room, draft).await?;
@@ -202,8 +202,7 @@ impl Rooms {
             draft.note_completion();
         } else {
             // Of an earlier stay nothing is judged again.
-            self.replace_left_out(&mut draft, join.pdu().event_id.as_str(), &joined.left_out).await?;
-            draft.batch.delete_prefix::<PartialEventRow>(vec![room.num.into()]);
+            self.replace_left_out(&mut draft, &join.pdu().event_id, &joined.left_out, false).await?;
         }
         let before = draft.learn_state(join.pdu(), roots).await?;
         let event = self.append_join(&mut draft, join, before).await?;
@@ -342,7 +341,7 @@ impl Rooms {
             local: Arc::default(),
             servers: Arc::default(),
             partial: None,
-            left_out: None,
+            left_out: false,
         };
         head.row.next_key = key.map_or(0, |row| row.key_id + 1);
         head.row.next_segment = segment.map_or(0, |row| row.segment + 1);

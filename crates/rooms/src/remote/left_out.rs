@@ -1,41 +1,39 @@
-//! Events of the state before a join that could not be verified when the room was joined, since their server's keys
-//! could not be had at that moment, and events that cite such ones.
+//! Events of the state before a join, or before an event behind a gap, that could not be verified when that state was
+//! taken over, since their server's keys could not be had at that moment; and events that cite such ones.
 //!
 //! Left out for good, they would make this server's state another one than everybody else's: of a member whose server
 //! was away for a minute nothing would ever be taken in. So they are kept as they came and tried again for a while, and
 //! as long as there are any, the events of the room are noted as those of a partial room are ([`super::partial`]). When
-//! some of them can be verified, they take their places in the state before the join, and what was noted is judged
-//! again. Everything else works as in any room: nobody has to wait for the keys of a server that may never come back.
+//! some of them can be verified, they take their places in that state, and what was noted is judged again. Everything
+//! else works as in any room: nobody has to wait for the keys of a server that may never come back.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use ::event::Verified;
 use bytes::Bytes;
 use ruma_common::OwnedEventId;
 use store::tables::core::JobRow;
-use store::tables::rooms::{LeftOutRow, PartialEventRow};
+use store::tables::rooms::{EventRow, LeftOutRow, PartialEventRow};
 use store::{EventNum, Read, StreamKind};
 
-use super::partial::{Found, PartialRoom};
+use super::partial::Found;
 use crate::accept::ATTEMPTS_MAX;
 use crate::draft::Draft;
 use crate::room::Room;
-use crate::state::{Roots, TypeKey, type_key};
+use crate::state::{TypeKey, type_key};
 use crate::{Error, Result, Rooms, flags};
 
 /// The kind of the jobs that try to verify what was left out. Their name is the room's id.
 pub const JOB: &str = "left_out";
-/// Most events that are kept aside for one room.
-const EVENTS_MAX: usize = 1_000;
-/// Most bytes of them.
-const BYTES_MAX: usize = 16 << 20;
+/// Most events that are kept aside for one room. None is larger than 64 KiB.
+const EVENTS_MAX: usize = 500;
 /// With more events than these to be judged again nothing is tried any more.
 const JUDGED_MAX: u32 = 10_000;
 /// The first attempt comes so much later, in milliseconds: what could not be reached a moment ago cannot now.
 const FIRST_PAUSE_MS: i64 = 5_000;
 
-/// An event that was left out of the state before a join.
+/// An event that was left out of the state before another one.
 #[derive(Clone, Debug)]
 pub struct LeftOut {
     /// Its id.
@@ -46,57 +44,75 @@ pub struct LeftOut {
     pub json: Bytes,
 }
 
+/// The state before an event as another server tells it.
+#[derive(Clone, Debug, Default)]
+pub struct ToldState {
+    /// The ids of its events, all of which are known.
+    pub ids: Vec<OwnedEventId>,
+    /// Events of it, and of its auth chain, that could not be verified.
+    pub left_out: Vec<LeftOut>,
+}
+
+impl From<Vec<OwnedEventId>> for ToldState {
+    fn from(ids: Vec<OwnedEventId>) -> Self {
+        Self { ids, left_out: Vec::new() }
+    }
+}
+
 /// What was left out, by whether it is known by now.
+#[derive(Default)]
 struct Sorted {
     /// Events that are known.
     come: Vec<LeftOutRow>,
-    /// Events that are not.
-    open: Vec<LeftOutRow>,
-    /// The entries of the state that known ones are.
-    entries: Vec<(TypeKey, EventNum)>,
+    /// How many are not.
+    n_open: usize,
+    /// The entries of the state that known ones are, by the event before which they were left out.
+    entries: HashMap<String, Vec<(TypeKey, EventNum)>>,
 }
 
 impl Draft<'_> {
-    /// Keeps events aside that are left out of the state before a join, as many as is reasonable.
-    pub(super) fn note_left_out(&mut self, join: &OwnedEventId, left_out: &[LeftOut]) {
-        // What is part of the state may come as part of the auth chain too.
-        let chain: BTreeMap<_, _> = left_out.iter().map(|one| (&one.event_id, one)).collect();
-        let state = left_out.iter().filter(|one| one.in_state).map(|one| (&one.event_id, one));
-        let all: BTreeMap<_, _> = chain.into_iter().chain(state).collect();
-        let mut bytes = 0;
-        for one in all.into_values().take(EVENTS_MAX) {
-            bytes += one.json.len();
-            if bytes > BYTES_MAX {
-                break;
+    /// Keeps events aside that are left out of the state before an event, as many as is reasonable.
+    pub(super) async fn note_left_out(&mut self, edge: &OwnedEventId, left_out: &[LeftOut]) -> Result<()> {
+        if !left_out.is_empty() {
+            let n_kept = self.rooms.left_out_rows(self.room).await?.len();
+            // What is part of the state may come as part of the auth chain too.
+            let chain: BTreeMap<_, _> = left_out.iter().map(|one| (&one.event_id, one)).collect();
+            let state = left_out.iter().filter(|one| one.in_state).map(|one| (&one.event_id, one));
+            let all: BTreeMap<_, _> = chain.into_iter().chain(state).collect();
+            for one in all.into_values().take(EVENTS_MAX.saturating_sub(n_kept)) {
+                self.batch.put(LeftOutRow {
+                    room: self.room.num,
+                    edge: edge.to_string(),
+                    event_id: one.event_id.to_string(),
+                    in_state: one.in_state,
+                    json: one.json.to_vec(),
+                });
+                self.head.left_out = true;
             }
-            self.batch.put(LeftOutRow {
-                room: self.room.num,
-                event_id: one.event_id.to_string(),
-                join_id: join.to_string(),
-                in_state: one.in_state,
-                json: one.json.to_vec(),
-            });
-            self.head.left_out = Some(join.as_str().into());
         }
-        // Members that are missing come first, and what is left out by then is noted anew.
-        if self.head.left_out.is_some() && self.head.partial.is_none() {
+        // Members that are missing come first.
+        if self.head.left_out && self.head.partial.is_none() {
             let due_ms = self.rooms.clock.now_ms().saturating_add(FIRST_PAUSE_MS);
             let (kind, name) = (JOB.to_owned(), self.room.id.clone());
             self.batch.put(JobRow { kind, name, cursor: String::new(), due_ms, failures: 0 });
         }
+        Ok(())
     }
 
     /// Nothing is left out any more.
-    fn forget_left_out(&mut self) {
-        self.head.left_out = None;
-        self.batch.delete_prefix::<LeftOutRow>(vec![self.room.num.into()]);
+    fn end_left_out(&mut self) {
+        self.head.left_out = false;
         self.batch.delete::<JobRow>(vec![JOB.into(), self.room.id.as_str().into()]);
         self.forget_judgements();
     }
 }
 
+pub(crate) fn left_out_key(row: &LeftOutRow) -> Vec<store::Value> {
+    vec![row.room.into(), row.edge.as_str().into(), row.event_id.as_str().into()]
+}
+
 impl Rooms {
-    /// What was left out of a room's state and may be verified later, in the order of the ids; empty for an unknown room.
+    /// What was left out of a room's state and may be verified later; empty for an unknown room.
     ///
     /// # Errors
     /// As the store says.
@@ -109,40 +125,42 @@ impl Rooms {
         Ok(self.store.all(Read::prefix::<LeftOutRow>(vec![room.num.into()])).await?)
     }
 
-    /// The room, if all its members are known and something is left out of its state.
-    pub(super) async fn room_with_left_out(&self, room_id: &str) -> Result<Option<PartialRoom>> {
-        let Some(room) = self.room(room_id).await? else { return Ok(None) };
+    /// Whether all members of a room are known and something is left out of its state.
+    pub(super) async fn only_lacks_left_out(&self, room_id: &str) -> Result<bool> {
+        let Some(room) = self.room(room_id).await? else { return Ok(false) };
         let head = room.head();
-        let Some(join) = head.left_out.as_ref().filter(|_| head.partial.is_none()) else { return Ok(None) };
-        let corrupt = |_| store::Error::Corrupt { table: "left_out", detail: join.to_string() };
-        let join = OwnedEventId::try_from(&**join).map_err(corrupt)?;
-        Ok(Some(PartialRoom { room_id: room.id.clone(), join, servers: Vec::new(), since_ms: 0 }))
+        Ok(head.left_out && head.partial.is_none())
     }
 
-    /// Replaces what is left out of the state before a join.
+    /// Replaces what is left out of the state before an event; what is left out before others is forgotten, unless it is
+    /// to be kept.
     pub(super) async fn replace_left_out(
         &self,
         draft: &mut Draft<'_>,
-        join_id: &str,
+        edge: &OwnedEventId,
         left_out: &[LeftOut],
+        keeps_others: bool,
     ) -> Result<()> {
-        let ids: HashSet<&str> = left_out.iter().map(|one| one.event_id.as_str()).collect();
-        for row in self.left_out_rows(draft.room).await? {
-            if !ids.contains(row.event_id.as_str()) {
-                draft.batch.delete::<LeftOutRow>(vec![row.room.into(), row.event_id.into()]);
-            }
+        let again: HashSet<&str> = left_out.iter().map(|one| one.event_id.as_str()).collect();
+        let stays = |row: &LeftOutRow| match row.edge == edge.as_str() {
+            true => again.contains(row.event_id.as_str()),
+            false => keeps_others,
+        };
+        let (kept, gone): (Vec<_>, Vec<_>) = self.left_out_rows(draft.room).await?.into_iter().partition(stays);
+        for row in gone {
+            draft.batch.delete::<LeftOutRow>(left_out_key(&row));
         }
-        draft.head.left_out = None;
-        draft.batch.delete::<JobRow>(vec![JOB.into(), draft.room.id.as_str().into()]);
-        let corrupt = |_| store::Error::Corrupt { table: "left_out", detail: join_id.to_owned() };
-        let join = OwnedEventId::try_from(join_id).map_err(corrupt)?;
-        draft.note_left_out(&join, left_out);
+        draft.head.left_out = !kept.is_empty();
+        draft.note_left_out(edge, left_out).await?;
+        if !draft.head.left_out {
+            draft.end_left_out();
+        }
         Ok(())
     }
 
-    /// Takes in events that were left out of a room's state and are verified now: they get their places in the state
-    /// before the join, and everything since then is judged again. Returns how many of those that were left out are known
-    /// now, and how many still are not.
+    /// Takes in events that were left out of a room's state and are verified now: they get their places in the states
+    /// that they belong to, and everything since then is judged again. Returns how many of those that were left out are
+    /// known now, and how many still are not.
     ///
     /// # Errors
     /// [`Error::NotInRoom`] for an unknown room; [`Error::Invalid`] if the state with them does not allow our join; as the
@@ -160,52 +178,48 @@ impl Rooms {
     }
 
     async fn try_left_out(&self, room: &Arc<Room>) -> Result<(usize, usize)> {
-        // The tree's nodes first, as with the members of a partial room.
         let mut draft = Draft::begin(self, room).await;
         draft.check_alive()?;
         self.wait_for_all(room).await?;
-        let Some(join_id) = draft.head.left_out.clone() else { return Ok((0, 0)) };
         let rows = self.left_out_rows(room).await?;
-        let Sorted { come, open, entries } = self.sort_left_out(room, rows).await?;
+        let Sorted { come, n_open, entries } = self.sort_left_out(room, rows).await?;
         if come.is_empty() || draft.head.partial.is_some() {
-            return Ok((0, open.len() + come.len()));
+            return Ok((0, n_open + come.len()));
         }
-        let join = self.event_by_id(room, &join_id).await?.ok_or(Error::EventNotFound)?;
-        let before = join.state_before().unwrap_or(Roots::EMPTY);
-        let whole = draft.fill_state(before, entries.clone()).await?;
-        self.commit(room, draft).await?;
-        let mut draft = Draft::begin(self, room).await;
-        draft.check_alive()?;
-        self.wait_for_all(room).await?;
-        if whole != before {
-            self.correct(&mut draft, &join_id, &Found::Entries(whole, entries)).await?;
+        if !entries.is_empty() {
+            self.correct(&mut draft, &Found::Entries(entries)).await?;
         }
-        for row in &come {
-            draft.batch.delete::<LeftOutRow>(vec![row.room.into(), row.event_id.as_str().into()]);
+        let n_come = come.len();
+        for row in come {
+            draft.batch.delete::<LeftOutRow>(left_out_key(&row));
         }
-        if open.is_empty() {
-            draft.forget_left_out();
+        if n_open == 0 {
+            draft.end_left_out();
         }
         draft.batch.announce(StreamKind::RoomHead, Some(room.num), None, None);
         self.commit(room, draft).await?;
-        Ok((come.len(), open.len()))
+        Ok((n_come, n_open))
     }
 
     async fn sort_left_out(&self, room: &Room, rows: Vec<LeftOutRow>) -> Result<Sorted> {
-        let ids: Vec<OwnedEventId> =
-            rows.iter().filter_map(|row| OwnedEventId::try_from(row.event_id.as_str()).ok()).collect();
+        let ids = rows.iter().filter_map(|row| OwnedEventId::try_from(row.event_id.as_str()).ok());
+        let ids: HashSet<OwnedEventId> = ids.collect();
         let known = self.rows_by_id(room, &ids).await?;
-        let known_row = |row: &LeftOutRow| {
-            let id = OwnedEventId::try_from(row.event_id.as_str()).ok()?;
-            known.get(&id).filter(|known| known.flags & flags::WAITING == 0)
-        };
-        let entries = rows.iter().filter(|row| row.in_state).filter_map(known_row);
-        let entries = entries.filter(|known| known.flags & flags::REJECTED == 0);
-        let entries: Vec<(TypeKey, EventNum)> = entries
-            .filter_map(|known| Some((type_key(&known.kind, known.state_key.as_deref()?), known.event)))
-            .collect();
-        let (come, open) = rows.into_iter().partition(|row| known_row(row).is_some());
-        Ok(Sorted { come, open, entries })
+        let known = known.values().filter(|row| row.flags & flags::WAITING == 0);
+        let known: HashMap<&str, &EventRow> = known.map(|row| (row.event_id.as_str(), row)).collect();
+        let mut sorted = Sorted::default();
+        for row in rows {
+            let Some(event) = known.get(row.event_id.as_str()) else {
+                sorted.n_open += 1;
+                continue;
+            };
+            if let (true, 0, Some(state_key)) = (row.in_state, event.flags & flags::REJECTED, &event.state_key) {
+                let entry = (type_key(&event.kind, state_key), event.event);
+                sorted.entries.entry(row.edge.clone()).or_default().push(entry);
+            }
+            sorted.come.push(row);
+        }
+        Ok(sorted)
     }
 
     /// Whether so much was said in a room since that judging it again would be too much.
@@ -228,7 +242,10 @@ impl Rooms {
             let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
             let mut draft = Draft::begin(self, &room).await;
             draft.check_alive()?;
-            draft.forget_left_out();
+            for row in self.left_out_rows(&room).await? {
+                draft.batch.delete::<LeftOutRow>(left_out_key(&row));
+            }
+            draft.end_left_out();
             draft.batch.announce(StreamKind::RoomHead, Some(room.num), None, None);
             match self.commit(&room, draft).await {
                 Err(Error::Busy) => {}

@@ -58,20 +58,26 @@ pub struct PartialRoom {
 /// A partial room that this process is to complete, and nobody else as long as the claim is kept up.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// The room.
-    pub room: PartialRoom,
+    /// The room's id.
+    pub room_id: String,
+    /// What is missing.
+    pub lacks: Lacks,
     job: JobRow,
+}
+
+/// What is missing of a room's state.
+#[derive(Clone, Debug)]
+pub enum Lacks {
+    /// Most members.
+    Members(PartialRoom),
+    /// Events that could not be verified ([`Rooms::left_out`]).
+    LeftOut,
 }
 
 impl Claim {
     /// How often it was tried before.
     pub fn failures(&self) -> i64 {
         self.job.failures
-    }
-
-    /// Whether nothing is missing but events that could not be verified ([`Rooms::left_out`]).
-    pub fn left_out(&self) -> bool {
-        self.job.kind == left_out::JOB
     }
 }
 
@@ -146,12 +152,12 @@ impl Draft<'_> {
     }
 }
 
-/// What has become known of the state before a join.
+/// What has become known of the state before some events.
 pub(super) enum Found {
-    /// All memberships of this state; the rest came with the join.
-    Members(Roots),
-    /// All of this state, for the sake of these entries.
-    Entries(Roots, Vec<(TypeKey, EventNum)>),
+    /// All members before the join with this id, those of this state; the rest came with the join.
+    Members(String, Roots),
+    /// Entries that were left out of the state before the events with these ids.
+    Entries(HashMap<String, Vec<(TypeKey, EventNum)>>),
 }
 
 /// What is found on the second look at the events of a partial room.
@@ -204,7 +210,7 @@ impl Rooms {
     }
 
     /// A partial room that nobody completes and whose time has come, claimed for so many milliseconds. One of which only
-    /// events are left out that could not be verified ([`Claim::left_out`]) comes after those whose members are missing.
+    /// events are left out that could not be verified comes after those whose members are missing.
     ///
     /// # Errors
     /// As the store says.
@@ -221,13 +227,13 @@ impl Rooms {
         for job in jobs.into_iter().filter(|job| job.due_ms <= now_ms) {
             let claimed = JobRow { due_ms: now_ms.saturating_add(hold_ms), ..job.clone() };
             let empty = self.room(&job.name).await?.is_none_or(|room| room.head().local.is_empty());
-            let room = match kind {
-                left_out::JOB => self.room_with_left_out(&job.name).await?,
-                _ => self.partial_room(&job.name).await?,
+            let lacks = match kind {
+                left_out::JOB => self.only_lacks_left_out(&job.name).await?.then_some(Lacks::LeftOut),
+                _ => self.partial_room(&job.name).await?.map(Lacks::Members),
             };
-            match room.filter(|_| !empty) {
-                Some(room) if self.change_job(&job, Some(&claimed)).await? => {
-                    return Ok(Some(Claim { room, job: claimed }));
+            match lacks.filter(|_| !empty) {
+                Some(lacks) if self.change_job(&job, Some(&claimed)).await? => {
+                    return Ok(Some(Claim { room_id: job.name.clone(), lacks, job: claimed }));
                 }
                 Some(_) => {}
                 // It is whole, gone or left: no server tells us of it, until somebody joins it again.
@@ -342,16 +348,17 @@ impl Rooms {
         draft.check_alive()?;
         self.wait_for_all(room).await?;
         let Some(partial) = draft.head.partial.clone() else { return Ok(()) };
-        self.correct(&mut draft, &partial.join_id, &Found::Members(whole)).await?;
-        self.replace_left_out(&mut draft, &partial.join_id, left_out).await?;
-        draft.forget_judgements();
+        self.correct(&mut draft, &Found::Members(partial.join_id.clone(), whole)).await?;
+        let corrupt = |_| store::Error::Corrupt { table: "partial_rooms", detail: partial.join_id.clone() };
+        let join = OwnedEventId::try_from(partial.join_id.as_str()).map_err(corrupt)?;
+        self.replace_left_out(&mut draft, &join, left_out, true).await?;
         draft.batch.delete::<JobRow>(vec![JOB.into(), room.id.as_str().into()]);
         self.commit(room, draft).await
     }
 
-    /// Judges anew by what has become known of the state before a join, and corrects what is current.
-    pub(super) async fn correct(&self, draft: &mut Draft<'_>, join_id: &str, found: &Found) -> Result<()> {
-        let look = self.look_again(draft, join_id, found).await?;
+    /// Judges anew by what has become known, and corrects what is current.
+    pub(super) async fn correct(&self, draft: &mut Draft<'_>, found: &Found) -> Result<()> {
+        let look = self.look_again(draft, found).await?;
         let extremities = self.extremities_after(draft, &look).await?;
         let states: Vec<Roots> = extremities.iter().filter_map(|extremity| extremity.state).collect();
         let current = draft.resolve(&states).await?;
@@ -376,7 +383,7 @@ impl Rooms {
     }
 
     /// Judges every event anew that was judged by part of the state.
-    async fn look_again(&self, draft: &mut Draft<'_>, join_id: &str, found: &Found) -> Result<SecondLook> {
+    async fn look_again(&self, draft: &mut Draft<'_>, found: &Found) -> Result<SecondLook> {
         let room = draft.room;
         let rows: Vec<PartialEventRow> = self.store.all(Read::prefix::<PartialEventRow>(vec![room.num.into()])).await?;
         let nums: Vec<EventNum> = rows.iter().map(|row| row.event).collect();
@@ -384,16 +391,19 @@ impl Rooms {
         let mut look = SecondLook::default();
         for event in oldest_first(events) {
             let prev = previous(&event);
-            let before = match (event.id().as_str() == join_id, found) {
+            let before = match found {
                 // What is not a membership came with the join, from the server that let us in.
-                (true, Found::Members(whole)) => {
+                Found::Members(join, whole) if event.id() == join => {
                     Roots { members: whole.members, ..event.state_before().unwrap_or(*whole) }
                 }
-                (true, Found::Entries(whole, _)) => *whole,
-                (false, _) => self.state_before_again(draft, &event, &prev, &look, found).await?,
+                Found::Entries(entries) if entries.contains_key(event.id().as_str()) => {
+                    let entries = entries.get(event.id().as_str()).cloned().unwrap_or_default();
+                    self.state_at_edge_again(draft, &event, &prev, &look, entries).await?
+                }
+                _ => self.state_before_again(draft, &event, &prev, &look).await?,
             };
             let mut judged = judge_then(draft, &event.pdu, prev.clone(), before).await?;
-            if event.id().as_str() == join_id && judged.flags != 0 {
+            if judged.flags != 0 && self.is_own_join(&event, found) {
                 return Err(Error::Invalid("the state that was given does not allow our join".to_owned()));
             }
             settle_flags(&event, &mut judged);
@@ -408,19 +418,41 @@ impl Rooms {
         Ok(look)
     }
 
+    /// Whether a second look begins with this join of ours, without which nobody here is in the room.
+    fn is_own_join(&self, event: &Event, found: &Found) -> bool {
+        match found {
+            Found::Members(join, _) => event.id() == join,
+            Found::Entries(entries) => {
+                let is_ours = event.pdu.sender_server() == self.server_name();
+                is_ours && event.pdu.membership() == Some("join") && entries.contains_key(event.id().as_str())
+            }
+        }
+    }
+
+    /// The state before a join or before an event behind a gap, with what was left out of it.
+    async fn state_at_edge_again(
+        &self,
+        draft: &mut Draft<'_>,
+        event: &Event,
+        prev: &[EventNum],
+        look: &SecondLook,
+        entries: Vec<(TypeKey, EventNum)>,
+    ) -> Result<Roots> {
+        let told = draft.fill_state(event.state_before().unwrap_or(Roots::EMPTY), entries).await?;
+        let states = prev.iter().filter_map(|prev| look.after.get(prev).copied());
+        let states: Vec<Roots> = std::iter::once(told).chain(states).collect();
+        draft.resolve(&states).await
+    }
+
     async fn state_before_again(
         &self,
         draft: &mut Draft<'_>,
         event: &Event,
         prev: &[EventNum],
         look: &SecondLook,
-        found: &Found,
     ) -> Result<Roots> {
-        // Behind a gap the state is what another server told: all of it, but for what could not be verified then either.
-        let mut told = event.state_before().filter(|_| prev.len() < event.pdu.prev_events.len());
-        if let (Some(state), Found::Entries(_, entries)) = (told, found) {
-            told = Some(draft.fill_state(state, entries.clone()).await?);
-        }
+        // Behind a gap the state is what another server told, all of it.
+        let told = event.state_before().filter(|_| prev.len() < event.pdu.prev_events.len());
         let events = self.events(draft.room, Some(&draft.overlay), prev).await?;
         let after = |event: &Arc<Event>| look.after.get(&event.num()).copied().or_else(|| event.state_after());
         let states: Vec<Roots> = told.into_iter().chain(events.iter().filter_map(after)).collect();

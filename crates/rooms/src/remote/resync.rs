@@ -10,6 +10,7 @@ use store::tables::rooms::MissingPrevRow;
 use store::{EventNum, Read};
 
 use super::history::Incoming;
+use super::left_out::ToldState;
 use crate::accept::{ATTEMPTS_MAX, better_form, judge_at, missing_among, missing_key, nums_of};
 use crate::draft::Draft;
 use crate::room::Room;
@@ -31,19 +32,21 @@ pub struct MissingEvent {
 }
 
 impl Rooms {
-    /// Takes in an event some of whose previous events cannot be had, with the ids of the state before it as another
-    /// server tells it. The state before it is resolved from that and the states after the previous events that are
-    /// known. Before the event the timeline has a gap.
+    /// Takes in an event some of whose previous events cannot be had, with the state before it as another server tells
+    /// it. The state before it is resolved from that and the states after the previous events that are
+    /// known. Before the event the timeline has a gap. What is left out of that state, since it could not be verified,
+    /// is kept aside ([`Rooms::left_out`]).
     ///
     /// # Errors
     /// [`Error::NotInRoom`] for an unknown room; [`Error::Invalid`] if an event of the state is not known (see
     /// [`Rooms::accept_outliers`]); as the store says.
-    pub async fn accept_with_state(&self, event: Verified, state: &[OwnedEventId]) -> Result<Accepted> {
+    pub async fn accept_with_state(&self, event: Verified, told: impl Into<ToldState>) -> Result<Accepted> {
+        let told = told.into();
         let event = self.seek_recommendation(event).await?;
         let room_id = event.pdu().room_id.to_string();
         for _ in 0..ATTEMPTS_MAX {
             let room = self.room(&room_id).await?.ok_or(Error::NotInRoom)?;
-            match self.try_with_state(&room, &event, state).await {
+            match self.try_with_state(&room, &event, &told).await {
                 Err(Error::Busy) => {}
                 Ok(accepted) => {
                     if let Accepted::Judged(event) = &accepted {
@@ -57,10 +60,10 @@ impl Rooms {
         Err(Error::Busy)
     }
 
-    async fn try_with_state(&self, room: &Arc<Room>, event: &Verified, state: &[OwnedEventId]) -> Result<Accepted> {
+    async fn try_with_state(&self, room: &Arc<Room>, event: &Verified, told: &ToldState) -> Result<Accepted> {
         let pdu = event.pdu();
         if self.is_gap(room, &pdu.event_id).await? {
-            let states = BTreeMap::from([(pdu.event_id.clone(), state.to_vec())]);
+            let states = BTreeMap::from([(pdu.event_id.clone(), told.clone())]);
             let placed = self.try_history(room, &[Incoming::from(event)], &states).await?;
             if let Some(event) = placed.into_iter().next() {
                 return Ok(Accepted::Judged(event));
@@ -85,7 +88,8 @@ impl Rooms {
             return Ok(Accepted::Waiting(missing_auth));
         }
         let missing = missing_among(&draft, &pdu.prev_events, flags::WAITING | flags::OUTLIER).await?;
-        let (prev, before) = self.state_at_gap(&mut draft, &pdu.prev_events, &missing, state).await?;
+        let (prev, before) = self.state_at_gap(&mut draft, &pdu.prev_events, &missing, &told.ids).await?;
+        draft.note_left_out(&pdu.event_id, &told.left_out).await?;
         let mut judged = judge_at(&mut draft, pdu, prev, before).await?;
         judged.known = known.as_ref().map(|event| event.num());
         judged.flags |= more;

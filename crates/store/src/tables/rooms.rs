@@ -483,16 +483,17 @@ table! {
 }
 
 table! {
-    /// An event of the state before a join, or of its auth chain, that could not be verified, since a key could not be
-    /// had at that moment, or that cites such a one. As long as there are any, events are judged by part of the state.
-    "left_out" => LeftOutRow key(room, event_id) {
+    /// An event of the state before an edge, which is a join or an event behind a gap, or of the auth chain of that, that
+    /// could not be verified, since a key could not be had at that moment, or that cites such a one. As long as there are
+    /// any, events are judged by part of the state.
+    "left_out" => LeftOutRow key(room, edge, event_id) {
         /// The room.
         room: RoomNum,
+        /// The id of the event before which it is missing.
+        edge: String,
         /// The event's id.
         event_id: String,
-        /// Event id of the join.
-        join_id: String,
-        /// Whether it belongs to the state before the join; else to the auth chain of that.
+        /// Whether it belongs to the state before the edge; else to the auth chain of that.
         in_state: bool,
         /// The event as it came.
         json: Vec<u8>,

@@ -179,7 +179,7 @@ async fn fj4_state_at_the_join_is_no_extremity_when_it_comes_by_itself() {
     assert!(matches!(accepted, Accepted::Known(_)), "{accepted:?}");
     let before = one.rooms.state_before(&room_id, &topic).await.unwrap();
     let told: Vec<_> = before.iter().map(|event| event.id().clone()).collect();
-    let accepted = two.rooms.accept_with_state(one.sent(&room_id, &topic).await, &told).await.unwrap();
+    let accepted = two.rooms.accept_with_state(one.sent(&room_id, &topic).await, told.clone()).await.unwrap();
     assert!(matches!(accepted, Accepted::Known(_)), "{accepted:?}");
     assert_eq!(two.room(&room_id).await.head().extremities, head.extremities);
     assert_eq!(two.current(&room_id).await, current);

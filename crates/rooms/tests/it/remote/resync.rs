@@ -28,20 +28,20 @@ async fn fe6_an_event_after_a_gap_is_judged_by_the_state_that_is_told() {
         assert_eq!((awaited.len(), &awaited[0].id, &awaited[0].children[..]), (1, &missing[0], &[last.clone()][..]));
         let told = one.rooms.state_before(&room_id, &last).await.unwrap();
         let ids: Vec<_> = told.iter().map(|event| event.id().clone()).collect();
-        let unknown = two.rooms.accept_with_state(event.clone(), &ids).await;
+        let unknown = two.rooms.accept_with_state(event.clone(), ids.clone()).await;
         assert!(matches!(unknown, Err(Error::Invalid(_))), "the state is not known yet: {unknown:?}");
         let chain = one.rooms.auth_chain(&room_id, &ids).await.unwrap();
         let outliers = [all_received(&told, rules), all_received(&chain, rules)].concat();
         assert!(two.rooms.accept_outliers(&room_id, outliers.clone()).await.unwrap() >= 2);
         assert_eq!(two.rooms.accept_outliers(&room_id, outliers).await.unwrap(), 0, "they are known now");
-        let Accepted::Judged(judged) = two.rooms.accept_with_state(event.clone(), &ids).await.unwrap() else {
+        let Accepted::Judged(judged) = two.rooms.accept_with_state(event.clone(), ids.clone()).await.unwrap() else {
             panic!()
         };
         assert!(judged.shown());
         assert!(two.rooms.missing_events(&room_id).await.unwrap().is_empty());
         assert_eq!(one.current(&room_id).await, two.current(&room_id).await, "version {version}");
         assert_eq!(two.room(&room_id).await.head().row.joined, 3);
-        assert!(matches!(two.rooms.accept_with_state(event, &ids).await.unwrap(), Accepted::Known(_)));
+        assert!(matches!(two.rooms.accept_with_state(event, ids.clone()).await.unwrap(), Accepted::Known(_)));
         // The gap can be paged through.
         let room = two.room(&room_id).await;
         assert_eq!(two.rooms.backward_gaps(&room, two.rooms.live_end(&room)).await.unwrap()[0], last);
@@ -87,7 +87,7 @@ async fn fe4_an_event_is_judged_again_when_its_auth_event_comes() {
     let rules = two.room(&room_id).await.rules;
     let ids = one.state_ids_before(&room_id, &between).await;
     let known: Vec<_> = ids.iter().filter(|id| **id != joined).cloned().collect();
-    two.rooms.accept_with_state(one.sent(&room_id, &between).await, &known).await.unwrap();
+    two.rooms.accept_with_state(one.sent(&room_id, &between).await, known.clone()).await.unwrap();
     let Accepted::Waiting(missing) = two.accept(one.sent(&room_id, &said).await).await else { panic!() };
     assert_eq!(missing, std::slice::from_ref(&joined));
     let cited = one.get(&room_id, &joined).await;
@@ -137,7 +137,7 @@ async fn a_told_state_is_what_decides() {
         .filter(|event| !event.pdu.is_state_of("m.room.member", alice.as_str()))
         .map(|event| event.id().clone())
         .collect();
-    let Accepted::Judged(judged) = two.rooms.accept_with_state(event, &without).await.unwrap() else { panic!() };
+    let Accepted::Judged(judged) = two.rooms.accept_with_state(event, without.clone()).await.unwrap() else { panic!() };
     assert!(judged.rejected());
     let head = two.room(&room_id).await.head();
     assert!(head.extremities.iter().all(|extremity| extremity.id != said));
@@ -230,7 +230,7 @@ async fn missing_behind(hidden: usize, looks: usize) {
     let ids: Vec<_> = told.iter().map(|event| event.id().clone()).collect();
     one.rooms.accept_outliers(&room_id, all_received(&told, rules)).await.unwrap();
     assert!(matches!(one.accept(two.sent(&room_id, first).await).await, Accepted::Waiting(_)));
-    let judged = one.rooms.accept_with_state(two.sent(&room_id, first).await, &ids).await.unwrap();
+    let judged = one.rooms.accept_with_state(two.sent(&room_id, first).await, ids.clone()).await.unwrap();
     assert!(matches!(judged, Accepted::Judged(event) if event.has(flags::SOFT_FAILED)));
     for id in &said[3..] {
         let judged = one.accept(two.sent(&room_id, id).await).await;

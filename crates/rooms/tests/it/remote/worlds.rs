@@ -75,7 +75,7 @@ async fn fetch_history(from: &Server, to: &Server, room_id: &str) {
             let chain = from.rooms.auth_chain(room_id, &ids).await.unwrap();
             let outliers = [all_received(&state, rules), all_received(&chain, rules)].concat();
             to.rooms.accept_outliers(room_id, outliers).await.unwrap();
-            states.insert(event.id().clone(), ids);
+            states.insert(event.id().clone(), ids.into());
         }
         let placed = to.rooms.accept_history(room_id, all_received(&events, rules), states).await.unwrap();
         assert!(!placed.is_empty(), "the gaps {gaps:?} stay");

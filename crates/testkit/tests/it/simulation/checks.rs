@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rooms::{Room, flags};
 use store::Read;
-use store::tables::rooms::EventRow;
+use store::tables::rooms::{EventRow, HistoryGapRow};
 use testkit::text;
 
 use super::forgery::Forged;
@@ -45,6 +45,8 @@ struct View {
     /// Events that became news at a position.
     news: BTreeSet<String>,
     state_events: BTreeSet<String>,
+    /// Events that are part of the history.
+    shown: BTreeSet<String>,
     /// Whether the room's first event is part of its history here.
     has_beginning: bool,
 }
@@ -121,6 +123,7 @@ async fn view(node: &Node, room_id: &str) -> Option<View> {
         flags: rows.iter().map(|row| (row.event_id.clone(), row.flags)).collect(),
         news: rows.iter().filter(is_news).map(|row| row.event_id.clone()).collect(),
         state_events: rows.iter().filter(|row| row.state_key.is_some()).map(|row| row.event_id.clone()).collect(),
+        shown: rows.iter().filter(|row| row.fragment.is_some()).map(|row| row.event_id.clone()).collect(),
         has_beginning: rows.iter().any(|row| row.kind == "m.room.create" && row.fragment.is_some()),
         room: Arc::clone(&room),
         up,
@@ -152,7 +155,10 @@ async fn check_history(
     let is_there = views.iter().any(|view| view.has_beginning);
     if is_there && !events.iter().any(|event| event["type"] == "m.room.create") {
         let place = format!("{} (version {}) on {}", room.id, room.version, view.server);
-        found.wrong.push(format!("the history of {place} ends before its beginning"));
+        let gaps: Vec<HistoryGapRow> =
+            view.up.running.store.all(Read::prefix::<HistoryGapRow>(vec![view.room.num.into()])).await.unwrap();
+        let first = events.last().map(|event| &event["event_id"]);
+        found.wrong.push(format!("the history of {place} ends before its beginning: with {first:?}, gaps {gaps:?}"));
     }
     for one in forged.iter().filter(|one| one.room == room.id && one.server != view.server) {
         let shown = story.syncers.iter().any(|syncer| syncer.has(&one.room, &one.event));
@@ -188,9 +194,14 @@ async fn check_acknowledged(
         let others = views.iter().filter(|other| other.server != server);
         let mut known = others.filter_map(|other| other.flags.get(&id)).peekable();
         let is_hidden = known.peek().is_some() && known.all(|bits| bits & flags::SOFT_FAILED != 0);
+        // What nobody else shows, others can know by name only, as part of a state.
+        let shows = |other: &&&View| other.server != view.server && other.shown.contains(&id);
+        let is_gone = server != view.server && !views.iter().any(|other| shows(&other));
         let excused = match &event {
             Some(event) => {
-                event.has(flags::SOFT_FAILED) && server != view.server || event.pdu.kind == "m.room.redaction"
+                event.has(flags::SOFT_FAILED) && server != view.server
+                    || event.pdu.kind == "m.room.redaction"
+                    || is_gone
             }
             None => is_hidden && server != view.server,
         };

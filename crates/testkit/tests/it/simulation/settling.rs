@@ -10,7 +10,7 @@ use store::tables::core::JobRow;
 use store::tables::federation::InboundPduRow;
 
 use super::forgery::{self, Forged};
-use super::node::Up;
+use super::node::Node;
 use super::story::Story;
 
 /// So long nothing may pass between servers to count as quiet.
@@ -112,7 +112,7 @@ pub async fn quiet(story: &Story) -> Result<(), String> {
         tokio::time::sleep(waits).await;
         let mut busy = Vec::new();
         for node in &story.nodes {
-            busy.extend(busy_with(&node.up().unwrap()).await.map(|what| format!("{}: {what}", node.name)));
+            busy.extend(busy_with(story, node).await.map(|what| format!("{}: {what}", node.name)));
         }
         if story.network.delivered() == before && busy.is_empty() {
             return Ok(());
@@ -125,7 +125,8 @@ pub async fn quiet(story: &Story) -> Result<(), String> {
 }
 
 /// What a server still has to do.
-async fn busy_with(up: &Up) -> Option<String> {
+async fn busy_with(story: &Story, node: &Node) -> Option<String> {
+    let up = node.up()?;
     let remote = up.running.remote.as_ref()?;
     let behind = remote.outbound.report().into_iter().find(|(_, failures, queued)| *failures > 0 || *queued > 0);
     if let Some((server, failures, queued)) = behind {
@@ -136,6 +137,11 @@ async fn busy_with(up: &Up) -> Option<String> {
         return Some(format!("{} of {} is queued", row.event_id, row.origin));
     }
     let jobs: Vec<JobRow> = up.running.store.all(Read::prefix::<JobRow>(vec![])).await.unwrap();
-    let job = jobs.into_iter().find(|job| job.kind == partial::JOB || job.kind == left_out::JOB);
-    job.map(|job| format!("{} of {} is to be done", job.kind, job.name))
+    for job in jobs.into_iter().filter(|job| job.kind == partial::JOB || job.kind == left_out::JOB) {
+        // Who is out of a room for all others, and does not know, is told nothing any more.
+        if who_believe_in(story, &job.name, &node.name).await.iter().any(|server| *server != node.name) {
+            return Some(format!("{} of {} is to be done", job.kind, job.name));
+        }
+    }
+    None
 }

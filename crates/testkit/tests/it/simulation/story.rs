@@ -269,6 +269,12 @@ impl Story {
     }
 }
 
+/// Whether a server stays outside of each room at first. Of such seeds some fail: a server that comes in when others
+/// cannot be reached does not always find its way to the same state and history, so they are played by hand.
+fn late_servers() -> bool {
+    std::env::var_os("HEARTH_SIMULATION_LATE").is_some()
+}
+
 /// A room of one of them that most of the others join.
 async fn shared_room(chance: &Chance, people: &[Arc<Person>], stay: &[Arc<Syncer>]) -> SharedRoom {
     let creator = chance.pick(people);
@@ -278,8 +284,11 @@ async fn shared_room(chance: &Chance, people: &[Arc<Person>], stay: &[Arc<Syncer
     let (_, answer) = creator.post("/createRoom", room).await.unwrap();
     let id = text(&answer["room_id"]);
     let mut joined = BTreeSet::from([creator.user.clone()]);
+    // One server comes in when the weather is bad.
+    let late = late_servers().then(|| chance.pick(people).node.name.as_str());
     for person in people {
-        if person.user != creator.user && chance.permille(850) {
+        let is_late = late.is_some_and(|late| late == person.node.name && late != creator.node.name);
+        if person.user != creator.user && !is_late && chance.permille(850) {
             let path = format!("/join/{}?server_name={}", testkit::encoded(&id), creator.node.name);
             let (status, answer) = person.post(&path, json!({})).await.unwrap();
             assert_eq!(status, 200, "{answer}");
