@@ -38,6 +38,10 @@ pub(crate) struct Reader<'a> {
     pub filter: &'a Filter,
     pub use_state_after: bool,
     pub full_state: bool,
+    /// How far the reader has come.
+    pub since: StreamPosition,
+    /// How far the answer goes.
+    pub upto: StreamPosition,
 }
 
 impl Reader<'_> {
@@ -379,6 +383,7 @@ impl Sync {
         let device = reader.device.cloned().unwrap_or_else(|| DeviceId::from(""));
         let mut needed: BTreeSet<UserId> =
             timeline.events.iter().map(|event| UserId::from(event.pdu.sender.as_str())).collect();
+        self.lazy.begin(reader.user, &device, room.num, reader.since);
         if whole {
             self.lazy.forget(reader.user, &device, room.num);
             needed.insert(reader.user.clone());
@@ -395,7 +400,7 @@ impl Sync {
         let present: BTreeSet<UserId> =
             state.iter().filter(|event| event.pdu.kind == MEMBER).filter_map(told).collect();
         for member in &present {
-            self.lazy.tell(reader.user, &device, room.num, member);
+            self.lazy.tell(reader.user, &device, room.num, member, reader.upto);
         }
         let in_timeline: BTreeSet<UserId> =
             timeline.events.iter().filter(|event| event.pdu.kind == MEMBER).filter_map(told).collect();
@@ -403,7 +408,7 @@ impl Sync {
             .into_iter()
             .filter(|member| !present.contains(member))
             .filter(|member| {
-                let first = self.lazy.tell(reader.user, &device, room.num, member);
+                let first = self.lazy.tell(reader.user, &device, room.num, member, reader.upto);
                 (first && !(reader.use_state_after && in_timeline.contains(member))) || filter.include_redundant_members
             })
             .map(|member| (MEMBER.to_owned(), member.to_string()))
@@ -440,7 +445,7 @@ impl Sync {
                 let device = reader.device.cloned().unwrap_or_else(|| DeviceId::from(""));
                 for hero in heroes {
                     let user = UserId::from(hero.pdu.state_key.as_deref().unwrap_or_default());
-                    let first = self.lazy.tell(reader.user, &device, room.num, &user);
+                    let first = self.lazy.tell(reader.user, &device, room.num, &user, reader.upto);
                     // Before the timeline, what the timeline itself tells would be told twice.
                     let told = |events: &[Arc<Event>]| events.iter().any(|event| event.num() == hero.num());
                     if first && !told(state) && (reader.use_state_after || !told(timeline)) {

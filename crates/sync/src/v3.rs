@@ -204,6 +204,8 @@ impl Sync {
             filter,
             use_state_after: request.use_state_after,
             full_state: request.full_state,
+            since: window.since.unwrap_or(StreamPosition::ZERO),
+            upto: window.upto,
         };
         let mut answer = Answer::default();
         let global = account_data.remove("").unwrap_or_default();

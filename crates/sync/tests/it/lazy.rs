@@ -19,10 +19,14 @@ fn members(events: &Value) -> Vec<&str> {
 
 /// A first sync with lazily loaded members.
 async fn lazy_sync(bench: &Bench, user: &UserId, use_state_after: bool) -> Value {
+    lazy_sync_since(bench, user, use_state_after, None).await
+}
+
+async fn lazy_sync_since(bench: &Bench, user: &UserId, use_state_after: bool, since: Option<&Value>) -> Value {
     let request = Request {
         user: user.clone(),
         device: Some(DeviceId::from("LAZY")),
-        since: None,
+        since: since.map(|answer| answer["next_batch"].as_str().unwrap().to_owned()),
         filter: Some(r#"{"room":{"state":{"lazy_load_members":true}}}"#.to_owned()),
         full_state: false,
         use_state_after,
@@ -62,4 +66,42 @@ async fn cy7_state_after_has_the_members_of_the_timeline() {
     let mut told = members(&section["state_after"]["events"]);
     told.sort_unstable();
     assert_eq!(told, [ann.as_str(), bob.as_str()], "clients apply no state of the timeline");
+}
+
+/// What a lost answer told was not told: the request comes again, with the same token.
+#[tokio::test]
+async fn cy7_members_of_an_answer_that_was_lost_come_again() {
+    let bench = Bench::new(Arc::new(Model::new()), |follower| follower).await;
+    let (ann, bob, carol) = (user("ann"), user("bob"), user("carol"));
+    let room = bench.room(&[ann.clone(), bob.clone(), carol.clone()]).await;
+    for _ in 0..20 {
+        bench.say(&room, &ann, "on").await;
+    }
+    let next = async |since: &Value| {
+        let answer = lazy_sync_since(&bench, &ann, false, Some(since)).await;
+        let told = members(&answer["rooms"]["join"][&room]["state"]["events"]);
+        let told: Vec<String> = told.into_iter().map(str::to_owned).collect();
+        (answer, told)
+    };
+    let start = lazy_sync(&bench, &ann, false).await;
+    bench.say(&room, &bob, "who is this").await;
+    let (lost, told) = next(&start).await;
+    assert_eq!(told, [bob.as_str()]);
+    let (again, told) = next(&start).await;
+    assert_eq!(told, [bob.as_str()], "the first answer never came: {lost}");
+    bench.say(&room, &bob, "still me").await;
+    let (known, told) = next(&again).await;
+    assert!(told.is_empty(), "the second did");
+
+    bench.say(&room, &carol, "out of sight soon").await;
+    let (_, told) = next(&known).await;
+    assert_eq!(told, [carol.as_str()]);
+    for _ in 0..20 {
+        bench.say(&room, &ann, "on").await;
+    }
+    let (without, told) = next(&known).await;
+    assert!(told.is_empty(), "she is not in what is shown of the gap");
+    bench.say(&room, &carol, "again").await;
+    let (_, told) = next(&without).await;
+    assert_eq!(told, [carol.as_str()], "only the lost answer had told of her");
 }
