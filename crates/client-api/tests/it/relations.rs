@@ -1,6 +1,8 @@
 //! Reactions, edits, threads.
 
 use serde_json::{Value, json};
+use store::Read;
+use store::tables::rooms::EventBytesRow;
 
 use testkit::{Client, Server, each, list};
 
@@ -231,4 +233,67 @@ async fn cr16_cr17_many_children_hide_neither_the_edit_nor_the_thread() {
         (&bundle["m.thread"]["count"], &bundle["m.thread"]["latest_event"]["event_id"]),
         (&json!(110), &json!(replies.last()),)
     );
+}
+
+#[tokio::test]
+async fn ce13_encrypted_events_stay_as_they_are_until_nothing_is_kept_of_them() {
+    let server = Server::new().await;
+    let [alice, bob] = server.people(["alice", "bob"]).await;
+    let room = alice.create_room(json!({
+        "preset": "public_chat",
+        "initial_state": [{
+            "type": "m.room.encryption", "state_key": "", "content": { "algorithm": "m.megolm.v1.aes-sha2" },
+        }],
+    }));
+    let room = room.await;
+    bob.join(&room).await;
+    let secret = |text: &str, relation: Value| {
+        let mut content = json!({
+            "algorithm": "m.megolm.v1.aes-sha2", "ciphertext": text, "session_id": "S", "sender_key": "K",
+            "device_id": "DEVICE", "org.example.more": { "z": 1, "a": [null, ""] },
+        });
+        if !relation.is_null() {
+            content["m.relates_to"] = relation;
+        }
+        content
+    };
+    let root_content = secret("SECRET-root", Value::Null);
+    let root = alice.send(&room, "m.room.encrypted", root_content.clone()).await;
+    let reply_content = secret("SECRET-reply", json!({ "rel_type": "m.thread", "event_id": root }));
+    let reply = bob.send(&room, "m.room.encrypted", reply_content.clone()).await;
+    let edit_content = secret("SECRET-edit", json!({ "rel_type": "m.replace", "event_id": root }));
+    let edited = alice.send(&room, "m.room.encrypted", edit_content.clone()).await;
+    let seen = async |event: &str| bob.get(&format!("/rooms/{room}/event/{event}")).await.ok();
+    for (event, content) in [(&root, &root_content), (&reply, &reply_content), (&edited, &edit_content)] {
+        assert_eq!(seen(event).await["content"], *content);
+    }
+    let found = bundle(&bob, &room, &root).await;
+    assert_eq!((&found["m.thread"]["count"], &found["m.replace"]["event_id"]), (&json!(1), &json!(edited)));
+    let start = bob.sync("").await;
+    for event in [&root, &reply, &edited] {
+        let sender = if *event == reply { &bob } else { &alice };
+        sender.put(&format!("/rooms/{room}/redact/{event}/gone-{event}"), json!({})).await.ok();
+    }
+    for event in [&root, &reply, &edited] {
+        assert_eq!(seen(event).await["content"], json!({}));
+    }
+    let everything = [
+        seen(&root).await,
+        bob.get(&format!("/rooms/{room}/messages?dir=b&limit=100")).await.ok(),
+        bob.get(&format!("/rooms/{room}/context/{root}")).await.ok(),
+        bob.get(&format!("/_matrix/client/v1/rooms/{room}/relations/{root}")).await.ok(),
+        bob.get(&format!("/_matrix/client/v1/rooms/{room}/threads")).await.ok(),
+        bob.sync_since(&start, "").await,
+        bob.sync("").await,
+    ];
+    for answer in everything {
+        assert!(!answer.to_string().contains("SECRET"), "{answer}");
+    }
+    server.clock.advance(365 * 24 * 3_600_000);
+    server.state.rooms.rewrite_redacted(100).await.unwrap();
+    let bytes: Vec<EventBytesRow> = server.state.store.all(Read::prefix::<EventBytesRow>(vec![])).await.unwrap();
+    assert!(bytes.len() > 3);
+    for row in bytes {
+        assert!(!String::from_utf8_lossy(&row.json).contains("SECRET"), "kept in the store");
+    }
 }

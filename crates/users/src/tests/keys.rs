@@ -405,3 +405,35 @@ async fn ce2_many_claims_at_once_get_a_key_each_or_none() {
     ids.dedup_by(|a, b| a.0 == b.0);
     assert_eq!((count, ids.len()), (31, 31), "every key once");
 }
+
+#[tokio::test]
+async fn ce8_a_deleted_device_leaves_no_keys_and_no_signature() {
+    let bench = Bench::new().await;
+    let login = bench.join("alice").await;
+    let (alice, device) = (login.user.clone(), login.device.clone());
+    let keys = device_keys(&login, 1);
+    bench.users.put_device_keys(&alice, &device, &keys).await.unwrap();
+    bench.users.put_one_time_keys(&alice, &device, &one_time(&["A"]), &one_time(&["F"])).await.unwrap();
+    bench.users.put_cross_signing_keys(&alice, &cross_keys(&alice, 10)).await.unwrap();
+    let by_self_signing = signed(&keys, &alice, &key(11), &key(11).public_b64());
+    let upload = ByUser::from([(alice.clone(), BTreeMap::from([(device.to_string(), by_self_signing)]))]);
+    assert!(bench.users.put_signatures(&alice, &upload, &Queried::default()).await.unwrap().is_empty());
+    let signer = format!("ed25519:{}", key(11).public_b64());
+    let signatures = async || {
+        let wanted = BTreeMap::from([(alice.clone(), vec![])]);
+        let mut found = bench.users.query_keys(&user("bob"), &wanted).await.unwrap();
+        let keys = found.device_keys.remove(&alice)?.remove(device.as_str())?;
+        Some(keys["signatures"][alice.as_str()].clone())
+    };
+    assert!(signatures().await.unwrap()[&signer].is_string());
+    bench.users.delete_devices(&alice, std::slice::from_ref(&device)).await.unwrap();
+    assert_eq!(signatures().await, None);
+    assert_eq!(claim(&bench, &login).await, None);
+    let again = crate::login::NewDevice { id: Some(device.clone()), ..crate::login::NewDevice::default() };
+    bench.users.login_by_password("alice", "secret", again).await.unwrap();
+    bench.users.put_device_keys(&alice, &device, &keys).await.unwrap();
+    let found = signatures().await.unwrap();
+    assert!(found[&signer].is_null(), "a device of the same name has to be signed anew: {found}");
+    assert_eq!(claim(&bench, &login).await, None);
+    assert!(bench.users.unused_fallback_keys(&alice, &device).await.unwrap().is_empty());
+}
