@@ -132,7 +132,7 @@ impl Federation {
     /// asked.
     pub(crate) async fn whole_room_to_enter(&self, origin: &str, room_id: &str) -> Result<Arc<Room>, Error> {
         let room = self.room_to_enter(origin, room_id).await?;
-        if room.is_partial() { Err(Error::unable_due_to_partial_state()) } else { Ok(room) }
+        self.demand_whole(room).await
     }
 
     /// A room that another server is in and may ask about. A room that is not known here looks the same as one that
@@ -150,7 +150,15 @@ impl Federation {
     /// The same, where what is asked is a matter of the whole state.
     pub(crate) async fn whole_room_of(&self, origin: &str, room_id: &str) -> Result<Arc<Room>, Error> {
         let room = self.room_of(origin, room_id).await?;
-        if room.is_partial() { Err(Error::unable_due_to_partial_state()) } else { Ok(room) }
+        self.demand_whole(room).await
+    }
+
+    /// A state that lacks something would be taken over by others as it is.
+    async fn demand_whole(&self, room: Arc<Room>) -> Result<Arc<Room>, Error> {
+        match room.is_partial() || self.rooms.awaits_left_out(&room).await.map_err(error_map::rooms)? {
+            true => Err(Error::unable_due_to_partial_state()),
+            false => Ok(room),
+        }
     }
 
     /// An event of a room. One of another room looks the same as one that is not known.

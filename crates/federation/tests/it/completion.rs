@@ -194,6 +194,8 @@ async fn events_of_a_server_that_was_away_when_we_joined_take_their_places_later
         [("m.room.member".to_owned(), three.user("eve").to_string()), ("m.room.topic".to_owned(), String::new())];
     assert_eq!(lacks(&two, &one, &room).await, left_out);
     assert!(!two.now(&room).await.is_partial(), "nobody waits for it");
+    let ids = path("/_matrix/federation/v1/state_ids", &[&room.id], &[("event_id", join.id().as_str())]);
+    assert!(is_unable(&ask(&one, "two.test", &ids).await), "others would take it over");
     assert_eq!(two.federation.complete_rooms().await, 0, "not at once");
     one.net.cut.lock().clear();
     let two = two.restarted().await;
@@ -202,6 +204,7 @@ async fn events_of_a_server_that_was_away_when_we_joined_take_their_places_later
     two.clock.advance(KEYS_PAUSE_MS);
     assert_eq!(two.federation.complete_rooms().await, 1);
     check_same(&one, &two, &three, &room, &[join.id(), &talk]).await;
+    ask(&one, "two.test", &ids).await.unwrap();
     two.clock.advance(KEYS_PAUSE_MS);
     assert_eq!(two.federation.complete_rooms().await, 0, "there is nothing left to do");
     check_same(&one, &two.restarted().await, &three, &room, &[]).await;

@@ -30,6 +30,8 @@ pub const JOB: &str = "left_out";
 const EVENTS_MAX: usize = 500;
 /// With more events than these to be judged again nothing is tried any more.
 const JUDGED_MAX: u32 = 10_000;
+/// So many attempts come soon, within some twenty minutes.
+const SOON: i64 = 8;
 /// The first attempt comes so much later, in milliseconds: what could not be reached a moment ago cannot now.
 const FIRST_PAUSE_MS: i64 = 5_000;
 
@@ -220,6 +222,19 @@ impl Rooms {
             sorted.come.push(row);
         }
         Ok(sorted)
+    }
+
+    /// Whether something is left out of a room's state that may well come in the next minutes: then the state is not to be
+    /// told to other servers, which would take it over as it is. What does not come soon may never come.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn awaits_left_out(&self, room: &Room) -> Result<bool> {
+        if !room.head().left_out {
+            return Ok(false);
+        }
+        let job: Option<JobRow> = self.store.get(vec![JOB.into(), room.id.as_str().into()]).await?;
+        Ok(job.is_some_and(|job| job.failures < SOON))
     }
 
     /// Whether so much was said in a room since that judging it again would be too much.

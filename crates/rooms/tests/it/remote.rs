@@ -5,6 +5,7 @@ mod answers;
 mod handshakes;
 mod history;
 mod joining;
+mod left_out;
 mod outside;
 mod partial;
 mod resync;
