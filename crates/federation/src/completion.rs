@@ -125,23 +125,29 @@ impl Federation {
     /// Tries to verify what was left out of a room's state. No failure if nothing is left.
     async fn verify_left_out(&self, room_id: &str, failures: i64) -> Result<()> {
         let room = self.rooms.room(room_id).await?.ok_or(rooms::Error::NotInRoom)?;
+        if failures >= KEYS_FAILURES_MAX || self.rooms.has_outgrown_left_out(room_id).await? {
+            tracing::warn!(room_id, "events of a room's state cannot be verified, and are given up");
+            return Ok(self.rooms.give_up_left_out(room_id).await?);
+        }
         let texts = self.rooms.left_out(room_id).await?;
         let n_left_out = texts.len();
         let checked = verify::pdus(&self.key_ring, room.rules, texts, EdgeLimits::Enforced).await?;
         let verified =
             checked.into_iter().flatten().filter(|event| event.pdu().room_id == room.create.room_id).collect();
-        let (n_come, n_open) = self.rooms.accept_left_out(room_id, verified).await?;
+        let (n_come, n_open) = match self.rooms.accept_left_out(room_id, verified).await {
+            Err(rooms::Error::Invalid(reason)) => {
+                tracing::warn!(room_id, reason, "what was left out of a room's state is given up");
+                return Ok(self.rooms.give_up_left_out(room_id).await?);
+            }
+            accepted => accepted?,
+        };
         if n_come > 0 {
             tracing::info!(room_id, n_come, n_open, "events that were left out of a room's state are part of it now");
         }
-        if n_open == 0 {
-            return Ok(());
+        match n_open {
+            0 => Ok(()),
+            _ => Err(Error::Exhausted(format!("keys of {n_open} of {n_left_out} events cannot be had"))),
         }
-        if failures >= KEYS_FAILURES_MAX || self.rooms.has_outgrown_left_out(room_id).await? {
-            tracing::warn!(room_id, n_open, "events of a room's state cannot be verified, and are given up");
-            return Ok(self.rooms.give_up_left_out(room_id).await?);
-        }
-        Err(Error::Exhausted(format!("keys of {n_open} of {n_left_out} events cannot be had")))
     }
 
     async fn complete_room(&self, room: &PartialRoom, failures: i64) -> Result<()> {

@@ -8,7 +8,7 @@ use event::{EdgeLimits, Rules, Unverified, Verified, VerifyError};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use http_body_util::BodyExt;
-use rooms::remote::left_out::LeftOut;
+use rooms::remote::left_out::{EVENTS_MAX, LeftOut};
 use ruma_common::RoomId;
 
 use crate::elements::{Broken, Element, Elements};
@@ -95,7 +95,8 @@ pub(crate) async fn read(keys: &KeyRing, expected: Expected<'_>, body: AnswerBod
             Some((list, texts, checked)) = checking.next(), if !checking.is_empty() => {
                 let checked = checked?;
                 let wanting = texts.into_iter().zip(&checked).filter(|(_, checked)| lacks_key(checked));
-                unverified.extend(wanting.map(|(text, _)| (list, text)));
+                let room = EVENTS_MAX.saturating_sub(unverified.len());
+                unverified.extend(wanting.map(|(text, _)| (list, text)).take(room));
                 if let Some(events) = events.get_mut(list) {
                     events.extend(kept(&expected, checked));
                 }

@@ -112,7 +112,7 @@ impl Rooms {
             local: Arc::default(),
             servers: Arc::default(),
             partial: None,
-            left_out: false,
+            left_out: None,
         };
         Ok(Arc::new(Room::new(head, rules, create)))
     }

@@ -16,6 +16,7 @@ use store::tables::rooms::{LeftOutRow, MembershipRow, PartialRoomRow, RoomRow, R
 use store::{EventNum, Read, RoomNum, StreamKind, StreamPosition, UserId};
 
 use crate::event::{Event, stored_rules};
+use crate::remote::left_out::LeftOutEvents;
 use crate::state::{Roots, TypeKey};
 use crate::state_tree::{KeyId, Root, SegNo, Segment};
 use crate::{Result, Rooms, packed};
@@ -54,14 +55,14 @@ pub struct Head {
     pub servers: Arc<BTreeMap<String, i64>>,
     /// There as long as only part of the room's state is known (MSC3902).
     pub partial: Option<Arc<PartialRoomRow>>,
-    /// Whether events of the state are left out that may be verified later ([`crate::remote::left_out`]).
-    pub left_out: bool,
+    /// There as long as events of the state are left out that may be verified later.
+    pub left_out: Option<Arc<LeftOutEvents>>,
 }
 
 impl Head {
     /// Whether events are judged by part of the state, and are to be judged again when the rest is known.
     pub fn is_provisional(&self) -> bool {
-        self.partial.is_some() || self.left_out
+        self.partial.is_some() || self.left_out.is_some()
     }
 }
 
@@ -343,21 +344,21 @@ impl Rooms {
             Read::along::<MembershipRow>(MembershipRow::BY_ROOM, vec![num.into(), "join".into()]),
             Read::prefix::<RoomServerRow>(vec![num.into()]),
             Read::get::<PartialRoomRow>(vec![num.into()]),
-            Read::prefix::<LeftOutRow>(vec![num.into()]).limit(1),
+            Read::prefix::<LeftOutRow>(vec![num.into()]),
         ];
         let mut found = self.store.read(reads).await?.into_iter();
         let Some(row) = found.next().unwrap_or_default().one::<RoomRow>()? else { return Ok(None) };
         let joined = found.next().unwrap_or_default().all::<MembershipRow>()?;
         let servers = found.next().unwrap_or_default().all::<RoomServerRow>()?;
         let partial = found.next().unwrap_or_default().one::<PartialRoomRow>()?;
-        let left_out = found.next().unwrap_or_default().one::<LeftOutRow>()?;
+        let left_out = found.next().unwrap_or_default().all::<LeftOutRow>()?;
         let rules = stored_rules(&row.room_version)?;
         let local = joined.into_iter().map(|row| row.user_id).collect();
         let servers = servers.into_iter().map(|row| (row.server, row.joined)).collect();
         let mut head = self.decode_head(row, local, servers).await?;
         let whole_pos = partial.as_ref().map_or(0, |partial| partial.whole_pos.0);
         head.partial = partial.filter(|_| whole_pos == 0).map(Arc::new);
-        head.left_out = left_out.is_some();
+        head.left_out = LeftOutEvents::of(&left_out);
         let create = self.create_event(&head).await?;
         let room = Room::new(head, rules, create);
         room.whole_pos.store(whole_pos, Ordering::Release);
@@ -387,7 +388,7 @@ impl Rooms {
             local: Arc::new(local),
             servers: Arc::new(servers),
             partial: None,
-            left_out: false,
+            left_out: None,
         })
     }
 

@@ -9,7 +9,7 @@ use event::{EdgeLimits, Json, Verified};
 use http::Method;
 use rooms::Room;
 use rooms::remote::HISTORY_MAX;
-use rooms::remote::left_out::ToldState;
+use rooms::remote::left_out::{self, ToldState};
 use rooms::timeline::{Direction, Place};
 use ruma_common::OwnedEventId;
 
@@ -146,7 +146,7 @@ impl Federation {
         events: &[Verified],
     ) -> Result<BTreeMap<OwnedEventId, ToldState>> {
         let here: HashSet<&OwnedEventId> = events.iter().map(|event| &event.pdu().event_id).collect();
-        let mut states = BTreeMap::new();
+        let (mut states, mut n_left_out) = (BTreeMap::new(), 0);
         for event in events {
             let pdu = event.pdu();
             let outside: Vec<OwnedEventId> = pdu.prev_events.iter().filter(|id| !here.contains(id)).cloned().collect();
@@ -155,7 +155,10 @@ impl Federation {
             {
                 continue;
             }
-            states.insert(pdu.event_id.clone(), self.ask_told_state(room, pdu, server).await?);
+            let mut told = self.ask_told_state(room, pdu, server).await?;
+            told.left_out.truncate(left_out::EVENTS_MAX.saturating_sub(n_left_out));
+            n_left_out += told.left_out.len();
+            states.insert(pdu.event_id.clone(), told);
         }
         Ok(states)
     }

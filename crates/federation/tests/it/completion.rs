@@ -256,3 +256,21 @@ async fn keys_that_never_come_are_given_up() {
     let content = object(json!({ "msgtype": "m.text", "body": "life goes on" }));
     two.rooms.send(&room.id, NewEvent::message(&bob, "m.room.message", content)).await.unwrap();
 }
+
+/// A resident tells of a topic that nobody could verify when we joined, and of which the key has come back by the time
+/// the members do.
+#[tokio::test(start_paused = true)]
+async fn what_was_left_out_at_the_join_is_not_lost_when_the_members_come() {
+    let (one, two, room) = worlds().await;
+    let three = third(&one, &room).await;
+    let partial = joined(&one, &two, &room).await;
+    let join = two.rooms.current(&partial, "m.room.member", two.user("bob").as_str()).await.unwrap().unwrap();
+    tell(&two, &one, &room, join.id().as_str()).await;
+    one.net.cut.lock().clear();
+    two.clock.advance(KEYS_PAUSE_MS);
+    // The first makes the members known, the second gives what had been left out its place.
+    assert_eq!(two.federation.complete_rooms().await, 1);
+    two.clock.advance(KEYS_PAUSE_MS);
+    two.federation.complete_rooms().await;
+    check_same(&one, &two, &three, &room, &[join.id()]).await;
+}

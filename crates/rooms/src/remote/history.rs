@@ -205,10 +205,7 @@ impl Rooms {
                 let before = state_before(draft, &prev).await?;
                 (prev, before)
             }
-            (false, Some(told)) => {
-                draft.note_left_out(&pdu.event_id, &told.left_out).await?;
-                self.state_at_gap(draft, &pdu.prev_events, &missing, &told.ids).await?
-            }
+            (false, Some(told)) => self.state_at_gap(draft, pdu, &missing, told).await?,
             (false, None) => return Ok(None),
         };
         let mut judged = judge_then(draft, pdu, prev, before).await?;

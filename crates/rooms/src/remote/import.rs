@@ -14,7 +14,7 @@ use store::tables::core::JobRow;
 use store::tables::rooms::{MembershipRow, RemoteRoomRow, StateKeyRow, StateSegmentRow};
 use store::{CommitBatch, CommitError, EventNum, Read, RoomNum};
 
-use super::left_out::LeftOut;
+use super::left_out::{Edge, LeftOut, ToldState};
 use super::outliers::{Placed, Target};
 use super::partial::Partial;
 use crate::accept::{ATTEMPTS_MAX, judge_then, missing_among, nums_of};
@@ -109,13 +109,16 @@ impl Rooms {
     async fn join_resident(&self, import: Import) -> Result<Arc<Event>> {
         let room_id = import.join.pdu().room_id.to_string();
         let ids: Vec<OwnedEventId> = import.state.iter().map(|event| event.pdu().event_id.clone()).collect();
+        let told = import.told();
         self.accept_outliers(&room_id, import.state.into_iter().chain(import.auth_chain).collect()).await?;
         let accepted = match self.accept(import.join.clone()).await? {
             Accepted::Waiting(_) => {
                 let room = self.room(&room_id).await?.ok_or(Error::NotInRoom)?;
                 let known = self.rows_by_id(&room, &ids).await?;
+                let cites_left_out = told.into_iter().filter(|one| !known.contains_key(&one.event_id));
+                let left_out = import.left_out.into_iter().chain(cites_left_out).collect();
                 let ids: Vec<OwnedEventId> = ids.into_iter().filter(|id| known.contains_key(id)).collect();
-                self.accept_with_state(import.join, ids).await?
+                self.accept_with_state(import.join, ToldState { ids, left_out }).await?
             }
             accepted => accepted,
         };
@@ -172,12 +175,11 @@ impl Rooms {
         draft.make_room(create);
         reservation.demand(&mut draft.batch);
         draft.batch.delete::<RemoteRoomRow>(vec![room.id.as_str().into()]);
-        let mut before = roots;
         if let Some(partial) = &joined.partial {
             draft.note_partial_room(partial, &joined.join.pdu().event_id);
         }
-        draft.note_left_out(&joined.join.pdu().event_id, &joined.left_out).await?;
-        before = draft.learn_state(joined.join.pdu(), before).await?;
+        draft.note_left_out(Edge::join(joined.join.pdu(), roots), &joined.left_out).await?;
+        let before = draft.learn_state(joined.join.pdu(), roots).await?;
         let event = self.append_join(&mut draft, &joined.join, before).await?;
         self.commit_new(room, draft).await?;
         Ok(event)
@@ -196,13 +198,18 @@ impl Rooms {
         self.commit(room, draft).await?;
         let mut draft = Draft::begin(self, room).await;
         draft.check_alive()?;
+        self.wait_for_all(room).await?;
         let join = &joined.join;
         if draft.head.partial.is_some() {
             // Left before the whole state had come, without which what was seen then cannot be judged.
             draft.note_completion();
         } else {
             // Of an earlier stay nothing is judged again.
-            self.replace_left_out(&mut draft, &join.pdu().event_id, &joined.left_out, false).await?;
+            self.forget_left_out(&mut draft).await?;
+        }
+        draft.note_left_out(Edge::join(join.pdu(), roots), &joined.left_out).await?;
+        if draft.head.left_out.is_none() {
+            draft.end_left_out();
         }
         let before = draft.learn_state(join.pdu(), roots).await?;
         let event = self.append_join(&mut draft, join, before).await?;
@@ -341,7 +348,7 @@ impl Rooms {
             local: Arc::default(),
             servers: Arc::default(),
             partial: None,
-            left_out: false,
+            left_out: None,
         };
         head.row.next_key = key.map_or(0, |row| row.key_id + 1);
         head.row.next_segment = segment.map_or(0, |row| row.segment + 1);

@@ -7,10 +7,10 @@
 //! some of them can be verified, they take their places in that state, and what was noted is judged again. Everything
 //! else works as in any room: nobody has to wait for the keys of a server that may never come back.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use ::event::Verified;
+use ::event::{Pdu, Verified};
 use bytes::Bytes;
 use ruma_common::OwnedEventId;
 use store::tables::core::JobRow;
@@ -21,13 +21,13 @@ use super::partial::Found;
 use crate::accept::ATTEMPTS_MAX;
 use crate::draft::Draft;
 use crate::room::Room;
-use crate::state::{TypeKey, type_key};
+use crate::state::{Roots, TypeKey, type_key};
 use crate::{Error, Result, Rooms, flags};
 
 /// The kind of the jobs that try to verify what was left out. Their name is the room's id.
 pub const JOB: &str = "left_out";
 /// Most events that are kept aside for one room. None is larger than 64 KiB.
-const EVENTS_MAX: usize = 500;
+pub const EVENTS_MAX: usize = 500;
 /// With more events than these to be judged again nothing is tried any more.
 const JUDGED_MAX: u32 = 10_000;
 /// So many attempts come soon, within some twenty minutes.
@@ -61,39 +61,115 @@ impl From<Vec<OwnedEventId>> for ToldState {
     }
 }
 
+/// Before which event something is left out.
+pub(super) struct Edge<'a> {
+    event: &'a OwnedEventId,
+    at_join: bool,
+    told: Roots,
+}
+
+impl<'a> Edge<'a> {
+    /// Our join, and the state that the resident told.
+    pub fn join(pdu: &'a Pdu, told: Roots) -> Self {
+        Self { event: &pdu.event_id, at_join: true, told }
+    }
+
+    /// An event behind a gap, and the state that somebody told.
+    pub fn gap(pdu: &'a Pdu, told: Roots) -> Self {
+        Self { event: &pdu.event_id, at_join: false, told }
+    }
+}
+
+/// What is left out of a room's state, as it is kept in memory.
+#[derive(Clone, Debug, Default)]
+pub struct LeftOutEvents {
+    count: usize,
+    /// Ids of what belongs to the state before our join.
+    at_join: BTreeSet<String>,
+}
+
+impl LeftOutEvents {
+    /// What rows say; none if there are none.
+    pub(crate) fn of(rows: &[LeftOutRow]) -> Option<Arc<Self>> {
+        let mut events = Self::default();
+        rows.iter().for_each(|row| events.add(row));
+        (events.count > 0).then(|| Arc::new(events))
+    }
+
+    fn add(&mut self, row: &LeftOutRow) {
+        self.count += 1;
+        if row.at_join && row.in_state {
+            self.at_join.insert(row.event_id.clone());
+        }
+    }
+
+    /// Whether nothing of it belongs to the state before our join.
+    pub(super) fn is_empty(&self) -> bool {
+        self.at_join.is_empty()
+    }
+
+    /// Whether an event is left out of the state before our join. The resident that let us in says that it belongs there;
+    /// what others say of states behind gaps counts only once it is resolved with what is known.
+    pub(super) fn has(&self, id: &OwnedEventId) -> bool {
+        self.at_join.contains(id.as_str())
+    }
+}
+
 /// What was left out, by whether it is known by now.
 #[derive(Default)]
 struct Sorted {
     /// Events that are known.
     come: Vec<LeftOutRow>,
-    /// How many are not.
-    n_open: usize,
+    /// Events that are not.
+    open: Vec<LeftOutRow>,
     /// The entries of the state that known ones are, by the event before which they were left out.
-    entries: HashMap<String, Vec<(TypeKey, EventNum)>>,
+    entries: HashMap<String, Entries>,
+}
+
+/// Entries that were left out of a state.
+struct Entries {
+    told: Roots,
+    at_join: bool,
+    entries: Vec<(TypeKey, EventNum)>,
 }
 
 impl Draft<'_> {
     /// Keeps events aside that are left out of the state before an event, as many as is reasonable.
-    pub(super) async fn note_left_out(&mut self, edge: &OwnedEventId, left_out: &[LeftOut]) -> Result<()> {
-        if !left_out.is_empty() {
-            let n_kept = self.rooms.left_out_rows(self.room).await?.len();
-            // What is part of the state may come as part of the auth chain too.
-            let chain: BTreeMap<_, _> = left_out.iter().map(|one| (&one.event_id, one)).collect();
-            let state = left_out.iter().filter(|one| one.in_state).map(|one| (&one.event_id, one));
-            let all: BTreeMap<_, _> = chain.into_iter().chain(state).collect();
-            for one in all.into_values().take(EVENTS_MAX.saturating_sub(n_kept)) {
-                self.batch.put(LeftOutRow {
-                    room: self.room.num,
-                    edge: edge.to_string(),
-                    event_id: one.event_id.to_string(),
-                    in_state: one.in_state,
-                    json: one.json.to_vec(),
-                });
-                self.head.left_out = true;
+    pub(super) async fn note_left_out(&mut self, edge: Edge<'_>, left_out: &[LeftOut]) -> Result<()> {
+        let mut events = self.head.left_out.as_deref().cloned().unwrap_or_default();
+        // What is part of the state may come as part of the auth chain too.
+        let (state, chain): (Vec<&LeftOut>, Vec<&LeftOut>) = left_out.iter().partition(|one| one.in_state);
+        let mut seen = HashSet::new();
+        for one in state.into_iter().chain(chain).filter(|one| seen.insert(&one.event_id)) {
+            if events.count >= EVENTS_MAX {
+                tracing::info!(room_id = self.room.id, "more events than are kept aside cannot be verified");
+                break;
             }
+            let row = LeftOutRow {
+                room: self.room.num,
+                edge: edge.event.to_string(),
+                event_id: one.event_id.to_string(),
+                in_state: one.in_state,
+                at_join: edge.at_join,
+                told: edge.told.encode(),
+                json: one.json.to_vec(),
+            };
+            events.add(&row);
+            self.batch.put(row);
         }
-        // Members that are missing come first.
-        if self.head.left_out && self.head.partial.is_none() {
+        if events.count > 0 {
+            self.head.left_out = Some(Arc::new(events));
+        }
+        self.note_left_out_job().await
+    }
+
+    /// Members that are missing come first. A job that is there goes on as it is.
+    async fn note_left_out_job(&mut self) -> Result<()> {
+        if self.head.left_out.is_none() || self.head.partial.is_some() {
+            return Ok(());
+        }
+        let key = vec![JOB.into(), self.room.id.as_str().into()];
+        if self.rooms.store.get::<JobRow>(key).await?.is_none() {
             let due_ms = self.rooms.clock.now_ms().saturating_add(FIRST_PAUSE_MS);
             let (kind, name) = (JOB.to_owned(), self.room.id.clone());
             self.batch.put(JobRow { kind, name, cursor: String::new(), due_ms, failures: 0 });
@@ -102,8 +178,8 @@ impl Draft<'_> {
     }
 
     /// Nothing is left out any more.
-    fn end_left_out(&mut self) {
-        self.head.left_out = false;
+    pub(super) fn end_left_out(&mut self) {
+        self.head.left_out = None;
         self.batch.delete::<JobRow>(vec![JOB.into(), self.room.id.as_str().into()]);
         self.forget_judgements();
     }
@@ -131,32 +207,39 @@ impl Rooms {
     pub(super) async fn only_lacks_left_out(&self, room_id: &str) -> Result<bool> {
         let Some(room) = self.room(room_id).await? else { return Ok(false) };
         let head = room.head();
-        Ok(head.left_out && head.partial.is_none())
+        Ok(head.left_out.is_some() && head.partial.is_none())
     }
 
-    /// Replaces what is left out of the state before an event; what is left out before others is forgotten, unless it is
-    /// to be kept.
-    pub(super) async fn replace_left_out(
-        &self,
-        draft: &mut Draft<'_>,
-        edge: &OwnedEventId,
-        left_out: &[LeftOut],
-        keeps_others: bool,
-    ) -> Result<()> {
-        let again: HashSet<&str> = left_out.iter().map(|one| one.event_id.as_str()).collect();
-        let stays = |row: &LeftOutRow| match row.edge == edge.as_str() {
-            true => again.contains(row.event_id.as_str()),
-            false => keeps_others,
-        };
-        let (kept, gone): (Vec<_>, Vec<_>) = self.left_out_rows(draft.room).await?.into_iter().partition(stays);
-        for row in gone {
+    /// Takes away what is left out; everything that was written before must be durable.
+    pub(super) async fn forget_left_out(&self, draft: &mut Draft<'_>) -> Result<()> {
+        for row in self.left_out_rows(draft.room).await? {
             draft.batch.delete::<LeftOutRow>(left_out_key(&row));
         }
-        draft.head.left_out = !kept.is_empty();
-        draft.note_left_out(edge, left_out).await?;
-        if !draft.head.left_out {
-            draft.end_left_out();
+        draft.head.left_out = None;
+        Ok(())
+    }
+
+    /// When all members before our join are known: what could not be verified of them is kept aside too. What had been
+    /// left out when we joined is so still, even if it has come meanwhile: the job gives it its place.
+    pub(super) async fn note_left_out_of_whole(
+        &self,
+        draft: &mut Draft<'_>,
+        join: &OwnedEventId,
+        whole: Roots,
+        left_out: &[LeftOut],
+    ) -> Result<()> {
+        let event = self.event_by_id(draft.room, join.as_str()).await?.ok_or(Error::EventNotFound)?;
+        let told = Roots { members: whole.members, ..event.state_before().unwrap_or(whole) };
+        let mut known = HashSet::new();
+        for row in self.left_out_rows(draft.room).await?.into_iter().filter(|row| row.edge == join.as_str()) {
+            known.insert(row.event_id.clone());
+            let in_state = row.in_state || left_out.iter().any(|one| one.in_state && one.event_id == row.event_id);
+            draft.batch.put(LeftOutRow { told: told.encode(), in_state, ..row });
         }
+        let fresh: Vec<LeftOut> =
+            left_out.iter().filter(|one| !known.contains(one.event_id.as_str())).cloned().collect();
+        draft.note_left_out(Edge { event: join, at_join: true, told }, &fresh).await?;
+        draft.forget_judgements();
         Ok(())
     }
 
@@ -184,23 +267,34 @@ impl Rooms {
         draft.check_alive()?;
         self.wait_for_all(room).await?;
         let rows = self.left_out_rows(room).await?;
-        let Sorted { come, n_open, entries } = self.sort_left_out(room, rows).await?;
+        let Sorted { come, open, entries } = self.sort_left_out(room, rows).await?;
         if come.is_empty() || draft.head.partial.is_some() {
-            return Ok((0, n_open + come.len()));
+            return Ok((0, open.len() + come.len()));
         }
-        if !entries.is_empty() {
-            self.correct(&mut draft, &Found::Entries(entries)).await?;
+        let mut states = HashMap::new();
+        for (edge, Entries { told, at_join, entries }) in entries {
+            let filled = draft.fill_state(told, entries).await?;
+            states.insert(edge, (filled, at_join));
         }
-        let n_come = come.len();
-        for row in come {
-            draft.batch.delete::<LeftOutRow>(left_out_key(&row));
+        for row in &come {
+            draft.batch.delete::<LeftOutRow>(left_out_key(row));
+        }
+        let n_open = open.len();
+        draft.head.left_out = LeftOutEvents::of(&open);
+        for row in open {
+            if let Some((told, _)) = states.get(&row.edge) {
+                draft.batch.put(LeftOutRow { told: told.encode(), ..row });
+            }
+        }
+        if !states.is_empty() {
+            self.correct(&mut draft, &Found::Told(states)).await?;
         }
         if n_open == 0 {
             draft.end_left_out();
         }
         draft.batch.announce(StreamKind::RoomHead, Some(room.num), None, None);
         self.commit(room, draft).await?;
-        Ok((n_come, n_open))
+        Ok((come.len(), n_open))
     }
 
     async fn sort_left_out(&self, room: &Room, rows: Vec<LeftOutRow>) -> Result<Sorted> {
@@ -212,12 +306,15 @@ impl Rooms {
         let mut sorted = Sorted::default();
         for row in rows {
             let Some(event) = known.get(row.event_id.as_str()) else {
-                sorted.n_open += 1;
+                sorted.open.push(row);
                 continue;
             };
             if let (true, 0, Some(state_key)) = (row.in_state, event.flags & flags::REJECTED, &event.state_key) {
-                let entry = (type_key(&event.kind, state_key), event.event);
-                sorted.entries.entry(row.edge.clone()).or_default().push(entry);
+                let corrupt = || store::Error::Corrupt { table: "left_out", detail: row.event_id.clone() };
+                let told = Roots::decode(&row.told).ok_or_else(corrupt)?;
+                let fresh = || Entries { told, at_join: row.at_join, entries: Vec::new() };
+                let edge = sorted.entries.entry(row.edge.clone()).or_insert_with(fresh);
+                edge.entries.push((type_key(&event.kind, state_key), event.event));
             }
             sorted.come.push(row);
         }
@@ -230,7 +327,7 @@ impl Rooms {
     /// # Errors
     /// As the store says.
     pub async fn awaits_left_out(&self, room: &Room) -> Result<bool> {
-        if !room.head().left_out {
+        if room.head().left_out.is_none() {
             return Ok(false);
         }
         let job: Option<JobRow> = self.store.get(vec![JOB.into(), room.id.as_str().into()]).await?;
@@ -257,9 +354,8 @@ impl Rooms {
             let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
             let mut draft = Draft::begin(self, &room).await;
             draft.check_alive()?;
-            for row in self.left_out_rows(&room).await? {
-                draft.batch.delete::<LeftOutRow>(left_out_key(&row));
-            }
+            self.wait_for_all(&room).await?;
+            self.forget_left_out(&mut draft).await?;
             draft.end_left_out();
             draft.batch.announce(StreamKind::RoomHead, Some(room.num), None, None);
             match self.commit(&room, draft).await {

@@ -96,17 +96,22 @@ impl Room {
 
 impl Draft<'_> {
     /// In a room of whose state something is missing: the state, with what an event's auth events tell of that and the
-    /// state does not have. As long as members are to come, that is memberships.
+    /// state does not have. As long as members are to come, that is memberships; then what is known to be left out of the
+    /// state that a resident told when we joined.
     pub(crate) async fn learn_state(&mut self, pdu: &Pdu, state: Roots) -> Result<Roots> {
-        if !self.head.is_provisional() {
+        let (members, left_out) = (self.head.partial.is_some(), self.head.left_out.clone());
+        if !members && left_out.as_ref().is_none_or(|left_out| left_out.is_empty()) {
             return Ok(state);
         }
-        let members_only = self.head.partial.is_some();
+        let is_told = |event: &Event| match members {
+            true => event.pdu.kind == MEMBER,
+            false => left_out.as_ref().is_some_and(|left_out| left_out.has(event.id())),
+        };
         let auth = nums_of(self, &pdu.auth_events).await?;
         let events = self.rooms.events(self.room, Some(&self.overlay), &auth).await?;
         let told: Vec<(TypeKey, EventNum)> = events
             .iter()
-            .filter(|event| (event.pdu.kind == MEMBER || !members_only) && !event.rejected())
+            .filter(|event| is_told(event) && !event.has(flags::REJECTED | flags::SOFT_FAILED))
             .filter_map(|event| Some((type_key(&event.pdu.kind, event.pdu.state_key.as_deref()?), event.num())))
             .collect();
         self.fill_state(state, told).await
@@ -156,8 +161,9 @@ impl Draft<'_> {
 pub(super) enum Found {
     /// All members before the join with this id, those of this state; the rest came with the join.
     Members(String, Roots),
-    /// Entries that were left out of the state before the events with these ids.
-    Entries(HashMap<String, Vec<(TypeKey, EventNum)>>),
+    /// The states that were told before the events with these ids, with what had been left out of them; and whether the
+    /// event is our join, for whose state a resident vouched.
+    Told(HashMap<String, (Roots, bool)>),
 }
 
 /// What is found on the second look at the events of a partial room.
@@ -351,7 +357,7 @@ impl Rooms {
         self.correct(&mut draft, &Found::Members(partial.join_id.clone(), whole)).await?;
         let corrupt = |_| store::Error::Corrupt { table: "partial_rooms", detail: partial.join_id.clone() };
         let join = OwnedEventId::try_from(partial.join_id.as_str()).map_err(corrupt)?;
-        self.replace_left_out(&mut draft, &join, left_out, true).await?;
+        self.note_left_out_of_whole(&mut draft, &join, whole, left_out).await?;
         draft.batch.delete::<JobRow>(vec![JOB.into(), room.id.as_str().into()]);
         self.commit(room, draft).await
     }
@@ -396,11 +402,18 @@ impl Rooms {
                 Found::Members(join, whole) if event.id() == join => {
                     Roots { members: whole.members, ..event.state_before().unwrap_or(*whole) }
                 }
-                Found::Entries(entries) if entries.contains_key(event.id().as_str()) => {
-                    let entries = entries.get(event.id().as_str()).cloned().unwrap_or_default();
-                    self.state_at_edge_again(draft, &event, &prev, &look, entries).await?
+                _ => {
+                    let told = match found {
+                        Found::Told(states) => states.get(event.id().as_str()).copied(),
+                        Found::Members(..) => None,
+                    };
+                    let before = self.state_before_again(draft, &event, &prev, &look, told).await?;
+                    match found {
+                        // Something may be left out still.
+                        Found::Told(_) => draft.learn_state(&event.pdu, before).await?,
+                        Found::Members(..) => before,
+                    }
                 }
-                _ => self.state_before_again(draft, &event, &prev, &look).await?,
             };
             let mut judged = judge_then(draft, &event.pdu, prev.clone(), before).await?;
             if judged.flags != 0 && self.is_own_join(&event, found) {
@@ -422,37 +435,26 @@ impl Rooms {
     fn is_own_join(&self, event: &Event, found: &Found) -> bool {
         match found {
             Found::Members(join, _) => event.id() == join,
-            Found::Entries(entries) => {
-                let is_ours = event.pdu.sender_server() == self.server_name();
-                is_ours && event.pdu.membership() == Some("join") && entries.contains_key(event.id().as_str())
-            }
+            Found::Told(states) => states.get(event.id().as_str()).is_some_and(|(_, at_join)| *at_join),
         }
     }
 
-    /// The state before a join or before an event behind a gap, with what was left out of it.
-    async fn state_at_edge_again(
-        &self,
-        draft: &mut Draft<'_>,
-        event: &Event,
-        prev: &[EventNum],
-        look: &SecondLook,
-        entries: Vec<(TypeKey, EventNum)>,
-    ) -> Result<Roots> {
-        let told = draft.fill_state(event.state_before().unwrap_or(Roots::EMPTY), entries).await?;
-        let states = prev.iter().filter_map(|prev| look.after.get(prev).copied());
-        let states: Vec<Roots> = std::iter::once(told).chain(states).collect();
-        draft.resolve(&states).await
-    }
-
+    /// `told` is the state before the event as another server told it, if more of that is known now than was then, and
+    /// whether that is all that counts.
     async fn state_before_again(
         &self,
         draft: &mut Draft<'_>,
         event: &Event,
         prev: &[EventNum],
         look: &SecondLook,
+        told: Option<(Roots, bool)>,
     ) -> Result<Roots> {
+        if let Some((told, true)) = told {
+            return Ok(told);
+        }
         // Behind a gap the state is what another server told, all of it.
-        let told = event.state_before().filter(|_| prev.len() < event.pdu.prev_events.len());
+        let before = || event.state_before().filter(|_| prev.len() < event.pdu.prev_events.len());
+        let told = told.map(|(told, _)| told).or_else(before);
         let events = self.events(draft.room, Some(&draft.overlay), prev).await?;
         let after = |event: &Arc<Event>| look.after.get(&event.num()).copied().or_else(|| event.state_after());
         let states: Vec<Roots> = told.into_iter().chain(events.iter().filter_map(after)).collect();

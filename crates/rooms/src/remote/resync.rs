@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use ::event::Verified;
+use ::event::{Pdu, Verified};
 use ruma_common::OwnedEventId;
 use store::tables::rooms::MissingPrevRow;
 use store::{EventNum, Read};
 
 use super::history::Incoming;
-use super::left_out::ToldState;
+use super::left_out::{Edge, ToldState};
 use crate::accept::{ATTEMPTS_MAX, better_form, judge_at, missing_among, missing_key, nums_of};
 use crate::draft::Draft;
 use crate::room::Room;
@@ -88,8 +88,7 @@ impl Rooms {
             return Ok(Accepted::Waiting(missing_auth));
         }
         let missing = missing_among(&draft, &pdu.prev_events, flags::WAITING | flags::OUTLIER).await?;
-        let (prev, before) = self.state_at_gap(&mut draft, &pdu.prev_events, &missing, &told.ids).await?;
-        draft.note_left_out(&pdu.event_id, &told.left_out).await?;
+        let (prev, before) = self.state_at_gap(&mut draft, pdu, &missing, told).await?;
         let mut judged = judge_at(&mut draft, pdu, prev, before).await?;
         judged.known = known.as_ref().map(|event| event.num());
         judged.flags |= more;
@@ -116,14 +115,16 @@ impl Rooms {
     pub(super) async fn state_at_gap(
         &self,
         draft: &mut Draft<'_>,
-        prev: &[OwnedEventId],
+        pdu: &Pdu,
         missing: &[OwnedEventId],
-        given: &[OwnedEventId],
+        told: &ToldState,
     ) -> Result<(Vec<EventNum>, Roots)> {
-        let known: Vec<OwnedEventId> = prev.iter().filter(|id| !missing.contains(id)).cloned().collect();
+        let known: Vec<OwnedEventId> = pdu.prev_events.iter().filter(|id| !missing.contains(id)).cloned().collect();
         let prev = nums_of(draft, &known).await?;
         let events = self.events(draft.room, Some(&draft.overlay), &prev).await?;
-        let mut states = vec![self.given_state(draft, given).await?];
+        let given = self.given_state(draft, &told.ids).await?;
+        draft.note_left_out(Edge::gap(pdu, given), &told.left_out).await?;
+        let mut states = vec![given];
         states.extend(events.iter().filter_map(|event| event.state_after()));
         Ok((prev, draft.resolve(&states).await?))
     }

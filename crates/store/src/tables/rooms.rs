@@ -495,6 +495,10 @@ table! {
         event_id: String,
         /// Whether it belongs to the state before the edge; else to the auth chain of that.
         in_state: bool,
+        /// Whether the edge is a join of this server, whose state a resident vouched for.
+        at_join: bool,
+        /// The state that was told without it: the roots of its trees.
+        told: Vec<u8>,
         /// The event as it came.
         json: Vec<u8>,
     }

@@ -140,3 +140,36 @@ async fn what_never_comes_is_given_up() {
     two.say(&room_id, "bob", "life goes on").await;
     assert_eq!(left(&two).await, (0, 0, 0));
 }
+
+/// What is told of the state behind a gap counts only once it is resolved with what is known here: nobody speaks by it
+/// who is no member.
+#[tokio::test]
+async fn what_is_left_out_behind_a_gap_lets_nobody_in() {
+    let (one, two, room_id) = two("11").await;
+    let three = Server::new("three.test").await;
+    let joined = join(&three, &one, &room_id, "eve").await.unwrap().id().clone();
+    let rules = two.room(&room_id).await.rules;
+    let invite_only = state(&two.user("bob"), "m.room.join_rules", json!({ "join_rule": "invite" }));
+    let levels = json!({ "state_default": 0, "users": { one.user("alice").as_str(): 100 } });
+    let levels = one.rooms.send(&room_id, state(&one.user("alice"), "m.room.power_levels", levels)).await.unwrap();
+    // The second server knows nothing of the third, and closes the room.
+    let between = events(&one, &room_id, &[joined.clone()]).await;
+    let ids = one.state_ids_before(&room_id, &levels).await;
+    let told_of = ToldState { ids: told(ids.clone(), &between).ids, left_out: Vec::new() };
+    two.rooms.accept_with_state(one.sent(&room_id, &levels).await, told_of).await.unwrap();
+    two.rooms.send(&room_id, invite_only).await.unwrap();
+    // Somebody tells of a state in which she is a member, and her message cites it.
+    let edge = one.say(&room_id, "alice", "behind another gap").await;
+    let ids = one.state_ids_before(&room_id, &edge).await;
+    let told_of = told(ids, &between);
+    assert_eq!(told_of.left_out.len(), 1);
+    two.rooms.accept_with_state(one.sent(&room_id, &edge).await, told_of).await.unwrap();
+    two.rooms.accept_outliers(&room_id, all_received(&between, rules)).await.unwrap();
+    three.accept(one.sent(&room_id, &levels).await).await;
+    let said = three.say(&room_id, "eve", "let me in").await;
+    let said = three.sent(&room_id, &said).await;
+    two.accept(said.clone()).await;
+    let judged = two.event(&room_id, &said.pdu().event_id).await.unwrap();
+    assert!(!judged.shown(), "{:?}", judged.row);
+    assert!(!two.room(&room_id).await.servers().contains("three.test"));
+}
