@@ -52,8 +52,19 @@ pub async fn query(
     found: &mut Queried<Text>,
 ) -> Result<BTreeSet<String>, Error> {
     wanted.retain(|user, _| !state.users.is_local(user));
+    let own = state.rooms.server_name();
+    let mut failures = BTreeSet::new();
     if let Some(remote) = &state.remote {
-        let current = current(state, remote, asker, &wanted, deadline).await?;
+        let Copies { mut current, few } = copies(state, asker, &wanted).await?;
+        // A server that does not answer holds up only what is asked of itself.
+        let others = wanted.iter().filter(|(user, _)| !current.contains(*user) && !few.contains(*user));
+        let others: BTreeMap<UserId, Vec<String>> =
+            others.map(|(user, devices)| (user.clone(), devices.clone())).collect();
+        wanted.retain(|user, _| !others.contains_key(user));
+        let asked = ask(Some(&remote.client), own, others, deadline, found);
+        let (fetched, failed) = tokio::join!(fetch(remote, few, deadline), asked);
+        failures.extend(failed);
+        current.extend(fetched);
         let copied = wanted.iter().filter(|(user, _)| current.contains(*user));
         let copied = copied.map(|(user, devices)| (user.clone(), devices.clone())).collect();
         for user in state.users.add_remote_key_texts(&copied, found).await.map_err(error_map::users)? {
@@ -61,22 +72,23 @@ pub async fn query(
         }
     }
     let client = state.remote.as_ref().map(|remote| &remote.client);
-    let failures = ask(client, state.rooms.server_name(), wanted, deadline, found).await;
+    failures.extend(ask(client, own, wanted, deadline, found).await);
     state.users.add_own_signatures(asker, found).await.map_err(error_map::users)?;
     Ok(failures)
 }
 
-/// The users of whose lists there are copies that hold, once those have been fetched that are few.
-async fn current(
-    state: &State,
-    remote: &Remote,
-    asker: &UserId,
-    wanted: &BTreeMap<UserId, Vec<String>>,
-    deadline: Instant,
-) -> Result<BTreeSet<UserId>, Error> {
+/// Users of other servers, by what is to be done about copies of their lists.
+struct Copies {
+    /// Of these there are copies that hold.
+    current: BTreeSet<UserId>,
+    /// The lists of these are to be fetched and kept.
+    few: BTreeSet<UserId>,
+}
+
+async fn copies(state: &State, asker: &UserId, wanted: &BTreeMap<UserId, Vec<String>>) -> Result<Copies, Error> {
     let users: Vec<UserId> = wanted.keys().cloned().collect();
     let copies = state.users.remote_lists(&users).await.map_err(error_map::users)?;
-    let mut current = state.sync.shared_since(asker, copies).await.map_err(error_map::sync)?;
+    let current = state.sync.shared_since(asker, copies).await.map_err(error_map::sync)?;
     let rest = users.into_iter().filter(|user| !current.contains(user));
     let rest = rest.map(|user| (user, StreamPosition(i64::MAX))).collect();
     let mut by_server: BTreeMap<String, Vec<UserId>> = BTreeMap::new();
@@ -84,13 +96,16 @@ async fn current(
         by_server.entry(user.server_name().to_owned()).or_default().push(user);
     }
     let few = by_server.into_values().filter(|users| users.len() <= FETCHED_PER_SERVER_MAX).flatten();
-    let fetch = few.map(|user| async move {
+    Ok(Copies { current: current.into_iter().collect(), few: few.collect() })
+}
+
+/// Fetches the lists of users and keeps them. Answers whose could be had.
+async fn fetch(remote: &Remote, users: BTreeSet<UserId>, deadline: Instant) -> Vec<UserId> {
+    let fetches = users.into_iter().map(|user| async move {
         let fetched = timeout_at(deadline, remote.devices.fetch(&user)).await;
         matches!(fetched, Ok(Ok(true))).then_some(user)
     });
-    let fetched: Vec<Option<UserId>> = stream::iter(fetch).buffer_unordered(SERVERS_AT_ONCE).collect().await;
-    current.extend(fetched.into_iter().flatten());
-    Ok(current)
+    stream::iter(fetches).buffer_unordered(SERVERS_AT_ONCE).filter_map(std::future::ready).collect().await
 }
 
 /// Adds to `found` the keys that other servers answer. The answer names the servers that failed.

@@ -102,7 +102,7 @@ async fn what_is_left_out_of_the_state_before_history_gets_its_place_later() {
     let gone = gone.unwrap().unwrap().id().clone();
     one.accept(three.sent(&room_id, &gone).await).await;
     join(&two, &one, &room_id, "bob").await.unwrap();
-    let unverified = events(&one, &room_id, &[joined.clone()]).await;
+    let unverified = events(&one, &room_id, std::slice::from_ref(&joined)).await;
     let states = BTreeMap::from([(old.clone(), told(one.state_ids_before(&room_id, &old).await, &unverified))]);
     let rules = two.room(&room_id).await.rules;
     let history = all_received(&events(&one, &room_id, &[gone, old.clone()]).await, rules);
@@ -153,7 +153,7 @@ async fn what_is_left_out_behind_a_gap_lets_nobody_in() {
     let levels = json!({ "state_default": 0, "users": { one.user("alice").as_str(): 100 } });
     let levels = one.rooms.send(&room_id, state(&one.user("alice"), "m.room.power_levels", levels)).await.unwrap();
     // The second server knows nothing of the third, and closes the room.
-    let between = events(&one, &room_id, &[joined.clone()]).await;
+    let between = events(&one, &room_id, std::slice::from_ref(&joined)).await;
     let ids = one.state_ids_before(&room_id, &levels).await;
     let told_of = ToldState { ids: told(ids.clone(), &between).ids, left_out: Vec::new() };
     two.rooms.accept_with_state(one.sent(&room_id, &levels).await, told_of).await.unwrap();
