@@ -1,6 +1,6 @@
-//! A disk for tests and simulations, under the real SQLite: it keeps what was not synced in memory, and when the power is
-//! cut each sector of that reaches the file, does not, does in part, or turns to garbage. It also runs full and fails on
-//! demand. Seeded: the same operations meet the same fate.
+//! A disk for tests and simulations, under the real SQLite: it keeps open files in memory, and what was not synced there
+//! alone. When the power is cut each sector of that reaches the file, does not, does in part, or turns to garbage. It also
+//! runs full and fails on demand. Seeded: the same operations meet the same fate.
 //!
 //! A [`Disk`] registers itself as a SQLite VFS; open a database on it with [`crate::Options::vfs`]. The files on the real
 //! disk are what is durable. Locks and the shared memory of the log's index pass through to the system; that a file was
@@ -8,7 +8,7 @@
 
 mod vfs;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -125,13 +125,14 @@ pub(crate) struct State {
     files: BTreeMap<PathBuf, Cached>,
 }
 
-/// What is known of a file beyond its durable bytes.
+/// A file as those see it who have it open.
 struct Cached {
-    size: u64,
+    /// All its bytes.
+    bytes: Vec<u8>,
     /// Durable bytes from here on were truncated away.
     valid: u64,
     /// Sectors that were written and not synced.
-    sectors: BTreeMap<u64, [u8; SECTOR]>,
+    dirty: BTreeSet<u64>,
 }
 
 impl State {
@@ -176,7 +177,9 @@ impl State {
         }
         if !self.files.contains_key(path) {
             let size = durable.size()?;
-            self.files.insert(path.to_owned(), Cached { size, valid: size, sectors: BTreeMap::new() });
+            let mut bytes = vec![0; index(size)];
+            durable.read(0, &mut bytes)?;
+            self.files.insert(path.to_owned(), Cached { bytes, valid: size, dirty: BTreeSet::new() });
         }
         Ok(())
     }
@@ -190,83 +193,54 @@ impl State {
     }
 
     pub(crate) fn size(&self, path: &Path) -> Result<u64, Fault> {
-        self.files.get(path).map(|file| file.size).ok_or(Fault::Dead)
+        self.files.get(path).map(Cached::size).ok_or(Fault::Dead)
     }
 
     /// Fills `bytes`; returns whether the file reaches so far.
-    pub(crate) fn read(
-        &self,
-        path: &Path,
-        offset: u64,
-        bytes: &mut [u8],
-        durable: &mut dyn Durable,
-    ) -> Result<bool, Fault> {
+    pub(crate) fn read(&self, path: &Path, offset: u64, bytes: &mut [u8]) -> Result<bool, Fault> {
         let file = self.files.get(path).ok_or(Fault::Dead)?;
-        let end = offset + bytes.len() as u64;
-        let mut at = offset;
-        while at < end {
-            let sector = at / SECTOR_U64;
-            let stop = end.min((sector + 1) * SECTOR_U64);
-            let target = part(bytes, at - offset, stop - offset);
-            match file.sectors.get(&sector) {
-                Some(cached) => {
-                    let from = at % SECTOR_U64;
-                    target.copy_from_slice(part(&mut cached.clone(), from, from + (stop - at)));
-                }
-                None => file.read_durable(at, target, durable)?,
-            }
-            at = stop;
-        }
-        let beyond = file.size.clamp(offset, end) - offset;
-        part(bytes, beyond, end - offset).fill(0);
-        Ok(end <= file.size)
+        let there = file.bytes.get(index(offset)..).unwrap_or_default();
+        let length = there.len().min(bytes.len());
+        let (known, beyond) = bytes.split_at_mut(length);
+        known.copy_from_slice(part(there, length));
+        beyond.fill(0);
+        Ok(beyond.is_empty())
     }
 
-    pub(crate) fn write(
-        &mut self,
-        path: &Path,
-        offset: u64,
-        bytes: &[u8],
-        durable: &mut dyn Durable,
-    ) -> Result<(), Fault> {
+    pub(crate) fn write(&mut self, path: &Path, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
         if self.fail_writes {
             return Err(Fault::Failed);
         }
         let file = self.files.get_mut(path).ok_or(Fault::Dead)?;
         let end = offset + bytes.len() as u64;
-        let growth = end.saturating_sub(file.size);
+        let growth = end.saturating_sub(file.size());
         if let Some(room) = &mut self.room {
             *room = room.checked_sub(growth).ok_or(Fault::Full)?;
         }
-        let mut at = offset;
-        while at < end {
-            let sector = at / SECTOR_U64;
-            let stop = end.min((sector + 1) * SECTOR_U64);
-            let from = at % SECTOR_U64;
-            let source = bytes.get(index(at - offset)..index(stop - offset)).unwrap_or_default();
-            let cached = file.sector(sector, durable)?;
-            part(cached, from, from + (stop - at)).copy_from_slice(source);
-            at = stop;
+        if growth > 0 {
+            file.bytes.resize(index(end), 0);
         }
-        file.size = file.size.max(end);
+        if let Some(target) = file.bytes.get_mut(index(offset)..index(end)) {
+            target.copy_from_slice(bytes);
+        }
+        file.dirty.extend(offset / SECTOR_U64..end.div_ceil(SECTOR_U64));
         // The write is on its way when the power goes.
         self.tick()
     }
 
-    pub(crate) fn truncate(&mut self, path: &Path, size: u64, durable: &mut dyn Durable) -> Result<(), Fault> {
+    pub(crate) fn truncate(&mut self, path: &Path, size: u64) -> Result<(), Fault> {
         let file = self.files.get_mut(path).ok_or(Fault::Dead)?;
-        if size < file.size {
+        if size < file.size() {
             if let Some(room) = &mut self.room {
-                *room += file.size - size;
+                *room += file.size() - size;
             }
-            drop(file.sectors.split_off(&size.div_ceil(SECTOR_U64)));
+            drop(file.dirty.split_off(&size.div_ceil(SECTOR_U64)));
             if !size.is_multiple_of(SECTOR_U64) {
-                let last = file.sector(size / SECTOR_U64, durable)?;
-                part(last, size % SECTOR_U64, SECTOR_U64).fill(0);
+                file.dirty.insert(size / SECTOR_U64);
             }
             file.valid = file.valid.min(size);
         }
-        file.size = size;
+        file.bytes.resize(index(size), 0);
         self.tick()
     }
 
@@ -283,15 +257,19 @@ impl State {
         if file.valid < durable.size()? {
             durable.truncate(file.valid)?;
         }
-        for (sector, bytes) in std::mem::take(&mut file.sectors) {
-            let offset = sector * SECTOR_U64;
-            let length = index(file.size.saturating_sub(offset)).min(SECTOR);
-            durable.write(offset, bytes.get(..length).unwrap_or_default())?;
+        let mut dirty = std::mem::take(&mut file.dirty).into_iter().peekable();
+        while let Some(first) = dirty.next() {
+            let mut end = first + 1;
+            while dirty.next_if_eq(&end).is_some() {
+                end += 1;
+            }
+            let (from, to) = (index(first * SECTOR_U64), index(end * SECTOR_U64).min(file.bytes.len()));
+            durable.write(first * SECTOR_U64, file.bytes.get(from..to).unwrap_or_default())?;
         }
-        if durable.size()? != file.size {
-            durable.truncate(file.size)?;
+        if durable.size()? != file.size() {
+            durable.truncate(file.size())?;
         }
-        file.valid = file.size;
+        file.valid = file.size();
         Ok(())
     }
 
@@ -313,13 +291,14 @@ impl State {
         if cached.valid < file.metadata()?.len() && self.draw().is_multiple_of(2) {
             file.set_len(cached.valid)?;
         }
-        for (sector, new) in cached.sectors {
+        for sector in &cached.dirty {
             let offset = sector * SECTOR_U64;
-            let length = index(cached.size.saturating_sub(offset)).min(SECTOR);
-            let mut old = [0; SECTOR];
-            let there = file.metadata()?.len().saturating_sub(offset);
-            let there = index(there).min(SECTOR);
-            file.read_exact_at(part(&mut old, 0, there as u64), offset)?;
+            let written = cached.bytes.get(index(offset)..).unwrap_or_default();
+            let length = written.len().min(SECTOR);
+            let (mut old, mut new) = ([0; SECTOR], [0; SECTOR]);
+            new.get_mut(..length).unwrap_or_default().copy_from_slice(part(written, length));
+            let there = index(file.metadata()?.len().saturating_sub(offset)).min(SECTOR);
+            file.read_exact_at(old.get_mut(..there).unwrap_or_default(), offset)?;
             if let Some(bytes) = self.fate(&old, &new) {
                 file.write_all_at(bytes.get(..length).unwrap_or_default(), offset)?;
             }
@@ -358,22 +337,8 @@ impl State {
 }
 
 impl Cached {
-    fn sector(&mut self, number: u64, durable: &mut dyn Durable) -> Result<&mut [u8; SECTOR], Fault> {
-        if !self.sectors.contains_key(&number) {
-            let mut bytes = [0; SECTOR];
-            self.read_durable(number * SECTOR_U64, &mut bytes, durable)?;
-            self.sectors.insert(number, bytes);
-        }
-        self.sectors.get_mut(&number).ok_or(Fault::Failed)
-    }
-
-    fn read_durable(&self, offset: u64, bytes: &mut [u8], durable: &mut dyn Durable) -> Result<(), Fault> {
-        let there = self.valid.saturating_sub(offset).min(bytes.len() as u64);
-        if there > 0 {
-            durable.read(offset, part(bytes, 0, there))?;
-        }
-        part(bytes, there, u64::MAX).fill(0);
-        Ok(())
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64
     }
 }
 
@@ -381,9 +346,7 @@ fn index(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// The bytes from `from` to `to`, as far as there are any.
-fn part(bytes: &mut [u8], from: u64, to: u64) -> &mut [u8] {
-    let to = index(to).min(bytes.len());
-    let from = index(from).min(to);
-    bytes.get_mut(from..to).unwrap_or_default()
+/// The first bytes, as far as there are any.
+fn part(bytes: &[u8], length: usize) -> &[u8] {
+    bytes.get(..length).unwrap_or(bytes)
 }

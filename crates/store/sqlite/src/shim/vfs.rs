@@ -257,7 +257,7 @@ unsafe extern "C" fn read(file: *mut ffi::sqlite3_file, buffer: *mut c_void, amo
                 let state = ours.state.lock();
                 state.alive(ours.generation)?;
                 match &ours.path {
-                    Some(path) => *whole = state.read(path, offset as u64, target, &mut system)?,
+                    Some(path) => *whole = state.read(path, offset as u64, target)?,
                     None => system.read(offset as u64, target)?,
                 }
                 Ok(())
@@ -275,7 +275,7 @@ unsafe extern "C" fn write(file: *mut ffi::sqlite3_file, buffer: *const c_void, 
             file,
             ffi::SQLITE_IOERR_WRITE,
             |system| system.write(offset as u64, bytes),
-            |state, path, system| state.write(path, offset as u64, bytes, system),
+            |state, path, _| state.write(path, offset as u64, bytes),
         )
     }
 }
@@ -287,7 +287,7 @@ unsafe extern "C" fn truncate(file: *mut ffi::sqlite3_file, size: i64) -> c_int 
             file,
             ffi::SQLITE_IOERR_TRUNCATE,
             |system| system.truncate(size as u64),
-            |state, path, system| state.truncate(path, size as u64, system),
+            |state, path, _| state.truncate(path, size as u64),
         )
     }
 }
