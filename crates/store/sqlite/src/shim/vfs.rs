@@ -15,6 +15,9 @@ use super::{Durable, Fault, State};
 
 type Shared = Arc<Mutex<State>>;
 
+/// So many bytes at a time go to the system: SQLite's own functions take fewer than 128 KiB.
+const PIECE: usize = 64 << 10;
+
 /// What our VFS carries.
 struct AppData {
     state: Shared,
@@ -86,17 +89,27 @@ fn done(code: c_int) -> Result<(), Fault> {
 impl Durable for System {
     fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), Fault> {
         let read = self.methods()?.xRead.ok_or(Fault::Failed)?;
-        // SAFETY: the buffer has the length that is passed; the file is open.
-        match unsafe { read(self.0, bytes.as_mut_ptr().cast(), length(bytes.len()), offset as i64) } {
-            ffi::SQLITE_IOERR_SHORT_READ => Ok(()),
-            code => done(code),
+        let mut at = offset as i64;
+        for piece in bytes.chunks_mut(PIECE) {
+            // SAFETY: the buffer has the length that is passed; the file is open.
+            match unsafe { read(self.0, piece.as_mut_ptr().cast(), length(piece.len()), at) } {
+                ffi::SQLITE_IOERR_SHORT_READ => {}
+                code => done(code)?,
+            }
+            at += piece.len() as i64;
         }
+        Ok(())
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Fault> {
         let write = self.methods()?.xWrite.ok_or(Fault::Failed)?;
-        // SAFETY: the buffer has the length that is passed; the file is open.
-        done(unsafe { write(self.0, bytes.as_ptr().cast(), length(bytes.len()), offset as i64) })
+        let mut at = offset as i64;
+        for piece in bytes.chunks(PIECE) {
+            // SAFETY: the buffer has the length that is passed; the file is open.
+            done(unsafe { write(self.0, piece.as_ptr().cast(), length(piece.len()), at) })?;
+            at += piece.len() as i64;
+        }
+        Ok(())
     }
 
     fn truncate(&mut self, size: u64) -> Result<(), Fault> {
