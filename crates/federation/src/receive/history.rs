@@ -24,8 +24,10 @@ const EVENTS_MAX: usize = 100;
 const SERVERS_MAX: usize = 4;
 /// How often history is asked for on the way to an event of a time.
 const FILLS_MAX: usize = 10;
-/// Events of which one request names that history before them is wanted.
+/// Missing events that one request names.
 const NAMED_MAX: usize = 20;
+/// How often other missing events are named where nobody has the ones before.
+const ROUNDS_MAX: usize = 5;
 /// For how long a gap that nobody could fill is left alone, in milliseconds.
 const PAUSE_MS: i64 = 30_000;
 /// How long history waits for the members of a room that was joined with part of its state.
@@ -51,16 +53,23 @@ impl Federation {
             return Ok(false);
         }
         let own = self.rooms.server_name();
-        let servers: Vec<String> = room.servers().into_iter().filter(|server| is_askable(server, own)).collect();
-        for server in servers.into_iter().take(SERVERS_MAX) {
-            match self.backfill(room, &server, &gaps, limit).await {
-                Ok(true) => return Ok(true),
-                Ok(false) => {}
-                Err(error @ (crate::Error::Store(_) | crate::Error::Rooms(rooms::Error::Store(_)))) => {
-                    return Err(error);
+        let servers = room.servers().into_iter().filter(|server| is_askable(server, own)).take(SERVERS_MAX);
+        let mut servers: Vec<String> = servers.collect();
+        for named in gaps.chunks(NAMED_MAX).take(ROUNDS_MAX) {
+            let mut helpful = Vec::with_capacity(servers.len());
+            for server in servers {
+                match self.backfill(room, &server, named, limit).await {
+                    Ok(true) => return Ok(true),
+                    Ok(false) => helpful.push(server),
+                    Err(error @ (crate::Error::Store(_) | crate::Error::Rooms(rooms::Error::Store(_)))) => {
+                        return Err(error);
+                    }
+                    Err(error) => {
+                        tracing::info!(server, room_id = room.id, %error, "a server did not help with history");
+                    }
                 }
-                Err(error) => tracing::info!(server, room_id = room.id, %error, "a server did not help with history"),
             }
+            servers = helpful;
         }
         self.receiver.gaps.put_off(&room.id, HISTORY, now_ms.saturating_add(PAUSE_MS));
         Ok(false)
@@ -113,16 +122,18 @@ impl Federation {
         Ok(came)
     }
 
-    async fn backfill(&self, room: &Room, server: &str, gaps: &[OwnedEventId], limit: usize) -> Result<bool> {
+    async fn backfill(&self, room: &Room, server: &str, named: &[OwnedEventId], limit: usize) -> Result<bool> {
         let limit = limit.clamp(1, EVENTS_MAX).to_string();
-        let mut query: Vec<(&str, &str)> = gaps.iter().take(NAMED_MAX).map(|id| ("v", id.as_str())).collect();
+        let mut query: Vec<(&str, &str)> = named.iter().map(|id| ("v", id.as_str())).collect();
         query.push(("limit", &limit));
         let path = path("/_matrix/federation/v1/backfill", &[&room.id], &query);
         let answer = self.client.request(server, Method::GET, &path, None, Limits::default()).await?;
         let events = self.verify_history(room, texts_of(server, &answer, HISTORY_MAX)?).await?;
+        let n_answered = events.len();
         let states = self.states_of_oldest(room, server, &events).await?;
         let placed = self.rooms.accept_history(&room.id, events, states).await?;
-        tracing::debug!(server, room_id = room.id, events = placed.len(), "history came");
+        let (room_id, n_named, n_placed) = (&room.id, named.len(), placed.len());
+        tracing::debug!(server, room_id, n_named, n_answered, n_placed, "history came");
         Ok(!placed.is_empty())
     }
 

@@ -195,7 +195,9 @@ impl Rooms {
         let messages = *messages;
         let known = draft.known_form(row.map(|row| row.event)).await?;
         let (pdu, more) = better_form(&one.pdu, one.more, known.as_deref());
-        if !missing_among(draft, &pdu.auth_events, flags::WAITING).await?.is_empty() {
+        let unknown = missing_among(draft, &pdu.auth_events, flags::WAITING).await?;
+        if !unknown.is_empty() {
+            tracing::debug!(event_id = %pdu.event_id, ?unknown, "an event of history cites events that are not known");
             return Ok(None);
         }
         let missing = missing_among(draft, &pdu.prev_events, UNPLACED).await?;
@@ -206,7 +208,10 @@ impl Rooms {
                 (prev, before)
             }
             (false, Some(told)) => self.state_at_gap(draft, pdu, &missing, told).await?,
-            (false, None) => return Ok(None),
+            (false, None) => {
+                tracing::debug!(event_id = %pdu.event_id, ?missing, "the state before an event of history is not known");
+                return Ok(None);
+            }
         };
         let mut judged = judge_then(draft, pdu, prev, before).await?;
         judged.known = known.as_ref().map(|event| event.num());
@@ -393,8 +398,9 @@ impl Rooms {
         Ok(fresh)
     }
 
-    /// The known events before which history is missing, nearest to a place first: those of the newest fragment with a
-    /// gap that stands at the place or before it. Another server is asked for what came before them (`/backfill`).
+    /// The missing events that known ones name as previous, those that a deeper event names first: of the newest fragment
+    /// with a gap that stands at a place or before it. Another server is asked for them and what came before them
+    /// (`/backfill`): an answer that began with those that name them could be full of what is known.
     ///
     /// # Errors
     /// As the store says.
@@ -402,9 +408,17 @@ impl Rooms {
         let rows = self.nearest_gaps(room, before).await?;
         let nums: BTreeSet<EventNum> = rows.iter().map(|row| row.child).collect();
         let nums: Vec<EventNum> = nums.into_iter().collect();
-        let mut events = self.events(room, None, &nums).await?;
-        events.sort_by_key(|event| std::cmp::Reverse(event.row.depth));
-        Ok(events.iter().map(|event| event.id().clone()).collect())
+        let events = self.events(room, None, &nums).await?;
+        let depths: HashMap<EventNum, i64> = events.iter().map(|event| (event.num(), event.row.depth)).collect();
+        let mut missing: BTreeMap<&str, i64> = BTreeMap::new();
+        for row in &rows {
+            let depth = depths.get(&row.child).copied().unwrap_or(0);
+            let known = missing.entry(&row.event_id).or_insert(depth);
+            *known = depth.max(*known);
+        }
+        let mut missing: Vec<(&str, i64)> = missing.into_iter().collect();
+        missing.sort_by_key(|(_, depth)| std::cmp::Reverse(*depth));
+        Ok(missing.into_iter().filter_map(|(id, _)| OwnedEventId::try_from(id).ok()).collect())
     }
 
     /// The gaps of the newest fragment with a gap that stands at a place or before it.

@@ -66,7 +66,7 @@ async fn fetch_history(from: &Server, to: &Server, room_id: &str) {
         if gaps.is_empty() {
             return;
         }
-        let events = from.rooms.events_before(room_id, &gaps, 15 + gaps.len()).await.unwrap();
+        let events = from.rooms.events_before(room_id, &gaps, 15).await.unwrap();
         let mut states = BTreeMap::new();
         let known: BTreeSet<_> = events.iter().map(|event| event.id().clone()).collect();
         for event in events.iter().filter(|event| event.pdu.prev_events.iter().any(|id| !known.contains(id))) {

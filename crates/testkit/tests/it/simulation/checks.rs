@@ -161,9 +161,18 @@ async fn check_history(
         found.wrong.push(format!("the history of {place} ends before its beginning: with {first:?}, gaps {gaps:?}"));
     }
     for one in forged.iter().filter(|one| one.room == room.id && one.server != view.server) {
-        let shown = story.syncers.iter().any(|syncer| syncer.has(&one.room, &one.event));
-        if shown || history.contains(&one.event) || view.state.values().any(|id| *id == one.event) {
-            found.wrong.push(format!("{}, which {} forged, is shown on {}", one.event, one.server, view.server));
+        let mut syncers = story.syncers.iter().filter(|syncer| syncer.person.node.name == view.server);
+        let shown = syncers.find(|syncer| syncer.has(&one.room, &one.event)).map(|syncer| &syncer.person.user);
+        if shown.is_some() || history.contains(&one.event) || view.state.values().any(|id| *id == one.event) {
+            let event = view.up.running.rooms.event_by_id(&view.room, &one.event).await.unwrap();
+            let sender = event.as_ref().map(|event| event.pdu.sender.clone()).unwrap_or_default();
+            let member = view.state.get(&("m.room.member".to_owned(), sender));
+            let known = event.map(|event| format!("{:?}", event.row));
+            let place = format!("{} (version {}) on {}", room.id, room.version, view.server);
+            found.wrong.push(format!(
+                "{}, which {} forged, is shown in {place}, to {shown:?}: {known:?}; its sender there: {member:?}",
+                one.event, one.server
+            ));
         }
         found.forged += 1;
     }
