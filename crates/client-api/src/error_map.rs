@@ -36,6 +36,7 @@ pub fn sync(error: ::sync::Error) -> Error {
     use ::sync::Error as E;
     let text = error.to_string();
     match error {
+        E::UnknownPos => Error::unknown_pos(),
         E::BadToken(_) | E::BadFilter(_) | E::UnknownFilter(_) => Error::invalid_param(text),
         E::Rooms(error) => rooms(error),
         E::Users(users::Error::Store(error)) | E::Store(error) => error.into(),

@@ -12,6 +12,7 @@ pub mod media;
 pub mod remote;
 pub mod room;
 pub mod routes;
+pub mod sliding_sync;
 pub mod state;
 pub mod sync;
 pub mod third_party;
@@ -32,6 +33,7 @@ pub fn router(state: State) -> Router {
         discovery::routes(),
         media::routes(),
         room::routes(),
+        sliding_sync::routes(),
         sync::routes(),
         third_party::routes(),
         user_directory::routes(),

@@ -242,6 +242,20 @@ impl Rooms {
         Ok(StateMap(found.collect()))
     }
 
+    /// The pairs of these types that a room has ever had, with any state key.
+    pub async fn keys_of(&self, room: &Room, kinds: &[&str]) -> Result<Vec<TypeKey>> {
+        let read = |kind: &&str| Read::along::<StateKeyRow>(StateKeyRow::BY_NAME, vec![room.num.into(), (*kind).into()]);
+        let mut pairs = Vec::new();
+        for found in self.store.read(kinds.iter().map(read).collect()).await? {
+            for row in found.all::<StateKeyRow>()? {
+                // It is looked up next.
+                room.remember_key(&(row.kind.clone(), row.state_key.clone()), Some(key_id(row.key_id)?));
+                pairs.push((row.kind, row.state_key));
+            }
+        }
+        Ok(pairs)
+    }
+
     /// All event numbers of one tree of a state.
     pub async fn tree_nums(&self, room: &Room, root: Root) -> Result<Vec<EventNum>> {
         let entries = self.on_tree(room, None, |tree| tree.entries(&root)).await?;

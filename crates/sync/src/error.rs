@@ -6,6 +6,9 @@ pub enum Error {
     /// The token has another form or is of a lost future.
     #[error("the token {0:?} is not one of this server's")]
     BadToken(String),
+    /// The position is not one that this connection of sliding sync can go on from.
+    #[error("the connection does not know this position")]
+    UnknownPos,
     /// The filter is not a filter.
     #[error("filter: {0}")]
     BadFilter(String),

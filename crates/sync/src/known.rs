@@ -10,7 +10,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use rooms::unread::ReadMarks;
 use rooms::{Event, Room, Roots};
-use serde_json::json;
+use serde_json::{Value, json};
 use store::tables::rooms::MembershipRow;
 use store::{DeviceId, EventNum, RoomNum, StreamPosition, UserId};
 
@@ -28,6 +28,13 @@ const KEPT_MAX: usize = 10_000;
 const ROOM_STATES_MAX: usize = 10_000;
 /// Most pieces of timelines that are kept.
 const PIECES_MAX: usize = 2_000;
+
+/// Type of the account data that names direct chats.
+const DIRECT: &str = "m.direct";
+/// Events read at a time in search of one that moves a room up.
+const BUMPS_CHUNK: u32 = 50;
+/// Most events looked at in search of it.
+const BUMPS_SCANNED_MAX: u32 = 500;
 
 /// Something that was read when the watermark stood at `read_at` or later.
 #[derive(Clone)]
@@ -84,6 +91,8 @@ type Ends = (EventNum, EventNum);
 pub(crate) struct Known {
     memberships: Cache<UserId, Kept<Arc<Memberships>>, Weight>,
     ignored: Cache<UserId, Kept<Arc<BTreeSet<String>>>>,
+    direct: Cache<UserId, Kept<Arc<BTreeSet<String>>>>,
+    bumps: Cache<RoomNum, (StreamPosition, StreamPosition)>,
     keys: Cache<(UserId, DeviceId), Kept<Arc<str>>>,
     marks: Cache<(UserId, RoomNum), Kept<Arc<ReadMarks>>>,
     filters: Cache<(UserId, String), Arc<Filter>>,
@@ -103,6 +112,8 @@ impl Default for Known {
         Self {
             memberships: Cache::with_weighter(users, MEMBERSHIP_BYTES_MAX, Weight),
             ignored: Cache::new(KEPT_MAX),
+            direct: Cache::new(KEPT_MAX),
+            bumps: Cache::new(ROOM_STATES_MAX),
             keys: Cache::new(KEPT_MAX),
             marks: Cache::new(KEPT_MAX),
             filters: Cache::new(KEPT_MAX),
@@ -119,6 +130,7 @@ impl Known {
     pub fn purged(&self) {
         self.states.clear();
         self.pieces.clear();
+        self.bumps.clear();
     }
 }
 
@@ -150,6 +162,41 @@ impl Sync {
         let value = Arc::new(value);
         self.known.ignored.insert(user.clone(), Kept { read_at, value: Arc::clone(&value) });
         Ok(value)
+    }
+
+    /// The ids of a user's direct chats, as the user's clients keep them.
+    pub(crate) async fn direct(&self, user: &UserId) -> Result<Arc<BTreeSet<String>>, Error> {
+        let changed = self.changes.user(user).account_data;
+        if let Some(kept) = self.known.direct.get(user).filter(|kept| kept.read_at >= changed) {
+            return Ok(kept.value);
+        }
+        let read_at = self.store.watermark();
+        let stored = self.users.account_data(user, "", DIRECT).await?.unwrap_or_default();
+        let by_user: BTreeMap<String, Value> = serde_json::from_str(&stored).unwrap_or_default();
+        let rooms = by_user.values().filter_map(Value::as_array).flatten().filter_map(Value::as_str);
+        let value = Arc::new(rooms.map(str::to_owned).collect::<BTreeSet<_>>());
+        self.known.direct.insert(user.clone(), Kept { read_at, value: Arc::clone(&value) });
+        Ok(value)
+    }
+
+    /// The position of a room's newest event of these types up to and including `upto`, if it is among the last ones.
+    pub(crate) async fn bumped(
+        &self,
+        room: &Room,
+        upto: StreamPosition,
+        kinds: &[&str],
+    ) -> Result<Option<StreamPosition>, Error> {
+        let (from, known) = self.known.bumps.get(&room.num).filter(|(from, _)| *from <= upto).unwrap_or_default();
+        let (mut at, mut looked_at, mut found) = (upto, 0, None);
+        while found.is_none() && looked_at < BUMPS_SCANNED_MAX {
+            let events = self.newest(room, from, at, BUMPS_CHUNK).await?;
+            let Some(oldest) = events.last() else { break };
+            (at, looked_at) = (StreamPosition(oldest.pos().0 - 1), looked_at + BUMPS_CHUNK);
+            found = events.iter().find(|event| kinds.contains(&event.pdu.kind.as_str())).map(|event| event.pos());
+        }
+        let found = found.unwrap_or(known);
+        self.known.bumps.insert(room.num, (upto, found));
+        Ok((found > StreamPosition::ZERO).then_some(found))
     }
 
     /// The members of an answer that count a device's keys: they are in every answer, zeros included, since a client that

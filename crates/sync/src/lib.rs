@@ -11,6 +11,7 @@ pub mod lazy_members;
 mod lost;
 pub mod presence;
 pub mod room_section;
+pub mod sliding;
 pub mod state_delta;
 pub mod token;
 pub mod v3;
@@ -32,6 +33,7 @@ pub use v3::Request;
 use crate::changes::Changes;
 use crate::known::Known;
 use crate::lazy_members::LazyMembers;
+use crate::sliding::connection::States;
 use crate::wake::{WakeFollower, Waker};
 
 /// The sync engine.
@@ -43,6 +45,8 @@ pub struct Sync {
     pub(crate) lazy: LazyMembers,
     pub(crate) changes: Arc<Changes>,
     pub(crate) known: Arc<Known>,
+    /// What connections of sliding sync have been sent.
+    pub(crate) connections: States,
     /// The watermark when this engine began to follow the stream.
     pub(crate) began: StreamPosition,
     /// Positions of lost futures, once read.
@@ -75,7 +79,8 @@ impl Sync {
         let (began, lost) = (store.watermark(), tokio::sync::OnceCell::new());
         changes.begin(began);
         users.volatile().add_follower(follower);
-        Arc::new(Self { store, rooms, users, waker, lazy: LazyMembers::default(), changes, known, began, lost })
+        let (lazy, connections) = (LazyMembers::default(), States::default());
+        Arc::new(Self { store, rooms, users, waker, lazy, changes, known, connections, began, lost })
     }
 
     /// The waiting syncs.

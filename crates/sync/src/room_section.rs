@@ -120,14 +120,26 @@ impl Sync {
         upto: StreamPosition,
     ) -> Result<Timeline, Error> {
         let filter = &reader.filter.room.timeline;
-        let limit = filter.timeline_limit();
+        if !filter.accepts_room(&room.id) {
+            return Ok(Timeline { events: Vec::new(), limited: false, start: None });
+        }
+        self.newest_seen(room, viewer, &|event| reader.wants(event), filter.timeline_limit(), since, upto).await
+    }
+
+    /// The newest `limit` events in `(since, upto]` that the viewer may see and of which `wants` says so.
+    pub(crate) async fn newest_seen(
+        &self,
+        room: &Room,
+        viewer: &mut Viewer<'_>,
+        wants: &(dyn Fn(&Event) -> bool + Send + std::marker::Sync),
+        limit: usize,
+        since: StreamPosition,
+        upto: StreamPosition,
+    ) -> Result<Timeline, Error> {
         let (mut events, mut at, mut scanned) = (Vec::new(), upto, 0);
         // Most rooms are done with the first look.
         let mut chunk_size = u32::try_from(limit + 1).unwrap_or(CHUNK).min(CHUNK);
         let (mut limited, mut fragment, mut keys) = (false, None, Keys::default());
-        if !filter.accepts_room(&room.id) {
-            return Ok(Timeline { events, limited, start: None });
-        }
         'fill: while scanned < SCANNED_MAX {
             let chunk = self.newest(room, since, at, chunk_size).await?;
             scanned += chunk.len();
@@ -141,7 +153,7 @@ impl Sync {
                     limited = true;
                     break 'fill;
                 }
-                if !reader.wants(&event) {
+                if !wants(&event) {
                     continue;
                 }
                 let Some(event) = keys.view(event, viewer).await? else { continue };
@@ -334,7 +346,7 @@ impl Sync {
 
     /// Members from before the join that became known are no news for a lazy client, and they may be very many: takes them
     /// for known. Returns the members that changed while they were missing.
-    async fn skip_completion(&self, room: &Arc<Room>, known: &mut Roots) -> Result<Vec<Arc<Event>>, Error> {
+    pub(crate) async fn skip_completion(&self, room: &Arc<Room>, known: &mut Roots) -> Result<Vec<Arc<Event>>, Error> {
         let whole_pos = room.whole_pos();
         let before = self.state_at(room, StreamPosition(whole_pos.0 - 1)).await?;
         let members = |roots: Roots| Roots { rest: Root::EMPTY, ..roots };
@@ -459,7 +471,7 @@ impl Sync {
     }
 
     /// The first five joined or invited others by order of their events; those who left only if there are none.
-    async fn heroes(&self, room: &Arc<Room>, user: &UserId, state: Roots) -> Result<Vec<Arc<Event>>, Error> {
+    pub(crate) async fn heroes(&self, room: &Arc<Room>, user: &UserId, state: Roots) -> Result<Vec<Arc<Event>>, Error> {
         let mut nums = self.rooms.tree_nums(room, state.members).await?;
         nums.sort();
         let (mut here, mut gone) = (Vec::new(), Vec::new());
@@ -584,7 +596,7 @@ fn counts(counts: Counts) -> String {
 }
 
 /// The content of `m.receipt`: event, type, user.
-fn receipt_event(rows: &[ReceiptRow]) -> String {
+pub(crate) fn receipt_event(rows: &[ReceiptRow]) -> String {
     let mut content: BTreeMap<&str, BTreeMap<&str, BTreeMap<&str, Value>>> = BTreeMap::new();
     for row in rows {
         let mut receipt = json!({ "ts": row.ts });

@@ -16,5 +16,5 @@ mod world;
 pub use client::{Answer, Client};
 pub use json::{each, encoded, list, next_batch, text};
 pub use sockets::{Listening, Panics, RawAnswer, RawPeer};
-pub use whole::{SERVER, Server, signing_key};
+pub use whole::{Restarted, SERVER, Server, signing_key};
 pub use world::{FakeClock, SeededEntropy};

@@ -58,6 +58,19 @@ pub struct Server {
     _directory: TempDir,
 }
 
+/// A server of which a part was made anew.
+pub struct Restarted {
+    state: State,
+    router: Router,
+}
+
+impl Restarted {
+    /// A client that was there before.
+    pub fn again(&self, client: &Client) -> Client {
+        Client { state: self.state.clone(), router: self.router.clone(), ..client.clone() }
+    }
+}
+
 impl Server {
     /// A server with open registration and without rate limits.
     pub async fn new() -> Self {
@@ -90,6 +103,13 @@ impl Server {
         let state = State { store, users, rooms, sync, clock: clock.clone(), media, door, remote: None, options };
         let router = layers::wrap(layers::with_fallbacks(client_api::router(state.clone())));
         Self { state, clock, router, _directory: directory }
+    }
+
+    /// The same server once more, as after a restart of its sync engine.
+    pub fn with_sync(&self, sync: Arc<sync::Sync>) -> Restarted {
+        let state = State { sync, ..self.state.clone() };
+        let router = layers::wrap(layers::with_fallbacks(client_api::router(state.clone())));
+        Restarted { state, router }
     }
 
     /// Registers a user without password, with one device.

@@ -122,6 +122,16 @@ impl Users {
         Ok(rows.into_iter().map(shown).collect())
     }
 
+    /// The account data of one room.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn room_account_data(&self, user: &UserId, room_id: &str) -> Result<Vec<AccountData>, Error> {
+        let read = Read::prefix::<AccountDataRow>(vec![Value::from(user), Value::from(room_id)]);
+        let rows: Vec<AccountDataRow> = self.store.all(read).await?;
+        Ok(rows.into_iter().map(shown).collect())
+    }
+
     /// The tags of a room: name to content.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use store::tables::users::{
     DeviceChangeRow, DeviceKeysRow, DeviceRow, DeviceSeenRow, FallbackKeyRow, KeySignatureRow, OneTimeKeyRow,
-    PusherRow, ToDeviceRow,
+    PusherRow, SyncConnectionRow, SyncConnectionStateRow, ToDeviceRow,
 };
 use store::{CommitBatch, DeviceId, Read, StreamKind, StreamPosition, UserId, Value};
 
@@ -141,7 +141,9 @@ impl Users {
             .delete_prefix::<ToDeviceRow>(key.clone())
             .delete_prefix::<OneTimeKeyRow>(key.clone())
             .delete_prefix::<FallbackKeyRow>(key.clone())
-            .delete_prefix::<KeySignatureRow>(key);
+            .delete_prefix::<KeySignatureRow>(key.clone())
+            .delete_prefix::<SyncConnectionRow>(key.clone())
+            .delete_prefix::<SyncConnectionStateRow>(key);
         Ok(())
     }
 

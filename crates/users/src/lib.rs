@@ -7,6 +7,7 @@
 
 pub mod account_data;
 pub mod accounts;
+pub mod connections;
 pub mod devices;
 pub mod error;
 pub mod filters;

@@ -341,7 +341,7 @@ impl Users {
     }
 
     /// Removes what has expired: sessions with their pending token uses, login and OpenID tokens, old transaction ids,
-    /// unused leave to reset cross-signing.
+    /// unused leave to reset cross-signing, connections of sliding sync that nobody uses.
     /// To be called every few minutes.
     ///
     /// # Errors
@@ -381,6 +381,7 @@ impl Users {
             let key = [row.user_id.into(), row.device_id.into(), row.kind.into(), row.txn_id.into()];
             batch.delete::<ToDeviceTransactionRow>(key.to_vec());
         }
+        self.add_unused_connections(&mut batch, PRUNED_MAX).await?;
         if batch.is_empty() { Ok(()) } else { self.commit(batch).await.map(drop) }
     }
 }

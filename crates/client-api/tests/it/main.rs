@@ -13,6 +13,7 @@ mod notifying;
 mod purge;
 mod rate_limits;
 mod relations;
+mod sliding;
 mod spaces;
 mod sync;
 mod sync_lazy;

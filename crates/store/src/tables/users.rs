@@ -34,6 +34,8 @@ pub const TABLES: &[&Table] = &[
     BackupKeyRow::TABLE,
     ReportRow::TABLE,
     ErasedUserRow::TABLE,
+    SyncConnectionRow::TABLE,
+    SyncConnectionStateRow::TABLE,
 ];
 
 table! {
@@ -544,5 +546,40 @@ table! {
         reason: String,
         /// When, in milliseconds since the epoch.
         at_ms: i64,
+    }
+}
+
+table! {
+    /// A connection of sliding sync: its client has had the answer that made `tip`, or the one before it.
+    "sync_connections" => SyncConnectionRow key(user_id, device_id, conn_id) {
+        /// Whose.
+        user_id: UserId,
+        /// The device; empty where the session has none.
+        device_id: DeviceId,
+        /// As the client calls it.
+        conn_id: String,
+        /// Generation of the newest state.
+        tip: i64,
+        /// Generation of the state before it; the same where there is none.
+        parent: i64,
+        /// When it was last used, about, in milliseconds since the epoch.
+        used_ms: i64,
+    }
+    index BY_USED(used_ms);
+}
+
+table! {
+    /// What a connection of sliding sync has been sent, as of one generation.
+    "sync_connection_states" => SyncConnectionStateRow key(user_id, device_id, conn_id, generation) {
+        /// Whose.
+        user_id: UserId,
+        /// The device; empty where the session has none.
+        device_id: DeviceId,
+        /// As the client calls it.
+        conn_id: String,
+        /// The generation, unique on the server.
+        generation: i64,
+        /// The state, in the form of `sync::sliding::connection`.
+        state: Vec<u8>,
     }
 }

@@ -1,0 +1,244 @@
+//! Simplified sliding sync (MSC4186): a client sees lists of its rooms through windows, and gets of each room what it
+//! wants and does not have. Both dialects, the deployed and the accepted one, are the same here but for words.
+//!
+//! A request names a position; the answer goes from there to the watermark. What the connection had been sent at that
+//! position is stored ([`connection`]), so an answer that is lost, or a request that is cancelled, leaves nothing half
+//! done: the same position asked again gives the same again. The state of the connection is committed before the answer
+//! leaves. The decision whether anything of a room may be told hangs on the membership of this request alone, never on
+//! what was told before.
+
+mod accepted;
+mod answer;
+pub mod config;
+pub(crate) mod connection;
+mod deployed;
+mod extensions;
+mod lists;
+mod pos;
+pub mod request;
+mod required_state;
+mod room;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use store::{DeviceId, RoomNum, StreamPosition};
+use users::connections::ConnectionId;
+use users::volatile::VolatilePosition;
+
+use crate::known::Memberships;
+use crate::sliding::answer::Answer;
+use crate::sliding::connection::{Sent, State, Step, Upto};
+use crate::sliding::extensions::Making;
+use crate::sliding::lists::Want;
+use crate::sliding::pos::Pos;
+use crate::sliding::request::Request;
+use crate::v3::TIMEOUT_MAX;
+use crate::{Error, Sync, Token};
+
+/// Most changed rooms of all users that are looked through one by one.
+const CHANGED_MAX: usize = 20_000;
+
+/// For whom an answer is made, and which span it covers.
+pub(crate) struct Context<'a> {
+    pub request: &'a Request,
+    /// Where the client stands.
+    pub pos: Option<&'a Pos>,
+    /// What it had been sent there.
+    pub state: &'a State,
+    /// How far the answer goes.
+    pub upto: StreamPosition,
+    pub memberships: &'a Memberships,
+    pub ignored: &'a BTreeSet<String>,
+    /// The ids of direct chats.
+    pub direct: &'a BTreeSet<String>,
+    /// Volatile changes after this number.
+    pub number: i64,
+    /// The position was given by another process life.
+    pub epoch_is_new: bool,
+    /// Under what the connection's members are remembered.
+    pub lazy_device: DeviceId,
+}
+
+impl Context<'_> {
+    /// The position that the client has come to; zero for a new connection.
+    pub fn since(&self) -> StreamPosition {
+        self.pos.map_or(StreamPosition::ZERO, Pos::pos)
+    }
+}
+
+impl Sync {
+    /// Answers a request: at once if there is news, or nothing to wait for; else when there is or when the time is up. The
+    /// answer is JSON text.
+    ///
+    /// # Errors
+    /// [`Error::UnknownPos`]; as the store says.
+    pub async fn sliding(&self, request: &Request) -> Result<String, Error> {
+        let device = request.device.clone().unwrap_or_else(|| DeviceId::from(""));
+        let id = ConnectionId { user: request.user.clone(), device, conn_id: request.conn_id.clone() };
+        let (asked, state) = match request.pos.as_deref() {
+            None => (None, std::sync::Arc::default()),
+            Some(pos) => {
+                let pos = Pos::parse(pos)?;
+                self.reach_pos(&pos).await?;
+                let state = self.connection(&id, pos.generation).await?;
+                (Some(pos), state)
+            }
+        };
+        self.users.presence_seen(&request.user, request.set_presence);
+        let deadline = tokio::time::Instant::now() + request.timeout.min(TIMEOUT_MAX);
+        let mut waiting = self.waker.register(&request.user);
+        let mut acknowledged = false;
+        loop {
+            waiting.mark_seen();
+            let volatile = self.users.volatile().position();
+            let (upto, memberships) = self.settled(&request.user).await?;
+            let (ignored, direct) = (self.ignored(&request.user).await?, self.direct(&request.user).await?);
+            let epoch = |pos: &Pos| pos.token.epoch != *volatile.epoch;
+            let ctx = Context {
+                request,
+                pos: asked.as_ref(),
+                state: &state,
+                upto,
+                memberships: &memberships,
+                ignored: &ignored,
+                direct: &direct,
+                number: asked.as_ref().map_or(0, |pos| self.users.volatile().since(&pos.token.epoch, pos.token.number)),
+                epoch_is_new: asked.as_ref().is_some_and(epoch),
+                lazy_device: lazy_device(&id),
+            };
+            if !acknowledged {
+                self.acknowledge_to_device(&ctx).await?;
+                acknowledged = true;
+            }
+            let (answer, step) = self.collect_sliding(&ctx).await?;
+            if asked.is_none() || answer.news || tokio::time::Instant::now() >= deadline {
+                let pos = self.advance(&id, asked.as_ref(), &state, step, upto, &volatile).await?;
+                return Ok(answer.write(request.dialect, &pos.to_string(), request.txn_id.as_deref()));
+            }
+            // Either way the answer is collected anew; running out of time is not an error.
+            drop(tokio::time::timeout_at(deadline, waiting.changed()).await);
+        }
+    }
+
+    /// Waits for what a position has seen. One of a lost future, or that nobody gave, is unknown.
+    async fn reach_pos(&self, pos: &Pos) -> Result<(), Error> {
+        let mut token = pos.token.clone();
+        match self.reach(&mut token).await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(Error::BadToken(_)) => Err(Error::UnknownPos),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes an answer for sent: where the client stands then.
+    async fn advance(
+        &self,
+        id: &ConnectionId,
+        asked: Option<&Pos>,
+        state: &State,
+        step: Step,
+        upto: StreamPosition,
+        volatile: &VolatilePosition,
+    ) -> Result<Pos, Error> {
+        let generation = match (asked, step.after(state)) {
+            (Some(pos), None) => pos.generation,
+            (Some(pos), Some(next)) => self.put_connection(id, Some(pos.generation), next).await?,
+            (None, next) => self.put_connection(id, None, next.unwrap_or_default()).await?,
+        };
+        let token =
+            Token { pos: upto, epoch: volatile.epoch.to_string(), number: volatile.number, to_device: upto };
+        Ok(Pos { token, generation })
+    }
+
+    async fn collect_sliding(&self, ctx: &Context<'_>) -> Result<(Answer, Step), Error> {
+        let changed = self.changed_rooms(ctx);
+        let wanted = self.wanted(ctx).await?;
+        let (mut visits, mut step, mut answer) = (BTreeMap::new(), Step::default(), Answer::default());
+        for (room, want) in &wanted.rooms {
+            if !self.is_due(ctx, *room, want, changed.as_ref()).await? {
+                continue;
+            }
+            if let Some(visit) = self.visit(ctx, *room, want).await? {
+                step.rooms.insert(*room, Some(visit.sent.clone()));
+                visits.insert(*room, visit);
+            }
+        }
+        self.leave_behind(ctx, changed.as_ref(), &mut step).await?;
+        answer.counts = wanted.counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        answer.news = visits.values().any(|visit| visit.answer.is_some());
+        let mut making = Making { wanted: &wanted, visits: &visits, changed: changed.as_ref(), step, answer };
+        self.add_extensions(ctx, &mut making).await?;
+        let Making { step, mut answer, .. } = making;
+        let told = visits.into_values().filter_map(|visit| Some((visit.room_id, visit.answer?)));
+        answer.rooms = told.collect();
+        Ok((answer, step))
+    }
+
+    /// The user's rooms in which anything happened since the client's position; `None` if that is not known.
+    fn changed_rooms(&self, ctx: &Context<'_>) -> Option<BTreeSet<RoomNum>> {
+        ctx.pos?;
+        let changed = self.changes.rooms_since(ctx.since(), CHANGED_MAX)?;
+        let mut rooms: BTreeSet<RoomNum> =
+            changed.into_iter().filter(|room| ctx.memberships.rows.contains_key(room)).collect();
+        rooms.extend(ctx.memberships.since(ctx.since()));
+        Some(rooms)
+    }
+
+    /// Whether there may be something to tell of a room that is wanted.
+    async fn is_due(
+        &self,
+        ctx: &Context<'_>,
+        room: RoomNum,
+        want: &Want<'_>,
+        changed: Option<&BTreeSet<RoomNum>>,
+    ) -> Result<bool, Error> {
+        let Some(sent) = ctx.state.rooms.get(&room).filter(|sent| sent.events == Upto::Live) else { return Ok(true) };
+        let more = want.config.timeline_limit > sent.depth || !sent.rules.cover(&want.config.rules);
+        if more || changed.is_none_or(|changed| changed.contains(&room)) {
+            return Ok(true);
+        }
+        if self.changes.user(&ctx.request.user).account_data <= ctx.since() {
+            return Ok(false);
+        }
+        let room_id = self.room_id(room).await?;
+        Ok(room_id.is_some_and(|room_id| ctx.direct.contains(&room_id) != sent.is_dm))
+    }
+
+    /// Rooms that the client has up to its position, and that it does not look at now, begin to lag if something happened
+    /// in them. What is purged is forgotten.
+    async fn leave_behind(
+        &self,
+        ctx: &Context<'_>,
+        changed: Option<&BTreeSet<RoomNum>>,
+        step: &mut Step,
+    ) -> Result<(), Error> {
+        for (room, sent) in &ctx.state.rooms {
+            let Some(row) = ctx.memberships.rows.get(room) else {
+                step.rooms.insert(*room, None);
+                continue;
+            };
+            let is_behind = sent.events != Upto::Live || step.rooms.contains_key(room);
+            if is_behind || changed.is_some_and(|changed| !changed.contains(room)) {
+                continue;
+            }
+            let has_moved = match row.membership.as_str() {
+                "join" if row.pos <= ctx.since() => {
+                    let held = self.rooms.room_by_num(*room).await?;
+                    held.is_none_or(|held| held.head().row.last_pos > ctx.since())
+                }
+                _ => row.pos > ctx.since(),
+            };
+            if has_moved {
+                let mut sent: Sent = sent.clone();
+                sent.events.lag(ctx.since());
+                step.rooms.insert(*room, Some(sent));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Members are told once for each connection.
+fn lazy_device(id: &ConnectionId) -> DeviceId {
+    DeviceId::from(format!("{}\n{}", id.device, id.conn_id))
+}

@@ -1,0 +1,309 @@
+//! Which rooms a request is about: the ranges of its lists and its subscriptions (behaviours CZ2, CZ3, CZ7, CZ10).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rooms::state::type_key;
+use serde_json::Value;
+use store::tables::rooms::MembershipRow;
+use store::{RoomNum, StreamPosition};
+use users::account_data::{AccountData, TAGS};
+
+use crate::sliding::Context;
+use crate::sliding::config::Config;
+use crate::sliding::request::{Filters, windows};
+use crate::{Error, Sync};
+
+const ENCRYPTION: &str = "m.room.encryption";
+
+/// What is wanted of a room, and why.
+#[derive(Debug, Default)]
+pub(crate) struct Want<'a> {
+    /// Of all lists and subscriptions together.
+    pub config: Config,
+    /// The lists in whose ranges it stands.
+    pub lists: Vec<&'a str>,
+    /// Whether it is subscribed to.
+    pub subscribed: bool,
+}
+
+/// The rooms of a request.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted<'a> {
+    /// By room.
+    pub rooms: BTreeMap<RoomNum, Want<'a>>,
+    /// How many rooms stand in each list, whatever its ranges.
+    pub counts: Vec<(&'a str, usize)>,
+}
+
+/// What filters look at besides memberships.
+#[derive(Default)]
+struct Known {
+    /// Room ids by tag.
+    tagged: BTreeMap<String, BTreeSet<String>>,
+    /// Children by space.
+    children: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// What filters look at of one room.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Facts {
+    room_type: Option<String>,
+    encrypted: bool,
+}
+
+impl Sync {
+    /// The rooms that a request is about.
+    pub(crate) async fn wanted<'a>(&self, ctx: &Context<'a>) -> Result<Wanted<'a>, Error> {
+        let mut wanted = Wanted::default();
+        let order = if ctx.request.lists.is_empty() { Vec::new() } else { self.order(ctx).await? };
+        let known = self.known_of(ctx).await?;
+        for (name, list) in &ctx.request.lists {
+            let found = match list.filters == Filters::default() {
+                true => order.clone(),
+                false => self.filtered(ctx, &order, &list.filters, &known).await?,
+            };
+            wanted.counts.push((name, found.len()));
+            for window in windows(list.ranges.as_deref(), found.len()) {
+                for room in found.get(window).unwrap_or_default() {
+                    let want = wanted.rooms.entry(*room).or_default();
+                    want.config.add(&list.config);
+                    want.lists.push(name);
+                }
+            }
+        }
+        for (room_id, config) in &ctx.request.subscriptions {
+            let Some(row) = self.rooms.any_membership(room_id, &ctx.request.user).await? else { continue };
+            // The row as of this answer.
+            let Some(row) = ctx.memberships.rows.get(&row.room) else { continue };
+            let was_there = row.left_pos > StreamPosition::ZERO && !row.forgotten;
+            let is_there = matches!(row.membership.as_str(), "join" | "invite" | "knock");
+            if is_there || was_there || ctx.is_told_of_less(row) {
+                let want = wanted.rooms.entry(row.room).or_default();
+                want.config.add(config);
+                want.subscribed = true;
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// The rooms that lists are made of: those with the newest event first, whoever may see it. Of rooms in which the user
+    /// is not, what happens there does not show: the last change of membership counts.
+    async fn order(&self, ctx: &Context<'_>) -> Result<Vec<RoomNum>, Error> {
+        let mut rooms = Vec::with_capacity(ctx.memberships.rows.len());
+        for row in ctx.memberships.rows.values() {
+            if !is_listed(ctx, row) {
+                continue;
+            }
+            let newest = match row.membership.as_str() {
+                "join" => match self.rooms.room_by_num(row.room).await? {
+                    Some(room) => room.head().row.last_pos,
+                    None => continue,
+                },
+                _ => row.pos,
+            };
+            rooms.push((std::cmp::Reverse(newest), row.room));
+        }
+        rooms.sort_unstable();
+        Ok(rooms.into_iter().map(|(_, room)| room).collect())
+    }
+
+    /// Reads what the filters of all lists need.
+    async fn known_of(&self, ctx: &Context<'_>) -> Result<Known, Error> {
+        let mut known = Known::default();
+        let filters = || ctx.request.lists.values().map(|list| &list.filters);
+        if filters().any(|filters| filters.tags.is_some() || !filters.not_tags.is_empty()) {
+            let all = self.users.all_account_data(&ctx.request.user).await?;
+            for data in all.iter().filter(|data| data.kind == TAGS) {
+                for tag in tags(data) {
+                    known.tagged.entry(tag).or_default().insert(data.room_id.clone());
+                }
+            }
+        }
+        let spaces: BTreeSet<&String> = filters().filter_map(|filters| filters.spaces.as_ref()).flatten().collect();
+        for space in spaces {
+            let Some(room) = self.rooms.room(space).await? else { continue };
+            let is_joined = ctx.memberships.rows.get(&room.num).is_some_and(|row| row.membership == "join");
+            if is_joined {
+                let children = self.rooms.space_children(&room, false).await?;
+                let children = children.iter().filter_map(|child| child.pdu.state_key.clone()).collect();
+                known.children.insert(space.clone(), children);
+            }
+        }
+        Ok(known)
+    }
+
+    async fn filtered(
+        &self,
+        ctx: &Context<'_>,
+        order: &[RoomNum],
+        filters: &Filters,
+        known: &Known,
+    ) -> Result<Vec<RoomNum>, Error> {
+        let mut found = Vec::new();
+        for room in order {
+            let Some(row) = ctx.memberships.rows.get(room) else { continue };
+            if filters.is_invite.is_some_and(|wanted| wanted != (row.membership == "invite")) {
+                continue;
+            }
+            let Some(room_id) = self.room_id(row.room).await? else { continue };
+            if filters.is_dm.is_some_and(|wanted| wanted != ctx.direct.contains(&room_id)) {
+                continue;
+            }
+            if !known.allows(filters, &room_id) {
+                continue;
+            }
+            if filters.looks_inside() && !filters.allow(&self.facts(row).await?) {
+                continue;
+            }
+            found.push(row.room);
+        }
+        Ok(found)
+    }
+
+    /// The id of a room, whether this server is in it or not.
+    pub(crate) async fn room_id(&self, room: RoomNum) -> Result<Option<String>, Error> {
+        if let Some(room) = self.rooms.room_by_num(room).await? {
+            return Ok(Some(room.id.clone()));
+        }
+        Ok(self.rooms.remote_room(room).await?.map(|room| room.room_id))
+    }
+
+    /// What a room is, as its member knows it: of a room that one is invited to, what the invite says.
+    async fn facts(&self, row: &MembershipRow) -> Result<Facts, Error> {
+        if let Some(stripped) = row.stripped.as_deref().filter(|_| row.membership != "join") {
+            return Ok(stripped_facts(stripped));
+        }
+        let Some(room) = self.rooms.room_by_num(row.room).await? else { return Ok(Facts::default()) };
+        let state = match row.membership.as_str() {
+            "join" => room.head().state,
+            _ => self.state_at(&room, row.left_pos).await?,
+        };
+        let found = self.rooms.state_map(&room, None, state, &[type_key(ENCRYPTION, "")]).await?;
+        let room_type = room.create.content.get("type").and_then(|kind| kind.as_str()).map(str::to_owned);
+        Ok(Facts { room_type, encrypted: found.event(ENCRYPTION, "").is_some() })
+    }
+}
+
+impl Known {
+    /// Whether a room fits a filter as far as tags and spaces go.
+    fn allows(&self, filters: &Filters, room_id: &str) -> bool {
+        let within = |sets: &BTreeMap<String, BTreeSet<String>>, names: &[String]| {
+            names.iter().any(|name| sets.get(name).is_some_and(|rooms| rooms.contains(room_id)))
+        };
+        !within(&self.tagged, &filters.not_tags)
+            && filters.tags.as_ref().is_none_or(|names| within(&self.tagged, names))
+            && filters.spaces.as_ref().is_none_or(|names| within(&self.children, names))
+    }
+}
+
+impl Filters {
+    fn looks_inside(&self) -> bool {
+        self.is_encrypted.is_some() || self.room_types.is_some() || !self.not_room_types.is_empty()
+    }
+
+    fn allow(&self, facts: &Facts) -> bool {
+        self.is_encrypted.is_none_or(|wanted| wanted == facts.encrypted)
+            && !self.not_room_types.contains(&facts.room_type)
+            && self.room_types.as_ref().is_none_or(|types| types.contains(&facts.room_type))
+    }
+}
+
+impl Context<'_> {
+    /// Whether the client was told of a membership that this one has replaced.
+    pub(crate) fn is_told_of_less(&self, row: &MembershipRow) -> bool {
+        let told = self.state.rooms.get(&row.room).and_then(|sent| sent.events.since(self.since()));
+        told.is_some_and(|told| row.pos > told)
+    }
+}
+
+/// Whether a room stands in lists at all. What one has left drops out once the client knows that; being removed by others
+/// is something to see.
+fn is_listed(ctx: &Context<'_>, row: &MembershipRow) -> bool {
+    match row.membership.as_str() {
+        "join" | "knock" => true,
+        "invite" => !ctx.ignored.contains(row.sender.as_str()),
+        _ => {
+            let was_removed = row.sender != ctx.request.user && row.left_pos > StreamPosition::ZERO;
+            (was_removed && !row.forgotten) || ctx.is_told_of_less(row)
+        }
+    }
+}
+
+fn tags(data: &AccountData) -> Vec<String> {
+    let content: Value = serde_json::from_str(&data.content).unwrap_or_default();
+    let tags = content.get("tags").and_then(Value::as_object);
+    tags.map(|tags| tags.keys().cloned().collect()).unwrap_or_default()
+}
+
+fn stripped_facts(stripped: &[u8]) -> Facts {
+    let events: Vec<Value> = serde_json::from_slice(stripped).unwrap_or_default();
+    let of_type = |kind: &str| events.iter().find(|event| event.get("type").and_then(Value::as_str) == Some(kind));
+    let room_type = of_type("m.room.create").and_then(|event| event.pointer("/content/type")?.as_str());
+    Facts { room_type: room_type.map(str::to_owned), encrypted: of_type(ENCRYPTION).is_some() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn types(types: &[Option<&str>]) -> Vec<Option<String>> {
+        types.iter().map(|kind| kind.map(str::to_owned)).collect()
+    }
+
+    #[test]
+    fn cz10_room_types_may_be_none_and_not_wins() {
+        let facts = |kind: Option<&str>| Facts { room_type: kind.map(str::to_owned), encrypted: false };
+        let table: [(Option<&[Option<&str>]>, &[Option<&str>], Option<&str>, bool); 8] = [
+            (None, &[], Some("m.space"), true),
+            (None, &[Some("m.space")], Some("m.space"), false),
+            (None, &[Some("m.space")], None, true),
+            (None, &[None], None, false),
+            (Some(&[None]), &[], None, true),
+            (Some(&[None]), &[], Some("m.space"), false),
+            (Some(&[Some("m.space"), None]), &[Some("m.space")], Some("m.space"), false),
+            (Some(&[]), &[], None, false),
+        ];
+        for (only, not, kind, expected) in table {
+            let filters =
+                Filters { room_types: only.map(types), not_room_types: types(not), ..Filters::default() };
+            assert_eq!(filters.allow(&facts(kind)), expected, "{only:?} {not:?} {kind:?}");
+        }
+    }
+
+    #[test]
+    fn cz10_tags_and_spaces() {
+        let set = |rooms: &[&str]| rooms.iter().map(|room| (*room).to_owned()).collect::<BTreeSet<_>>();
+        let known = Known {
+            tagged: [("m.favourite".to_owned(), set(&["!a", "!b"])), ("m.lowpriority".to_owned(), set(&["!b"]))].into(),
+            children: [("!space".to_owned(), set(&["!a"]))].into(),
+        };
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let table: [(Option<&[&str]>, &[&str], Option<&[&str]>, &[&str]); 7] = [
+            (None, &[], None, &["!a", "!b", "!c"]),
+            (Some(&["m.favourite"]), &[], None, &["!a", "!b"]),
+            (Some(&["m.favourite"]), &["m.lowpriority"], None, &["!a"]),
+            (None, &["m.favourite"], None, &["!c"]),
+            (None, &[], Some(&["!space", "!unknown"]), &["!a"]),
+            (Some(&[]), &[], None, &[]),
+            (Some(&["x", "m.lowpriority"]), &[], Some(&["!space"]), &[]),
+        ];
+        for (tags, not_tags, spaces, expected) in table {
+            let filters = Filters {
+                tags: tags.map(names),
+                not_tags: names(not_tags),
+                spaces: spaces.map(names),
+                ..Filters::default()
+            };
+            let found: Vec<_> = ["!a", "!b", "!c"].into_iter().filter(|room| known.allows(&filters, room)).collect();
+            assert_eq!(found, expected, "{filters:?}");
+        }
+    }
+
+    #[test]
+    fn cz10_invites_tell_what_they_tell() {
+        let stripped = br#"[{"type":"m.room.create","content":{"type":"m.space"}},{"type":"m.room.encryption"}]"#;
+        assert_eq!(stripped_facts(stripped), Facts { room_type: Some("m.space".to_owned()), encrypted: true });
+        assert_eq!(stripped_facts(b"[{}]"), Facts::default());
+        assert_eq!(stripped_facts(b"x"), Facts::default());
+    }
+}
