@@ -42,6 +42,8 @@ const FEATURES: &[&str] = &[
     // Fields of profiles.
     "uk.tcpip.msc4133",
     "uk.tcpip.msc4133.stable",
+    // Simplified sliding sync.
+    "org.matrix.simplified_msc3575",
     // Locking and suspending accounts.
     "uk.timedout.msc4323",
 ];

@@ -244,7 +244,8 @@ impl Rooms {
 
     /// The pairs of these types that a room has ever had, with any state key.
     pub async fn keys_of(&self, room: &Room, kinds: &[&str]) -> Result<Vec<TypeKey>> {
-        let read = |kind: &&str| Read::along::<StateKeyRow>(StateKeyRow::BY_NAME, vec![room.num.into(), (*kind).into()]);
+        let read =
+            |kind: &&str| Read::along::<StateKeyRow>(StateKeyRow::BY_NAME, vec![room.num.into(), (*kind).into()]);
         let mut pairs = Vec::new();
         for found in self.store.read(kinds.iter().map(read).collect()).await? {
             for row in found.all::<StateKeyRow>()? {

@@ -145,8 +145,7 @@ impl Sync {
             (Some(pos), Some(next)) => self.put_connection(id, Some(pos.generation), next).await?,
             (None, next) => self.put_connection(id, None, next.unwrap_or_default()).await?,
         };
-        let token =
-            Token { pos: upto, epoch: volatile.epoch.to_string(), number: volatile.number, to_device: upto };
+        let token = Token { pos: upto, epoch: volatile.epoch.to_string(), number: volatile.number, to_device: upto };
         Ok(Pos { token, generation })
     }
 

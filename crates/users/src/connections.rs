@@ -76,11 +76,7 @@ impl Users {
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn connection_state(
-        &self,
-        connection: &ConnectionId,
-        generation: i64,
-    ) -> Result<Option<Vec<u8>>, Error> {
+    pub async fn connection_state(&self, connection: &ConnectionId, generation: i64) -> Result<Option<Vec<u8>>, Error> {
         let row = self.store.get::<SyncConnectionStateRow>(connection.state_key(generation)).await?;
         Ok(row.map(|row| row.state))
     }
@@ -174,7 +170,9 @@ mod tests {
         let (users, one) = (&bench.users, connection("one"));
         let first = users.begin_connection(&one, vec![1]).await.unwrap();
         let lost = users.advance_connection(&one, first, vec![2]).await.unwrap().unwrap();
-        assert!(users.connection_holds(&one, lost).await.unwrap() && users.connection_holds(&one, first).await.unwrap());
+        assert!(
+            users.connection_holds(&one, lost).await.unwrap() && users.connection_holds(&one, first).await.unwrap()
+        );
         let second = users.advance_connection(&one, first, vec![3]).await.unwrap().unwrap();
         assert!(!users.connection_holds(&one, lost).await.unwrap(), "it gave way");
         assert_eq!(users.connection_state(&one, lost).await.unwrap(), None);

@@ -64,7 +64,8 @@ impl Body {
         let mut lists = BTreeMap::new();
         for (name, list) in &self.lists {
             let ranges = list.ranges.as_ref().filter(|_| list.slow_get_all_rooms != Some(true));
-            let ranges = ranges.map(|ranges| ranges.iter().map(|(first, last)| (place(*first), place(*last))).collect());
+            let ranges =
+                ranges.map(|ranges| ranges.iter().map(|(first, last)| (place(*first), place(*last))).collect());
             let config = config(&list.required_state, list.timeline_limit, user)?;
             let filters = list.filters.as_ref().map(FiltersBody::filters).unwrap_or_default();
             lists.insert(name.clone(), List { ranges, config, filters });

@@ -14,6 +14,7 @@ mod purge;
 mod rate_limits;
 mod relations;
 mod sliding;
+mod sliding_rooms;
 mod spaces;
 mod sync;
 mod sync_lazy;

@@ -100,7 +100,7 @@ impl Rule {
     /// Whether it matches whatever a pattern of `other` does.
     fn covers(&self, pattern: &Pattern, other: &Self) -> bool {
         let with_members = |own: &Pattern| {
-            let may_be_member = pattern.kind.as_deref().is_none_or(|kind| kind == MEMBER) && !other.lazy;
+            let may_be_member = pattern.kind.as_deref().map_or(!other.lazy, |kind| kind == MEMBER);
             !(self.lazy && own.kind.is_none() && may_be_member)
         };
         self.exclude.is_empty() && self.include.iter().any(|own| own.covers(pattern) && with_members(own))
@@ -136,9 +136,10 @@ impl Rules {
 
     /// What is wanted by its full name.
     pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().flat_map(|rule| &rule.include).filter_map(|pattern| {
-            Some((pattern.kind.as_deref().unwrap_or(MEMBER), pattern.state_key.as_deref()?))
-        })
+        self.0
+            .iter()
+            .flat_map(|rule| &rule.include)
+            .filter_map(|pattern| Some((pattern.kind.as_deref().unwrap_or(MEMBER), pattern.state_key.as_deref()?)))
     }
 
     /// Whether any member may be wanted.
@@ -170,7 +171,9 @@ impl Config {
     /// Adds another's wishes.
     pub fn add(&mut self, other: &Self) {
         self.timeline_limit = self.timeline_limit.max(other.timeline_limit);
-        self.rules.0.extend(other.rules.0.iter().filter(|rule| !self.rules.0.contains(rule)).cloned().collect::<Vec<_>>());
+        self.rules
+            .0
+            .extend(other.rules.0.iter().filter(|rule| !self.rules.0.contains(rule)).cloned().collect::<Vec<_>>());
     }
 }
 
@@ -230,11 +233,19 @@ mod tests {
     /// Against brute force: what is said to be covered is, and a union wants what either does.
     #[test]
     fn cz3_unions_want_what_either_wants() {
-        let choices: [(&str, &str); 7] =
-            [(MEMBER, "*"), (MEMBER, "$LAZY"), (MEMBER, "$ME"), ("*", "*"), ("*", ""), ("m.room.name", ""), ("m.space.child", "*")];
+        let choices: [(&str, &str); 7] = [
+            (MEMBER, "*"),
+            (MEMBER, "$LAZY"),
+            (MEMBER, "$ME"),
+            ("*", "*"),
+            ("*", ""),
+            ("m.room.name", ""),
+            ("m.space.child", "*"),
+        ];
         let mut all = Vec::new();
         for bits in 0..1_usize << choices.len() {
-            let chosen: Vec<_> = choices.iter().enumerate().filter(|(n, _)| bits >> n & 1 == 1).map(|(_, one)| *one).collect();
+            let chosen: Vec<_> =
+                choices.iter().enumerate().filter(|(n, _)| bits >> n & 1 == 1).map(|(_, one)| *one).collect();
             all.push(rules(&chosen));
         }
         let every = || KINDS.into_iter().flat_map(|kind| KEYS.into_iter().map(move |key| (kind, key)));
@@ -246,7 +257,10 @@ mod tests {
                 for (kind, key) in every() {
                     let either = one.matches(kind, key) || other.matches(kind, key);
                     assert_eq!(union.matches(kind, key), either);
-                    assert!(!one.cover(other) || one.matches(kind, key) || !other.matches(kind, key), "{one:?} {other:?}");
+                    assert!(
+                        !one.cover(other) || one.matches(kind, key) || !other.matches(kind, key),
+                        "{one:?} {other:?}"
+                    );
                 }
             }
         }

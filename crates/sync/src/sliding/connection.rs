@@ -156,7 +156,12 @@ impl Sync {
 
     /// Stores what a connection has been sent, once this answer is taken for sent: the first time, or going on from a
     /// generation. Returns the new generation.
-    pub(crate) async fn put_connection(&self, id: &ConnectionId, from: Option<i64>, state: State) -> Result<i64, Error> {
+    pub(crate) async fn put_connection(
+        &self,
+        id: &ConnectionId,
+        from: Option<i64>,
+        state: State,
+    ) -> Result<i64, Error> {
         let stored = encode(&state);
         let generation = match from {
             None => self.users.begin_connection(id, stored).await?,
@@ -234,11 +239,14 @@ fn decode(bytes: &[u8]) -> Option<State> {
 
 /// Positions are never negative: 0 is never, 1 is live.
 fn put_upto(bytes: &mut Vec<u8>, upto: Upto) {
-    put_number(bytes, match upto {
-        Upto::Never => 0,
-        Upto::Live => 1,
-        Upto::At(pos) => pos.0.saturating_add(2),
-    });
+    put_number(
+        bytes,
+        match upto {
+            Upto::Never => 0,
+            Upto::Live => 1,
+            Upto::At(pos) => pos.0.saturating_add(2),
+        },
+    );
 }
 
 fn take_upto(bytes: &mut &[u8]) -> Option<Upto> {

@@ -11,12 +11,12 @@ use users::account_data::AccountData;
 use crate::device_lists::{DeviceLists, People};
 use crate::json::{Object, array, quote};
 use crate::room_section::{account_data_event, receipt_event};
+use crate::sliding::Context;
 use crate::sliding::answer::Answer;
 use crate::sliding::connection::{Sent, Step, Upto};
 use crate::sliding::lists::Wanted;
 use crate::sliding::request::{Scope, ToDevice};
 use crate::sliding::room::Visit;
-use crate::sliding::Context;
 use crate::{Error, Sync, Token};
 
 /// Most to-device messages of one answer.
@@ -76,7 +76,9 @@ impl Sync {
 
     /// Deletes the messages that the client says it has. Its token may be of `/sync`; one that cannot be read says nothing.
     pub(crate) async fn acknowledge_to_device(&self, ctx: &Context<'_>) -> Result<(), Error> {
-        let (Some(wish), Some(device)) = (&ctx.request.extensions.to_device, &ctx.request.device) else { return Ok(()) };
+        let (Some(wish), Some(device)) = (&ctx.request.extensions.to_device, &ctx.request.device) else {
+            return Ok(());
+        };
         let since = acknowledged(wish, ctx.upto);
         if since > StreamPosition::ZERO && !self.has_no_messages(&ctx.request.user, device) {
             self.users.delete_to_device(&ctx.request.user, device, since).await?;
@@ -84,12 +86,7 @@ impl Sync {
         Ok(())
     }
 
-    async fn extend_to_device(
-        &self,
-        ctx: &Context<'_>,
-        wish: &ToDevice,
-        making: &mut Making<'_>,
-    ) -> Result<(), Error> {
+    async fn extend_to_device(&self, ctx: &Context<'_>, wish: &ToDevice, making: &mut Making<'_>) -> Result<(), Error> {
         let mut extension = Object::new();
         let (mut next, mut events) = (ctx.upto, Vec::new());
         let device = ctx.request.device.as_ref();
@@ -243,7 +240,8 @@ impl Sync {
             }
         }
         let mut data = recent;
-        let fresh: Vec<&String> = behind.iter().filter(|(_, since)| since.is_none()).map(|(room_id, _)| room_id).collect();
+        let fresh: Vec<&String> =
+            behind.iter().filter(|(_, since)| since.is_none()).map(|(room_id, _)| room_id).collect();
         if fresh.len() > SINGLE_READS_MAX {
             data = self.users.all_account_data(user).await?;
         } else {
@@ -286,7 +284,9 @@ impl Sync {
             if sent.receipts != Upto::Live {
                 making.note(ctx, room, |sent| sent.receipts = Upto::Live);
             }
-            if !rows.is_empty() && let Some(room_id) = self.room_id(room).await? {
+            if !rows.is_empty()
+                && let Some(room_id) = self.room_id(room).await?
+            {
                 rooms.raw(&room_id, &receipt_event(&rows));
             }
         }
@@ -333,15 +333,15 @@ impl Sync {
             if !making.step.sent(ctx.state, room).is_some_and(|sent| sent.joined) {
                 continue;
             }
-            let initial = making.visits.get(&room).and_then(|visit| visit.answer.as_ref()).is_some_and(|one| one.initial);
+            let initial =
+                making.visits.get(&room).and_then(|visit| visit.answer.as_ref()).is_some_and(|one| one.initial);
             let typing = match (initial, ctx.epoch_is_new) {
                 (true, _) => Some(self.users.typing_in(room)).filter(|users| !users.is_empty()),
                 (false, true) => Some(self.users.typing_in(room)),
                 (false, false) => self.users.typing_since(room, ctx.number),
             };
             if let (Some(typing), Some(room_id)) = (typing, self.room_id(room).await?) {
-                let users: Vec<&UserId> =
-                    typing.iter().filter(|user| !ctx.ignored.contains(user.as_str())).collect();
+                let users: Vec<&UserId> = typing.iter().filter(|user| !ctx.ignored.contains(user.as_str())).collect();
                 rooms.raw(&room_id, &json!({ "type": "m.typing", "content": { "user_ids": users } }).to_string());
             }
         }

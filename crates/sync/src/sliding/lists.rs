@@ -264,8 +264,7 @@ mod tests {
             (Some(&[]), &[], None, false),
         ];
         for (only, not, kind, expected) in table {
-            let filters =
-                Filters { room_types: only.map(types), not_room_types: types(not), ..Filters::default() };
+            let filters = Filters { room_types: only.map(types), not_room_types: types(not), ..Filters::default() };
             assert_eq!(filters.allow(&facts(kind)), expected, "{only:?} {not:?} {kind:?}");
         }
     }

@@ -52,7 +52,8 @@ impl Sync {
         }
         if initial || grown {
             for event in self.matching(room, end, &want.config.rules).await? {
-                let is_new = initial || !event.pdu.state_entry().is_some_and(|(kind, key)| was.rules.matches(kind, key));
+                let is_new =
+                    initial || !event.pdu.state_entry().is_some_and(|(kind, key)| was.rules.matches(kind, key));
                 if is_new {
                     found.insert(event.num(), event);
                 }
@@ -75,7 +76,8 @@ impl Sync {
     ) -> Result<(), Error> {
         let Telling { room, was, since, upto, end, .. } = *telling;
         let mut known = self.state_at(room, since).await?;
-        let rest = self.delta(room, Roots { members: Root::EMPTY, ..known }, Roots { members: Root::EMPTY, ..end }).await?;
+        let rest =
+            self.delta(room, Roots { members: Root::EMPTY, ..known }, Roots { members: Root::EMPTY, ..end }).await?;
         state.kinds = rest.now.iter().chain(&rest.gone).map(|event| event.pdu.kind.clone()).collect();
         state.members_changed = known.members != end.members;
         let mut delta = rest;
@@ -166,9 +168,15 @@ impl Sync {
         let mut needed: BTreeSet<UserId> = BTreeSet::new();
         for event in &timeline.events {
             needed.insert(UserId::from(event.pdu.sender.as_str()));
-            needed.extend(event.pdu.state_entry().filter(|(kind, _)| *kind == MEMBER).map(|(_, key)| UserId::from(key)));
+            needed
+                .extend(event.pdu.state_entry().filter(|(kind, _)| *kind == MEMBER).map(|(_, key)| UserId::from(key)));
         }
-        let told: Vec<UserId> = found.values().filter_map(|event| event.pdu.state_entry()).filter(|(kind, _)| *kind == MEMBER).map(|(_, key)| UserId::from(key)).collect();
+        let told: Vec<UserId> = found
+            .values()
+            .filter_map(|event| event.pdu.state_entry())
+            .filter(|(kind, _)| *kind == MEMBER)
+            .map(|(_, key)| UserId::from(key))
+            .collect();
         for member in &told {
             self.lazy.tell(user, device, room.num, member, ctx.upto);
             needed.remove(member);

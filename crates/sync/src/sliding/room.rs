@@ -84,12 +84,7 @@ impl Telling<'_> {
 
 impl Sync {
     /// Looks at a room; `None` if nothing may be told of it, so that the client stays where it was.
-    pub(crate) async fn visit(
-        &self,
-        ctx: &Context<'_>,
-        num: RoomNum,
-        want: &Want<'_>,
-    ) -> Result<Option<Visit>, Error> {
+    pub(crate) async fn visit(&self, ctx: &Context<'_>, num: RoomNum, want: &Want<'_>) -> Result<Option<Visit>, Error> {
         let Some(row) = ctx.memberships.rows.get(&num) else { return Ok(None) };
         let nothing = Sent::default();
         let was = ctx.state.rooms.get(&num).unwrap_or(&nothing);
@@ -159,12 +154,7 @@ impl Sync {
         Ok(rows.iter().any(|row| row.pos > since && row.pos <= ctx.upto))
     }
 
-    async fn visit_invited(
-        &self,
-        ctx: &Context<'_>,
-        row: &MembershipRow,
-        was: &Sent,
-    ) -> Result<Option<Visit>, Error> {
+    async fn visit_invited(&self, ctx: &Context<'_>, row: &MembershipRow, was: &Sent) -> Result<Option<Visit>, Error> {
         let told = was.events.since(ctx.since()).is_some_and(|since| row.pos <= since);
         let ignored = row.membership == "invite" && ctx.ignored.contains(row.sender.as_str());
         let Some(room_id) = self.room_id(row.room).await?.filter(|_| !ignored) else { return Ok(None) };
@@ -246,20 +236,19 @@ impl Sync {
     }
 
     /// Tells of a room. Says too whether any of it is news.
-    async fn tell(
-        &self,
-        ctx: &Context<'_>,
-        telling: &Telling<'_>,
-    ) -> Result<(RoomAnswer, Sent, bool), Error> {
+    async fn tell(&self, ctx: &Context<'_>, telling: &Telling<'_>) -> Result<(RoomAnswer, Sent, bool), Error> {
         let Telling { room, row, was, since, upto, initial, expanded, .. } = *telling;
         let limit = telling.want.config.timeline_limit;
         let mut viewer = Viewer::with_membership(&self.rooms, room, &ctx.request.user, Some(row.clone()));
         let from = if initial || expanded { StreamPosition::ZERO } else { since };
         let timeline = match limit {
-            0 => Timeline { events: Vec::new(), limited: !self.newest(room, from, upto, 1).await?.is_empty(), start: None },
+            0 => Timeline {
+                events: Vec::new(),
+                limited: !self.newest(room, from, upto, 1).await?.is_empty(),
+                start: None,
+            },
             _ => {
-                let wants =
-                    |event: &Event| event.pdu.is_state() || !ctx.ignored.contains(event.pdu.sender.as_str());
+                let wants = |event: &Event| event.pdu.is_state() || !ctx.ignored.contains(event.pdu.sender.as_str());
                 self.newest_seen(room, &mut viewer, &wants, limit, from, upto).await?
             }
         };
