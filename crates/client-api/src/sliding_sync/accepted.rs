@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use endpoint::Error;
 use serde::Deserialize;
 use sync::sliding::config::{Config, Rule, Rules};
-use sync::sliding::request::{Filters, List};
+use sync::sliding::request::{Filters, List, Lists, Subscriptions};
 
 use super::{ExtensionsBody, LISTS_MAX, check_count, place, timeline_limit};
 
@@ -56,7 +56,7 @@ struct FiltersBody {
 
 impl Body {
     /// What of which rooms is wanted.
-    pub fn wishes(&self) -> Result<(BTreeMap<String, List>, BTreeMap<String, Config>), Error> {
+    pub fn wishes(&self) -> Result<(Lists, Subscriptions), Error> {
         check_count(self.lists.len(), LISTS_MAX, "lists")?;
         check_count(self.room_subscriptions.len(), SUBSCRIPTIONS_MAX, "room subscriptions")?;
         let mut lists = BTreeMap::new();

@@ -6,7 +6,7 @@ use endpoint::Error;
 use serde::Deserialize;
 use store::UserId;
 use sync::sliding::config::{Config, Rule, Rules};
-use sync::sliding::request::{Filters, List};
+use sync::sliding::request::{Filters, List, Lists, Subscriptions};
 
 use super::{ExtensionsBody, LISTS_MAX, check_count, place, timeline_limit};
 
@@ -58,7 +58,7 @@ struct FiltersBody {
 
 impl Body {
     /// What of which rooms is wanted.
-    pub fn wishes(&self, user: &UserId) -> Result<(BTreeMap<String, List>, BTreeMap<String, Config>), Error> {
+    pub fn wishes(&self, user: &UserId) -> Result<(Lists, Subscriptions), Error> {
         check_count(self.lists.len(), LISTS_MAX, "lists")?;
         check_count(self.room_subscriptions.len(), SUBSCRIPTIONS_MAX, "room subscriptions")?;
         let mut lists = BTreeMap::new();

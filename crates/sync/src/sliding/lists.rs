@@ -63,8 +63,8 @@ impl Sync {
                 false => self.filtered(ctx, &order, &list.filters, &known).await?,
             };
             wanted.counts.push((name, found.len()));
-            for window in windows(list.ranges.as_deref(), found.len()) {
-                for room in found.get(window).unwrap_or_default() {
+            for (first, end) in windows(list.ranges.as_deref(), found.len()) {
+                for room in found.get(first..end).unwrap_or_default() {
                     let want = wanted.rooms.entry(*room).or_default();
                     want.config.add(&list.config);
                     want.lists.push(name);

@@ -8,6 +8,11 @@ use users::presence::PresenceState;
 
 use crate::sliding::config::Config;
 
+/// Lists by name.
+pub type Lists = BTreeMap<String, List>;
+/// What is wanted of single rooms, by room id.
+pub type Subscriptions = BTreeMap<String, Config>;
+
 /// The words that a client uses and expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -36,10 +41,10 @@ pub struct Request {
     pub set_presence: PresenceState,
     /// Handed back in the answer.
     pub txn_id: Option<String>,
-    /// The lists, by name.
-    pub lists: BTreeMap<String, List>,
-    /// Single rooms, by room id.
-    pub subscriptions: BTreeMap<String, Config>,
+    /// The lists.
+    pub lists: Lists,
+    /// The subscriptions.
+    pub subscriptions: Subscriptions,
     /// What goes beyond rooms.
     pub extensions: Extensions,
 }
@@ -119,17 +124,17 @@ impl Scope {
     }
 }
 
-/// Merges ranges and cuts them to a list's length, in order.
-pub(crate) fn windows(ranges: Option<&[(usize, usize)]>, length: usize) -> Vec<std::ops::Range<usize>> {
-    let Some(ranges) = ranges else { return vec![0..length] };
-    let mut windows: Vec<std::ops::Range<usize>> = Vec::new();
+/// Merges ranges and cuts them to a list's length, in order. Ends are not included any more.
+pub(crate) fn windows(ranges: Option<&[(usize, usize)]>, length: usize) -> Vec<(usize, usize)> {
+    let Some(ranges) = ranges else { return vec![(0, length)] };
+    let mut windows: Vec<(usize, usize)> = Vec::new();
     let mut sorted: Vec<_> = ranges.iter().filter(|(first, last)| first <= last && *first < length).collect();
     sorted.sort_unstable();
     for (first, last) in sorted {
         let end = last.saturating_add(1).min(length);
         match windows.last_mut() {
-            Some(window) if *first <= window.end => window.end = window.end.max(end),
-            _ => windows.push(*first..end),
+            Some(window) if *first <= window.1 => window.1 = window.1.max(end),
+            _ => windows.push((*first, end)),
         }
     }
     windows
@@ -141,17 +146,17 @@ mod tests {
 
     #[test]
     fn cz2_ranges_are_cut_and_merged() {
-        let table: [(Option<&[(usize, usize)]>, usize, &[std::ops::Range<usize>]); 10] = [
-            (None, 3, &[0..3]),
+        let table: [(Option<&[(usize, usize)]>, usize, &[(usize, usize)]); 10] = [
+            (None, 3, &[(0, 3)]),
             (Some(&[]), 3, &[]),
-            (Some(&[(0, 0)]), 3, &[0..1]),
-            (Some(&[(0, 19)]), 3, &[0..3]),
+            (Some(&[(0, 0)]), 3, &[(0, 1)]),
+            (Some(&[(0, 19)]), 3, &[(0, 3)]),
             (Some(&[(3, 5)]), 3, &[]),
             (Some(&[(2, 1)]), 3, &[]),
-            (Some(&[(5, 9), (0, 2)]), 20, &[0..3, 5..10]),
-            (Some(&[(0, 5), (3, 8)]), 20, &[0..9]),
-            (Some(&[(0, 2), (3, 4)]), 20, &[0..5]),
-            (Some(&[(0, usize::MAX)]), 4, &[0..4]),
+            (Some(&[(5, 9), (0, 2)]), 20, &[(0, 3), (5, 10)]),
+            (Some(&[(0, 5), (3, 8)]), 20, &[(0, 9)]),
+            (Some(&[(0, 2), (3, 4)]), 20, &[(0, 5)]),
+            (Some(&[(0, usize::MAX)]), 4, &[(0, 4)]),
         ];
         for (ranges, length, expected) in table {
             assert_eq!(windows(ranges, length), expected, "{ranges:?} {length}");

@@ -267,8 +267,9 @@ impl Sync {
             (true, false) => WHOLE,
             (false, false) => was.depth,
         };
+        // What replaces a room replaces all that belongs to it.
         let (receipts, account_data) = match initial {
-            true => (Upto::Never, was.account_data),
+            true => (Upto::Never, Upto::Never),
             false => (was.receipts, was.account_data),
         };
         let (rules, joined, is_dm) = (telling.rules(), telling.is_joined(), was.is_dm);

@@ -8,5 +8,6 @@ mod lazy;
 mod remote;
 mod restored;
 mod simulated;
+mod sliding_model;
 mod stepped;
 mod wakes;
