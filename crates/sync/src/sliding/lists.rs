@@ -1,6 +1,7 @@
 //! Which rooms a request is about: the ranges of its lists and its subscriptions (behaviours CZ2, CZ3, CZ7, CZ10).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use rooms::state::type_key;
 use serde_json::Value;
@@ -19,11 +20,37 @@ const ENCRYPTION: &str = "m.room.encryption";
 #[derive(Debug, Default)]
 pub(crate) struct Want<'a> {
     /// Of all lists and subscriptions together.
-    pub config: Config,
+    pub config: Arc<Config>,
     /// The lists in whose ranges it stands.
     pub lists: Vec<&'a str>,
     /// Whether it is subscribed to.
     pub subscribed: bool,
+}
+
+/// Configurations of lists put together: thousands of rooms share few. By the addresses of the two, which stay theirs as
+/// long as both are held here.
+#[derive(Default)]
+struct Unions(HashMap<(usize, usize), Union>);
+
+struct Union {
+    _parts: [Arc<Config>; 2],
+    whole: Arc<Config>,
+}
+
+impl Unions {
+    /// What is wanted by either; if the other is the `first`, by that alone.
+    fn of(&mut self, one: &Arc<Config>, other: &Arc<Config>, first: bool) -> Arc<Config> {
+        if first {
+            return Arc::clone(other);
+        }
+        let key = (Arc::as_ptr(one).addr(), Arc::as_ptr(other).addr());
+        let union = self.0.entry(key).or_insert_with(|| {
+            let mut whole = Config::clone(one);
+            whole.add(other);
+            Union { _parts: [Arc::clone(one), Arc::clone(other)], whole: Arc::new(whole) }
+        });
+        Arc::clone(&union.whole)
+    }
 }
 
 /// The rooms of a request.
@@ -57,7 +84,9 @@ impl Sync {
         let mut wanted = Wanted::default();
         let order = if ctx.request.lists.is_empty() { Vec::new() } else { self.order(ctx).await? };
         let known = self.known_of(ctx).await?;
+        let mut unions = Unions::default();
         for (name, list) in &ctx.request.lists {
+            let config = Arc::new(list.config.clone());
             let found = match list.filters == Filters::default() {
                 true => order.clone(),
                 false => self.filtered(ctx, &order, &list.filters, &known).await?,
@@ -66,7 +95,7 @@ impl Sync {
             for (first, end) in windows(list.ranges.as_deref(), found.len()) {
                 for room in found.get(first..end).unwrap_or_default() {
                     let want = wanted.rooms.entry(*room).or_default();
-                    want.config.add(&list.config);
+                    want.config = unions.of(&want.config, &config, want.lists.is_empty());
                     want.lists.push(name);
                 }
             }
@@ -79,7 +108,8 @@ impl Sync {
             let is_there = matches!(row.membership.as_str(), "join" | "invite" | "knock");
             if is_there || was_there || ctx.is_told_of_less(row) {
                 let want = wanted.rooms.entry(row.room).or_default();
-                want.config.add(config);
+                let first = want.lists.is_empty();
+                want.config = unions.of(&want.config, &Arc::new(config.clone()), first);
                 want.subscribed = true;
             }
         }

@@ -299,8 +299,10 @@ async fn cz1_views_are_right_whatever_is_lost() {
         ];
         for step in 0..STEPS {
             world.act().await;
-            if world.below(3) == 0 {
-                world.ask(&mut clients[world.below(3)]).await;
+            for client in &mut clients {
+                if world.below(3) == 0 {
+                    world.ask(client).await;
+                }
             }
             if step % 40 == 39 {
                 for client in &mut clients {
