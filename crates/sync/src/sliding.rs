@@ -32,7 +32,7 @@ use crate::sliding::extensions::Making;
 use crate::sliding::lists::Want;
 use crate::sliding::pos::Pos;
 use crate::sliding::request::Request;
-use crate::v3::TIMEOUT_MAX;
+use crate::v3::{deadline, has_passed};
 use crate::{Error, Sync, Token};
 
 /// Most changed rooms of all users that are looked through one by one.
@@ -85,7 +85,7 @@ impl Sync {
             }
         };
         self.users.presence_seen(&request.user, request.set_presence);
-        let deadline = tokio::time::Instant::now() + request.timeout.min(TIMEOUT_MAX);
+        let deadline = deadline(request.timeout);
         let mut waiting = self.waker.register(&request.user);
         let mut acknowledged = false;
         loop {
@@ -111,7 +111,7 @@ impl Sync {
                 acknowledged = true;
             }
             let (answer, step) = self.collect_sliding(&ctx).await?;
-            if asked.is_none() || answer.news || tokio::time::Instant::now() >= deadline {
+            if asked.is_none() || answer.news || has_passed(deadline) {
                 let pos = self.advance(&id, asked.as_ref(), &state, step, upto, &volatile).await?;
                 return Ok(answer.write(request.dialect, &pos.to_string(), request.txn_id.as_deref()));
             }

@@ -105,7 +105,7 @@ impl Sync {
             }
         }
         self.users.presence_seen(&request.user, request.set_presence);
-        let deadline = tokio::time::Instant::now() + request.timeout.min(TIMEOUT_MAX);
+        let deadline = deadline(request.timeout);
         let mut waiting = self.waker.register(&request.user);
         loop {
             waiting.mark_seen();
@@ -114,7 +114,7 @@ impl Sync {
             let window = self.window(since.as_ref(), upto, lost);
             let answer = self.collect(request, &filter, &window, &memberships).await?;
             let at_once = since.is_none() || lost || request.full_state || answer.news;
-            if at_once || tokio::time::Instant::now() >= deadline {
+            if at_once || has_passed(deadline) {
                 let to_device = answer.to_device.unwrap_or(upto);
                 let next = Token { pos: upto, epoch: volatile.epoch.to_string(), number: volatile.number, to_device };
                 let mut body = Object::new();
@@ -425,6 +425,15 @@ impl Sync {
         }
         Ok(())
     }
+}
+
+/// When a request that waits so long is answered in any case.
+pub(crate) fn deadline(timeout: Duration) -> tokio::time::Instant {
+    tokio::time::Instant::now() + timeout.min(TIMEOUT_MAX)
+}
+
+pub(crate) fn has_passed(deadline: tokio::time::Instant) -> bool {
+    tokio::time::Instant::now() >= deadline
 }
 
 fn stripped(name: &str, row: &MembershipRow) -> String {

@@ -127,3 +127,60 @@ impl RoomAnswer {
         room
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The room of an answer in both dialects: deployed, accepted.
+    fn written(room: impl Fn() -> RoomAnswer) -> [Value; 2] {
+        [Dialect::Deployed, Dialect::Accepted].map(|dialect| {
+            let answer = Answer { rooms: vec![("!r".to_owned(), room())], ..Answer::default() };
+            let body: Value = serde_json::from_str(&answer.write(dialect, "p", None)).unwrap();
+            assert_eq!((&body["pos"], &body["lists"], &body["extensions"]), (&json!("p"), &json!({}), &json!({})));
+            body["rooms"]["!r"].clone()
+        })
+    }
+
+    #[test]
+    fn cz5_what_is_gone_is_told_by_null_and_by_stubs() {
+        let room = || RoomAnswer {
+            name: Some(None),
+            avatar: Some(Some("mxc://a/b".to_owned())),
+            state: vec!["{\"a\":1}".to_owned()],
+            gone: vec![("x.y".to_owned(), "k".to_owned())],
+            membership: "join".to_owned(),
+            ..RoomAnswer::default()
+        };
+        let counts = json!({ "notification_count": 0, "highlight_count": 0 });
+        let [mut deployed, accepted] = written(room);
+        let stub = json!({ "type": "x.y", "state_key": "k" });
+        let mut expected = json!({ "name": null, "avatar": "mxc://a/b", "membership": "join" });
+        expected["required_state"] = json!([{ "a": 1 }, stub]);
+        assert_eq!(accepted, expected);
+        for name in ["notification_count", "highlight_count"] {
+            assert_eq!(deployed.as_object_mut().unwrap().remove(name).as_ref(), counts.get(name));
+        }
+        assert_eq!(deployed, json!({ "name": null, "avatar": "mxc://a/b", "required_state": [{ "a": 1 }] }));
+    }
+
+    #[test]
+    fn cz4_cz7_each_dialect_has_its_own_words() {
+        let room = || RoomAnswer {
+            expanded: true,
+            stripped: Some("[]".to_owned()),
+            membership: "invite".to_owned(),
+            lists: vec!["a".to_owned()],
+            ..RoomAnswer::default()
+        };
+        let [deployed, accepted] = written(room);
+        let counts = json!({ "unstable_expanded_timeline": true, "invite_state": [], "notification_count": 0, "highlight_count": 0 });
+        assert_eq!(deployed, counts);
+        let words = json!({ "expanded_timeline": true, "stripped_state": [], "membership": "invite", "lists": ["a"] });
+        assert_eq!(accepted, words);
+    }
+}
