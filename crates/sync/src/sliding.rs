@@ -23,7 +23,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use store::{DeviceId, RoomNum, StreamPosition};
 use users::connections::ConnectionId;
-use users::volatile::VolatilePosition;
 
 use crate::known::Memberships;
 use crate::sliding::answer::Answer;
@@ -75,13 +74,13 @@ impl Sync {
     pub async fn sliding(&self, request: &Request) -> Result<String, Error> {
         let device = request.device.clone().unwrap_or_else(|| DeviceId::from(""));
         let id = ConnectionId { user: request.user.clone(), device, conn_id: request.conn_id.clone() };
-        let (asked, state) = match request.pos.as_deref() {
-            None => (None, std::sync::Arc::default()),
+        let (asked, (state, tip)) = match request.pos.as_deref() {
+            None => (None, Default::default()),
             Some(pos) => {
                 let pos = Pos::parse(pos)?;
                 self.reach_pos(&pos).await?;
-                let state = self.connection(&id, pos.generation).await?;
-                (Some(pos), state)
+                let held = self.connection(&id, pos.generation).await?;
+                (Some(pos), held)
             }
         };
         self.users.presence_seen(&request.user, request.set_presence);
@@ -112,7 +111,13 @@ impl Sync {
             }
             let (answer, step) = self.collect_sliding(&ctx).await?;
             if asked.is_none() || answer.news || has_passed(deadline) {
-                let pos = self.advance(&id, asked.as_ref(), &state, step, upto, &volatile).await?;
+                let generation = match (&asked, step.after(&state)) {
+                    (Some(pos), None) => pos.generation,
+                    (Some(pos), Some(next)) => self.put_connection(&id, Some((pos.generation, tip)), next).await?,
+                    (None, next) => self.put_connection(&id, None, next.unwrap_or_default()).await?,
+                };
+                let (epoch, number) = (volatile.epoch.to_string(), volatile.number);
+                let pos = Pos { token: Token { pos: upto, epoch, number, to_device: upto }, generation };
                 return Ok(answer.write(request.dialect, &pos.to_string(), request.txn_id.as_deref()));
             }
             // Either way the answer is collected anew; running out of time is not an error.
@@ -128,25 +133,6 @@ impl Sync {
             Ok(false) | Err(Error::BadToken(_)) => Err(Error::UnknownPos),
             Err(error) => Err(error),
         }
-    }
-
-    /// Takes an answer for sent: where the client stands then.
-    async fn advance(
-        &self,
-        id: &ConnectionId,
-        asked: Option<&Pos>,
-        state: &State,
-        step: Step,
-        upto: StreamPosition,
-        volatile: &VolatilePosition,
-    ) -> Result<Pos, Error> {
-        let generation = match (asked, step.after(state)) {
-            (Some(pos), None) => pos.generation,
-            (Some(pos), Some(next)) => self.put_connection(id, Some(pos.generation), next).await?,
-            (None, next) => self.put_connection(id, None, next.unwrap_or_default()).await?,
-        };
-        let token = Token { pos: upto, epoch: volatile.epoch.to_string(), number: volatile.number, to_device: upto };
-        Ok(Pos { token, generation })
     }
 
     async fn collect_sliding(&self, ctx: &Context<'_>) -> Result<(Answer, Step), Error> {

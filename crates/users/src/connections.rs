@@ -52,16 +52,19 @@ impl ConnectionId {
 }
 
 impl Users {
-    /// Whether a client may go on from this generation of a connection. Notes that the connection is used.
+    /// The newest generation of a connection, if a client may go on from this one. Notes that the connection is used.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn connection_holds(&self, connection: &ConnectionId, generation: i64) -> Result<bool, Error> {
-        let Some(row) = self.store.get::<SyncConnectionRow>(connection.key()).await? else { return Ok(false) };
-        let holds = row.tip == generation || row.parent == generation;
-        if holds && row.used_ms.saturating_add(USED_MS_STEP) <= self.now() {
+    pub async fn connection_tip(&self, connection: &ConnectionId, generation: i64) -> Result<Option<i64>, Error> {
+        let Some(row) = self.store.get::<SyncConnectionRow>(connection.key()).await? else { return Ok(None) };
+        let tip = row.tip;
+        if tip != generation && row.parent != generation {
+            return Ok(None);
+        }
+        if row.used_ms.saturating_add(USED_MS_STEP) <= self.now() {
             let mut batch = CommitBatch::new();
-            batch.expect_equals::<SyncConnectionRow>(connection.key(), "tip", row.tip);
+            batch.expect_equals::<SyncConnectionRow>(connection.key(), "tip", tip);
             batch.put(SyncConnectionRow { used_ms: self.now(), ..row });
             // Whoever came first has noted it.
             match self.commit(batch).await {
@@ -69,7 +72,7 @@ impl Users {
                 Err(error) => return Err(error),
             }
         }
-        Ok(holds)
+        Ok(Some(tip))
     }
 
     /// What a connection had been sent as of a generation.
@@ -102,8 +105,9 @@ impl Users {
         Ok(generation)
     }
 
-    /// Takes a connection from a generation on which it holds to a new one, which is returned; `None` if it does not hold
-    /// any more.
+    /// Takes a connection from a generation to a new one, which is returned. `tip` is what was the newest when the request
+    /// came: if it no longer is, `None`. A later request was answered meanwhile, and what its client has must stand, though
+    /// a proxy may hold up an earlier one that the client has given up.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -111,30 +115,31 @@ impl Users {
         &self,
         connection: &ConnectionId,
         from: i64,
+        tip: i64,
         state: Vec<u8>,
     ) -> Result<Option<i64>, Error> {
-        let generation = self.store.next_number(GENERATIONS).await?;
-        for _ in 0..crate::RETRIES_MAX {
-            let Some(row) = self.store.get::<SyncConnectionRow>(connection.key()).await? else { return Ok(None) };
-            let gone = match from {
-                from if from == row.tip => row.parent,
-                from if from == row.parent => row.tip,
-                _ => return Ok(None),
-            };
-            let mut batch = CommitBatch::new();
-            batch.expect_equals::<SyncConnectionRow>(connection.key(), "tip", row.tip);
-            if gone != from {
-                batch.delete::<SyncConnectionStateRow>(connection.state_key(gone));
-            }
-            batch.put(connection.row(generation, from, self.now()));
-            batch.put(connection.state_row(generation, state.clone()));
-            match self.commit(batch).await {
-                Ok(_) => return Ok(Some(generation)),
-                Err(Error::Conflict) => {}
-                Err(error) => return Err(error),
-            }
+        let Some(row) = self.store.get::<SyncConnectionRow>(connection.key()).await? else { return Ok(None) };
+        let gone = match from {
+            from if from == row.tip => row.parent,
+            from if from == row.parent => row.tip,
+            _ => return Ok(None),
+        };
+        if row.tip != tip {
+            return Ok(None);
         }
-        Ok(None)
+        let generation = self.store.next_number(GENERATIONS).await?;
+        let mut batch = CommitBatch::new();
+        batch.expect_equals::<SyncConnectionRow>(connection.key(), "tip", tip);
+        if gone != from {
+            batch.delete::<SyncConnectionStateRow>(connection.state_key(gone));
+        }
+        batch.put(connection.row(generation, from, self.now()));
+        batch.put(connection.state_row(generation, state));
+        match self.commit(batch).await {
+            Ok(_) => Ok(Some(generation)),
+            Err(Error::Conflict) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Adds to a batch the end of connections that nobody uses.
@@ -169,20 +174,23 @@ mod tests {
         let bench = Bench::new().await;
         let (users, one) = (&bench.users, connection("one"));
         let first = users.begin_connection(&one, vec![1]).await.unwrap();
-        let lost = users.advance_connection(&one, first, vec![2]).await.unwrap().unwrap();
+        let lost = users.advance_connection(&one, first, first, vec![2]).await.unwrap().unwrap();
         assert!(
-            users.connection_holds(&one, lost).await.unwrap() && users.connection_holds(&one, first).await.unwrap()
+            users.connection_tip(&one, lost).await.unwrap().is_some()
+                && users.connection_tip(&one, first).await.unwrap().is_some()
         );
-        let second = users.advance_connection(&one, first, vec![3]).await.unwrap().unwrap();
-        assert!(!users.connection_holds(&one, lost).await.unwrap(), "it gave way");
+        let second = users.advance_connection(&one, first, lost, vec![3]).await.unwrap().unwrap();
+        assert!(users.connection_tip(&one, lost).await.unwrap().is_none(), "it gave way");
         assert_eq!(users.connection_state(&one, lost).await.unwrap(), None);
-        assert_eq!(users.advance_connection(&one, lost, vec![9]).await.unwrap(), None);
-        let third = users.advance_connection(&one, second, vec![4]).await.unwrap().unwrap();
-        assert!(!users.connection_holds(&one, first).await.unwrap(), "what came after it was had");
+        assert_eq!(users.advance_connection(&one, lost, lost, vec![9]).await.unwrap(), None);
+        let late = users.advance_connection(&one, first, lost, vec![9]).await.unwrap();
+        assert_eq!(late, None, "what came later stands");
+        let third = users.advance_connection(&one, second, second, vec![4]).await.unwrap().unwrap();
+        assert!(users.connection_tip(&one, first).await.unwrap().is_none(), "what came after it was had");
         assert_eq!(users.connection_state(&one, third).await.unwrap(), Some(vec![4]));
-        assert!(!users.connection_holds(&connection("two"), third).await.unwrap(), "another's");
+        assert!(users.connection_tip(&connection("two"), third).await.unwrap().is_none(), "another's");
         let anew = users.begin_connection(&one, vec![5]).await.unwrap();
-        assert!(!users.connection_holds(&one, third).await.unwrap());
+        assert!(users.connection_tip(&one, third).await.unwrap().is_none());
         assert_eq!(users.connection_state(&one, anew).await.unwrap(), Some(vec![5]));
     }
 
@@ -195,15 +203,15 @@ mod tests {
             generations.push(users.begin_connection(&connection(&n.to_string()), vec![]).await.unwrap());
             bench.clock.advance(1);
         }
-        assert!(!users.connection_holds(&connection("0"), generations[0]).await.unwrap(), "one too many");
-        assert!(users.connection_holds(&connection("1"), generations[1]).await.unwrap());
+        assert!(users.connection_tip(&connection("0"), generations[0]).await.unwrap().is_none(), "one too many");
+        assert!(users.connection_tip(&connection("1"), generations[1]).await.unwrap().is_some());
         bench.clock.advance(UNUSED_MS_MAX - USED_MS_STEP);
-        assert!(users.connection_holds(&connection("2"), generations[2]).await.unwrap());
+        assert!(users.connection_tip(&connection("2"), generations[2]).await.unwrap().is_some());
         bench.clock.advance(2 * USED_MS_STEP);
         users.prune().await.unwrap();
-        assert!(!users.connection_holds(&connection("1"), generations[1]).await.unwrap());
-        assert!(users.connection_holds(&connection("2"), generations[2]).await.unwrap(), "it was used");
+        assert!(users.connection_tip(&connection("1"), generations[1]).await.unwrap().is_none());
+        assert!(users.connection_tip(&connection("2"), generations[2]).await.unwrap().is_some(), "it was used");
         users.delete_devices(&user("alice"), &[DeviceId::from("DEVICE")]).await.unwrap();
-        assert!(!users.connection_holds(&connection("2"), generations[2]).await.unwrap());
+        assert!(users.connection_tip(&connection("2"), generations[2]).await.unwrap().is_none());
     }
 }

@@ -303,6 +303,35 @@ async fn cz9_requests_end_when_they_should() {
     }
 }
 
+/// A client gives up a request and asks anew from the same position, but a proxy holds the first one.
+#[tokio::test]
+async fn cz9_a_request_that_was_given_up_takes_nothing_back() {
+    for dialect in DIALECTS {
+        let server = Server::new().await;
+        let alice = server.register("alice").await;
+        let (one, two) = (alice.public_room().await, alice.public_room().await);
+        let slider = Slider::new(&alice, dialect);
+        let window = list(json!([[0, 0]]), 5, json!([]));
+        let start = slider.first(&window).await;
+        let (waiter, from, body) = (slider.clone(), pos(&start).to_owned(), window.clone());
+        let given_up = tokio::spawn(async move { waiter.ask(Some(&from), 60_000, &body).await });
+        while server.state.sync.waker().n_waiting() == 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut more = window.clone();
+        more["room_subscriptions"] = json!({ &one: { "timeline_limit": 5, "required_state": [] } });
+        let second = slider.next(&start, &more).await;
+        assert_eq!(second["rooms"][&one]["initial"], true);
+        alice.say(&one, "a").await;
+        given_up.await.unwrap().refused(400, "M_UNKNOWN_POS");
+        let third = slider.next(&second, &more).await;
+        assert_eq!((rooms(&third), bodies(&third, &one)), (vec![one.as_str()], vec!["a".to_owned()]));
+        alice.say(&two, "b").await;
+        let fourth = slider.next(&third, &more).await;
+        assert_eq!(bodies(&fourth, &two), ["b"]);
+    }
+}
+
 #[tokio::test]
 async fn cz8_each_extension_works_without_lists() {
     for dialect in DIALECTS {

@@ -139,33 +139,33 @@ impl Default for States {
 }
 
 impl Sync {
-    /// What a connection had been sent as of a generation from which it may go on.
-    pub(crate) async fn connection(&self, id: &ConnectionId, generation: i64) -> Result<Arc<State>, Error> {
-        if !self.users.connection_holds(id, generation).await? {
-            return Err(Error::UnknownPos);
-        }
+    /// What a connection had been sent as of a generation from which it may go on, and its newest generation.
+    pub(crate) async fn connection(&self, id: &ConnectionId, generation: i64) -> Result<(Arc<State>, i64), Error> {
+        let tip = self.users.connection_tip(id, generation).await?.ok_or(Error::UnknownPos)?;
         if let Some(state) = self.connections.0.get(&generation) {
-            return Ok(state);
+            return Ok((state, tip));
         }
         let stored = self.users.connection_state(id, generation).await?.ok_or(Error::UnknownPos)?;
         // A form of another version is as good as none.
         let state = Arc::new(decode(&stored).ok_or(Error::UnknownPos)?);
         self.connections.0.insert(generation, Arc::clone(&state));
-        Ok(state)
+        Ok((state, tip))
     }
 
     /// Stores what a connection has been sent, once this answer is taken for sent: the first time, or going on from a
-    /// generation. Returns the new generation.
+    /// generation while another is the newest. Returns the new generation.
     pub(crate) async fn put_connection(
         &self,
         id: &ConnectionId,
-        from: Option<i64>,
+        from: Option<(i64, i64)>,
         state: State,
     ) -> Result<i64, Error> {
         let stored = encode(&state);
         let generation = match from {
             None => self.users.begin_connection(id, stored).await?,
-            Some(from) => self.users.advance_connection(id, from, stored).await?.ok_or(Error::UnknownPos)?,
+            Some((from, tip)) => {
+                self.users.advance_connection(id, from, tip, stored).await?.ok_or(Error::UnknownPos)?
+            }
         };
         self.connections.0.insert(generation, Arc::new(state));
         Ok(generation)
