@@ -195,7 +195,8 @@ mod tests {
 
     #[test]
     fn cz6_pairs_say_which_state_is_wanted() {
-        let table: [(&[(&str, &str)], &[(&str, &str)], bool, bool); 9] = [
+        type Pairs<'a> = &'a [(&'a str, &'a str)];
+        let table: [(Pairs<'_>, Pairs<'_>, bool, bool); 9] = [
             (&[], &[], false, false),
             (&[("m.room.name", "")], &[("m.room.name", "")], false, false),
             (&[("m.space.child", "*")], &[("m.space.child", ""), ("m.space.child", "!x")], false, false),

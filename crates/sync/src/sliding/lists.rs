@@ -283,7 +283,8 @@ mod tests {
     #[test]
     fn cz10_room_types_may_be_none_and_not_wins() {
         let facts = |kind: Option<&str>| Facts { room_type: kind.map(str::to_owned), encrypted: false };
-        let table: [(Option<&[Option<&str>]>, &[Option<&str>], Option<&str>, bool); 8] = [
+        type Types<'a> = &'a [Option<&'a str>];
+        let table: [(Option<Types<'_>>, Types<'_>, Option<&str>, bool); 8] = [
             (None, &[], Some("m.space"), true),
             (None, &[Some("m.space")], Some("m.space"), false),
             (None, &[Some("m.space")], None, true),
@@ -307,7 +308,8 @@ mod tests {
             children: [("!space".to_owned(), set(&["!a"]))].into(),
         };
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let table: [(Option<&[&str]>, &[&str], Option<&[&str]>, &[&str]); 7] = [
+        type Names<'a> = &'a [&'a str];
+        let table: [(Option<Names<'_>>, Names<'_>, Option<Names<'_>>, Names<'_>); 7] = [
             (None, &[], None, &["!a", "!b", "!c"]),
             (Some(&["m.favourite"]), &[], None, &["!a", "!b"]),
             (Some(&["m.favourite"]), &["m.lowpriority"], None, &["!a"]),

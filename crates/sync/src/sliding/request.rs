@@ -146,7 +146,8 @@ mod tests {
 
     #[test]
     fn cz2_ranges_are_cut_and_merged() {
-        let table: [(Option<&[(usize, usize)]>, usize, &[(usize, usize)]); 10] = [
+        type Ranges<'a> = &'a [(usize, usize)];
+        let table: [(Option<Ranges<'_>>, usize, Ranges<'_>); 10] = [
             (None, 3, &[(0, 3)]),
             (Some(&[]), 3, &[]),
             (Some(&[(0, 0)]), 3, &[(0, 1)]),
