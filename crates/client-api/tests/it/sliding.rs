@@ -497,3 +497,42 @@ async fn cz6_all_state_but_members() {
         assert_eq!(members, [&pair("m.room.member", "@alice")]);
     }
 }
+
+/// Some clients begin anew at any refusal, so what does no harm is let pass.
+#[tokio::test]
+async fn cz1_odd_requests_are_refused_only_where_they_must_be() {
+    let server = Server::new().await;
+    let alice = server.register("alice").await;
+    let deployed = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
+    let accepted = "/_matrix/client/v4/sync";
+    let many = |n: usize| {
+        let list = json!({ "required_state": {}, "timeline_limit": 1 });
+        let lists: serde_json::Map<String, Value> = (0..n).map(|n| (n.to_string(), list.clone())).collect();
+        json!({ "lists": lists })
+    };
+    let table = [
+        (deployed, json!({ "extensions": { "x.unknown": { "enabled": true }, "e2ee": {} } }), None),
+        (deployed, json!({ "lists": { "a": { "ranges": [[9, 1]], "timeline_limit": 1_000_000 } } }), None),
+        (deployed, json!({ "lists": { "a": { "filters": { "room_name_like": "x" }, "sort": ["by_name"] } } }), None),
+        (deployed, json!({ "unsubscribe_rooms": ["!a"], "delta_token": "x", "conn_id": null }), None),
+        (deployed, json!({ "room_subscriptions": { "no room": {} } }), None),
+        (deployed, json!({ "conn_id": "c".repeat(256) }), Some("M_INVALID_PARAM")),
+        (deployed, json!({ "lists": { "a": { "ranges": [[-1, 1]] } } }), Some("M_BAD_JSON")),
+        (deployed, json!([]), Some("M_BAD_JSON")),
+        (accepted, many(100), None),
+        (accepted, many(101), Some("M_INVALID_PARAM")),
+        (accepted, json!({ "lists": { "a": { "timeline_limit": 1 } } }), Some("M_BAD_JSON")),
+        (accepted, json!({ "room_subscriptions": { "!a": { "required_state": {} } } }), Some("M_BAD_JSON")),
+        (accepted, json!({ "pos": "" }), Some("M_UNKNOWN_POS")),
+    ];
+    for (path, body, refusal) in table {
+        let answer = alice.post(path, body.clone()).await;
+        assert_eq!(answer.json["errcode"].as_str(), refusal, "{body} {}", answer.json);
+        assert_eq!(answer.status, if refusal.is_none() { 200 } else { 400 }, "{body}");
+    }
+    for path in [deployed, accepted] {
+        server.nobody().post(path, json!({})).await.refused(401, "M_MISSING_TOKEN");
+    }
+    let flags = server.nobody().get("/_matrix/client/versions").await.ok();
+    assert_eq!(flags["unstable_features"]["org.matrix.simplified_msc3575"], true);
+}
