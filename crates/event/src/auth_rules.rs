@@ -303,8 +303,11 @@ fn check_other(context: &Context<'_>) -> Result<(), Denied> {
     if event.kind == "m.room.power_levels" {
         return power_levels::check(context, power_levels_event.as_deref(), sender_level);
     }
-    if context.rules.redaction_auth_rule && event.kind == "m.room.redaction" {
-        let same_server = event.redacts.and_then(|id| ids::domain(id.as_str())) == Some(own_id_server(event));
+    // One that was redacted itself names no target any more. It takes nothing away from anybody, and whoever saw it whole
+    // has accepted it: to reject it, too, what follows it, would part those who saw it from those who did not.
+    let target = event.redacts.filter(|_| context.rules.redaction_auth_rule && event.kind == "m.room.redaction");
+    if let Some(target) = target {
+        let same_server = ids::domain(target.as_str()) == Some(own_id_server(event));
         if !same_server && sender_level < levels.try_property("redact")? {
             return denied("m.room.redaction", "the sender may not redact");
         }

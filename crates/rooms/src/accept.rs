@@ -83,6 +83,10 @@ impl Rooms {
                     Accepted::Judged(event) => queue.push(event.id().clone()),
                     // What has come is an outlier, which is enough for who cites it, but not for who follows it.
                     Accepted::Waiting(missing) if missing.contains(&come) => continue,
+                    // It was placed in a gap together with another.
+                    Accepted::Known(event) if !event.has(flags::WAITING | flags::OUTLIER) => {
+                        queue.push(event.id().clone());
+                    }
                     Accepted::Waiting(_) | Accepted::Known(_) => {}
                 }
                 batch.delete::<MissingPrevRow>(missing_key(row));

@@ -324,6 +324,8 @@ fn redactions_have_a_rule_until_version_2() {
         assert_eq!(verdict("$x:b.example"), "ok");
         let expected = if rules(version).redaction_auth_rule { "m.room.redaction" } else { "ok" };
         assert_eq!(verdict("$x:a.example"), expected, "version {version}");
+        let redacted = state.event(BOB, "m.room.redaction", None, json!({}));
+        assert_eq!(state.check_json(redacted), Ok(()), "version {version}");
         state.power_levels(json!({ "users": { BOB: 50 } }));
         let mut event = state.event(BOB, "m.room.redaction", None, json!({}));
         event["redacts"] = "$x:a.example".into();

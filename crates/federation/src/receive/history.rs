@@ -52,6 +52,10 @@ impl Federation {
         if gaps.is_empty() || self.receiver.gaps.pause(&room.id, HISTORY, now_ms).is_some() {
             return Ok(false);
         }
+        if !self.rooms.accept_history(&room.id, Vec::new(), BTreeMap::new()).await?.is_empty() {
+            // Of the state from before a join, all that came before was known.
+            return Ok(true);
+        }
         let own = self.rooms.server_name();
         let servers = room.servers().into_iter().filter(|server| is_askable(server, own)).take(SERVERS_MAX);
         let mut servers: Vec<String> = servers.collect();

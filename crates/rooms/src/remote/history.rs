@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use ::event::{Pdu, Verified};
 use ruma_common::OwnedEventId;
-use store::tables::rooms::{EventRow, FragmentRow, HistoryGapRow};
-use store::{EventNum, Read};
+use store::tables::rooms::{EventRow, FragmentRow, HistoryGapRow, MissingPrevRow};
+use store::{EventNum, Read, Rows};
 
 use super::left_out::ToldState;
 use crate::accept::{ATTEMPTS_MAX, better_form, judge_then, missing_among, nums_of, state_before};
@@ -81,6 +81,14 @@ impl Rooms {
         let incoming: Vec<Incoming> = events.iter().map(Incoming::from).collect();
         for _ in 0..ATTEMPTS_MAX {
             let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
+            let read = Read::prefix::<HistoryGapRow>(vec![room.num.into()]).limit(GAPS_MAX);
+            let gaps: Vec<HistoryGapRow> = self.store.all(read).await?;
+            let before = incoming.iter().flat_map(|one| &one.pdu.prev_events).map(|id| id.as_str());
+            let below = gaps.iter().map(|gap| gap.event_id.as_str()).chain(before);
+            let held = self.outliers_in_gaps(&room, below).await?;
+            let held =
+                held.iter().map(|event| Incoming { pdu: Arc::clone(&event.pdu), more: event.row.flags & flags::KEPT });
+            let incoming: Vec<Incoming> = incoming.iter().cloned().chain(held).collect();
             match self.try_history(&room, &incoming, &states).await {
                 Err(Error::Busy) => {}
                 Ok(placed) => {
@@ -95,18 +103,51 @@ impl Rooms {
         Err(Error::Busy)
     }
 
-    /// An event that some event of the timeline names as previous: it belongs before that, not at the live end.
+    /// An event that some event of the timeline names as previous, or that such a one follows which waits for it: it
+    /// belongs before that, not at the live end. What waits in between is placed with it.
     pub(crate) async fn accept_into_gap(
         &self,
         room: &Arc<Room>,
         pdu: &Arc<Pdu>,
         more: i64,
     ) -> Result<Option<Arc<Event>>> {
-        if !self.is_gap(room, &pdu.event_id).await? {
-            return Ok(None);
+        let key = vec![room.num.into(), pdu.event_id.as_str().into()];
+        let reads =
+            vec![Read::prefix::<HistoryGapRow>(key.clone()).limit(1), Read::prefix::<MissingPrevRow>(key).limit(1)];
+        let [gap, waiting]: [Rows; 2] = self.store.read(reads).await?.try_into().unwrap_or_default();
+        let mut incoming = vec![Incoming { pdu: Arc::clone(pdu), more }];
+        if gap.0.is_empty() {
+            if !waiting.0.is_empty() {
+                incoming.extend(self.waiting_below_gap(room, &pdu.event_id).await?);
+            }
+            if incoming.len() == 1 {
+                return Ok(None);
+            }
         }
-        let incoming = Incoming { pdu: Arc::clone(pdu), more };
-        Ok(self.try_history(room, &[incoming], &BTreeMap::new()).await?.into_iter().next())
+        let placed = self.try_history(room, &incoming, &BTreeMap::new()).await?;
+        Ok(placed.into_iter().find(|event| event.pdu.event_id == pdu.event_id))
+    }
+
+    /// The events that wait for one, and for those in turn, if one of them is missing in the timeline; else none.
+    async fn waiting_below_gap(&self, room: &Room, id: &OwnedEventId) -> Result<Vec<Incoming>> {
+        let (mut queue, mut seen) = (vec![id.clone()], HashSet::new());
+        let (mut waiting, mut leads) = (Vec::new(), false);
+        while let Some(id) = queue.pop() {
+            let read = Read::prefix::<MissingPrevRow>(vec![room.num.into(), id.as_str().into()]);
+            let rows: Vec<MissingPrevRow> = self.store.all(read).await?;
+            let children: Vec<EventNum> =
+                rows.iter().map(|row| row.child).filter(|child| seen.insert(*child)).collect();
+            for event in self.events_left(room, None, &children).await?.into_iter().filter(|event| event.has(UNPLACED))
+            {
+                if seen.len() > HISTORY_MAX {
+                    return Ok(Vec::new());
+                }
+                leads |= self.is_gap(room, event.id()).await?;
+                queue.push(event.id().clone());
+                waiting.push(Incoming { pdu: Arc::clone(&event.pdu), more: event.row.flags & flags::KEPT });
+            }
+        }
+        Ok(if leads { waiting } else { Vec::new() })
     }
 
     /// Whether an event of the timeline names this one, which is in no timeline, as previous.
@@ -418,7 +459,33 @@ impl Rooms {
         }
         let mut missing: Vec<(&str, i64)> = missing.into_iter().collect();
         missing.sort_by_key(|(_, depth)| std::cmp::Reverse(*depth));
-        Ok(missing.into_iter().filter_map(|(id, _)| OwnedEventId::try_from(id).ok()).collect())
+        let mut named: Vec<OwnedEventId> =
+            missing.iter().filter_map(|(id, _)| OwnedEventId::try_from(*id).ok()).collect();
+        let held = self.outliers_in_gaps(room, missing.into_iter().map(|(id, _)| id)).await?;
+        let further: BTreeSet<&OwnedEventId> = held.iter().flat_map(|event| &event.pdu.prev_events).collect();
+        let known = self.rows_by_id(room, further.iter().copied()).await?;
+        named.extend(further.into_iter().filter(|id| !known.contains_key(*id)).cloned());
+        Ok(named)
+    }
+
+    /// Those of the missing events, and of their previous ones in turn, that are known as part of a state. Where all who had
+    /// them in their timelines have left, what came before can be asked for only by naming their previous events; when
+    /// that has come, they have a place after it.
+    async fn outliers_in_gaps(&self, room: &Room, gaps: impl Iterator<Item = &str>) -> Result<Vec<Arc<Event>>> {
+        let mut open: BTreeSet<OwnedEventId> = gaps.filter_map(|id| OwnedEventId::try_from(id).ok()).collect();
+        let (mut seen, mut outliers) = (BTreeSet::new(), Vec::new());
+        while !open.is_empty() && outliers.len() < BEHIND_MAX {
+            let known = self.rows_by_id(room, &open).await?;
+            let nums: Vec<EventNum> =
+                known.values().filter(|row| row.flags & flags::OUTLIER != 0).map(|row| row.event).collect();
+            seen.append(&mut open);
+            for event in self.events_left(room, None, &nums).await? {
+                open.extend(event.pdu.prev_events.iter().filter(|id| !seen.contains(*id)).cloned());
+                outliers.push(event);
+            }
+        }
+        outliers.sort_by_key(|event| event.num());
+        Ok(outliers)
     }
 
     /// The gaps of the newest fragment with a gap that stands at a place or before it.

@@ -127,6 +127,7 @@ async fn a_gap_between_two_stays_is_filled() {
         unseen.push(one.say(&room_id, "alice", &format!("unseen {number}")).await);
     }
     let again = join(&two, &one, &room_id, "bob").await.unwrap();
+    place_known(&two, &room_id).await;
     let rules = two.room(&room_id).await.rules;
     let (events, _) = backfill(&one, &room_id, &[again.id().clone()], 4).await;
     // Their previous event is known, so no state need be told.
@@ -183,6 +184,54 @@ async fn fe7_an_event_that_fills_a_gap_takes_its_place_in_it() {
     assert!(matches!(two.accept(one.sent(&room_id, &unseen).await).await, Accepted::Known(_)));
 }
 
+/// What waits for an event is missing in the timeline: with it, it takes its place there, in the order of the graph.
+#[tokio::test]
+async fn fe7_an_event_for_which_one_in_a_gap_waits_takes_its_place_before_that() {
+    let (one, two, room_id) = two("11").await;
+    let bob = two.user("bob");
+    two.rooms.leave(&room_id, &bob, None).await.unwrap();
+    let leave = two.room(&room_id).await.head().extremities[0].id.clone();
+    one.accept(two.sent(&room_id, &leave).await).await;
+    let mut unseen = Vec::new();
+    for number in 0..4 {
+        unseen.push(one.say(&room_id, "alice", &format!("unseen {number}")).await);
+    }
+    let again = join(&two, &one, &room_id, "bob").await.unwrap();
+    for id in unseen[1..].iter().rev() {
+        assert!(matches!(two.accept(one.sent(&room_id, id).await).await, Accepted::Waiting(_)));
+    }
+    let accepted = two.accept(one.sent(&room_id, &unseen[0]).await).await;
+    assert!(matches!(&accepted, Accepted::Judged(event) if event.row.pos.is_none()), "{accepted:?}");
+    let head = two.room(&room_id).await.head();
+    assert_eq!(head.extremities.iter().map(|extremity| &extremity.id).collect::<Vec<_>>(), [again.id()]);
+    let shown = ids_of(&two, &room_id, "bob").await;
+    let expected: Vec<String> =
+        [again.id()].into_iter().chain(unseen.iter().rev()).chain([&leave]).map(ToString::to_string).collect();
+    assert_eq!(shown[..6], expected);
+    assert!(two.rooms.missing_events(&room_id).await.unwrap().is_empty());
+}
+
+/// Nobody who has a missing event in his timeline is in the room any more, but all know it as part of the state: what came
+/// before it is asked for, and gives it a place.
+#[tokio::test]
+async fn fe7_what_is_known_as_state_alone_does_not_end_the_history() {
+    let (one, two, three) =
+        (Server::new("one.test").await, Server::new("two.test").await, Server::new("three.test").await);
+    let room_id = one.create("11").await;
+    let hello = one.say(&room_id, "alice", "hello").await;
+    let bobs = join(&two, &one, &room_id, "bob").await.unwrap();
+    join(&three, &one, &room_id, "carol").await.unwrap();
+    assert!(three.rooms.accept_history(&room_id, Vec::new(), BTreeMap::new()).await.unwrap().is_empty());
+    let room = three.room(&room_id).await;
+    let named = three.rooms.backward_gaps(&room, three.rooms.live_end(&room)).await.unwrap();
+    assert_eq!(named, [bobs.id().clone(), hello.clone()]);
+    let events = one.rooms.events_before(&room_id, std::slice::from_ref(&hello), 1).await.unwrap();
+    three.rooms.accept_history(&room_id, all_received(&events, room.rules), BTreeMap::new()).await.unwrap();
+    assert_eq!(ids_of(&three, &room_id, "carol").await, ids_of(&one, &room_id, "alice").await);
+    let room = three.room(&room_id).await;
+    assert!(three.rooms.backward_gaps(&room, three.rooms.live_end(&room)).await.unwrap().is_empty());
+}
+
 /// State events that the join brought as outliers become real when their history comes.
 #[tokio::test]
 async fn fe7_outliers_become_real_when_their_state_is_known() {
@@ -226,7 +275,14 @@ async fn redactions_in_the_history_are_applied() {
     assert!(target.pdu.content.is_empty() && target.row.redacted_by.is_some());
     let redaction = two.get(&room_id, &redaction).await;
     assert!(redaction.row.pos.is_none() && redaction.row.fragment.is_some());
-    assert_eq!(ids_of(&two, &room_id, "bob").await, ids_of(&one, &room_id, "alice").await[..4]);
+    assert_eq!(ids_of(&two, &room_id, "bob").await, ids_of(&one, &room_id, "alice").await);
+}
+
+/// Gives those events a place that a join has brought as state, as far as all is known that came before them.
+async fn place_known(server: &Server, room_id: &str) {
+    let placed = server.rooms.accept_history(room_id, Vec::new(), BTreeMap::new()).await.unwrap();
+    assert!(!placed.is_empty() && placed.iter().all(|event| event.shown() && event.row.pos.is_none()));
+    assert!(server.rooms.accept_history(room_id, Vec::new(), BTreeMap::new()).await.unwrap().is_empty());
 }
 
 /// What is missing branched off far below an event that names it, and the way from there is known: it is found all the same
@@ -247,6 +303,7 @@ async fn what_branched_off_far_below_is_found() {
     let state = one.state_ids_before(&room_id, &both).await;
     two.rooms.accept_with_state(one.sent(&room_id, &both).await, state).await.unwrap();
     let room = two.room(&room_id).await;
+    place_known(&two, &room_id).await;
     let gaps = two.rooms.backward_gaps(&room, two.rooms.live_end(&room)).await.unwrap();
     let events = one.rooms.events_before(&room_id, &gaps, 5).await.unwrap();
     let placed = two.rooms.accept_history(&room_id, all_received(&events, rules), BTreeMap::new()).await.unwrap();
@@ -297,14 +354,19 @@ async fn whole(server: &Server, event: &Arc<Event>) -> event::Pdu {
 /// Events that lead to no gap, or that nothing is known to judge by, are not taken in.
 #[tokio::test]
 async fn unconnected_history_is_left_out() {
-    let (one, two, room_id) = two("11").await;
+    let (one, two) = (Server::new("one.test").await, Server::new("two.test").await);
+    let room_id = one.create("11").await;
+    for body in ["first", "second"] {
+        one.say(&room_id, "alice", body).await;
+    }
+    join(&two, &one, &room_id, "bob").await.unwrap();
     let joined = two.room(&room_id).await.head().extremities[0].id.clone();
     let rules = two.room(&room_id).await.rules;
     let later = one.say(&room_id, "alice", "later").await;
     let later = one.get(&room_id, &later).await;
     let placed = two.rooms.accept_history(&room_id, all_received(&[later], rules), BTreeMap::new()).await.unwrap();
     assert!(placed.is_empty(), "it is no history");
-    let (events, _) = backfill(&one, &room_id, &[joined], 3).await;
+    let (events, _) = backfill(&one, &room_id, &[joined], 2).await;
     let placed = two.rooms.accept_history(&room_id, all_received(&events, rules), BTreeMap::new()).await.unwrap();
     assert!(placed.is_empty(), "without the state before the oldest nothing can be judged");
 }

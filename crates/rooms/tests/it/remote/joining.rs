@@ -155,7 +155,7 @@ async fn fj12_a_later_join_begins_behind_a_gap() {
     assert_eq!(room.head().extremities.len(), 1, "the old extremities are no more");
     assert_eq!(room.servers().len(), 2);
     let gaps = two.rooms.backward_gaps(&room, two.rooms.live_end(&room)).await.unwrap();
-    assert_eq!(gaps, again.pdu.prev_events);
+    assert_eq!(gaps[..1], again.pdu.prev_events);
     // The old history stands behind the gap.
     let shown: Vec<String> =
         history(&two.rooms, &room_id, &bob).await.iter().map(|event| event.id().to_string()).collect();

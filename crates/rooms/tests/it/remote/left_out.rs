@@ -94,6 +94,7 @@ async fn what_is_left_out_of_the_state_before_history_gets_its_place_later() {
     let (one, two, three) =
         (Server::new("one.test").await, Server::new("two.test").await, Server::new("three.test").await);
     let room_id = one.create("11").await;
+    one.say(&room_id, "alice", "older than what is asked for").await;
     let joined = join(&three, &one, &room_id, "eve").await.unwrap().id().clone();
     let old = one.say(&room_id, "alice", "old").await;
     three.accept(one.sent(&room_id, &old).await).await;

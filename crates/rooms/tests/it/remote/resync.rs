@@ -45,7 +45,7 @@ async fn fe6_an_event_after_a_gap_is_judged_by_the_state_that_is_told() {
         // The gap can be paged through.
         let room = two.room(&room_id).await;
         let missing = one.get(&room_id, &last).await.pdu.prev_events.clone();
-        assert_eq!(two.rooms.backward_gaps(&room, two.rooms.live_end(&room)).await.unwrap(), missing);
+        assert_eq!(two.rooms.backward_gaps(&room, two.rooms.live_end(&room)).await.unwrap()[..1], missing);
         assert_eq!(room.head().extremities.len(), 2, "what was missed may follow another than the newest known");
         let back = one.rooms.events_before(&room_id, std::slice::from_ref(&last), 100).await.unwrap();
         two.rooms.accept_history(&room_id, all_received(&back, rules), Default::default()).await.unwrap();

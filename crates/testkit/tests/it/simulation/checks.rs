@@ -86,12 +86,17 @@ async fn check_room(story: &Story, room: &SharedRoom, forged: &[Forged], found: 
         }
         if view.extremities != first.extremities {
             let differs: Vec<&String> = view.extremities.symmetric_difference(&first.extremities).collect();
-            found.wrong.push(format!("the extremities of {place} are not those on {}: {differs:?}", first.server));
+            let mut what = format!("the extremities of {place} are not those on {}:", first.server);
+            for id in differs {
+                what.push_str(&everywhere(story, &room.id, id).await);
+            }
+            found.wrong.push(what);
         }
         let is_forged = |id: &str| forged.iter().any(|one| one.event == id);
         let rejected = view.flags.iter().find(|(id, bits)| *bits & flags::REJECTED != 0 && !is_forged(id));
         if let Some((event, _)) = rejected {
-            found.wrong.push(format!("{event} is rejected in {place}"));
+            let known = everywhere(story, &room.id, event).await;
+            found.wrong.push(format!("{event} is rejected in {place}:{known}"));
         }
         found.soft_failed += view.flags.values().filter(|bits| *bits & flags::SOFT_FAILED != 0).count() as u64;
         check_history(story, room, &views, view, forged, found).await;
@@ -158,7 +163,11 @@ async fn check_history(
         let gaps: Vec<HistoryGapRow> =
             view.up.running.store.all(Read::prefix::<HistoryGapRow>(vec![view.room.num.into()])).await.unwrap();
         let first = events.last().map(|event| &event["event_id"]);
-        found.wrong.push(format!("the history of {place} ends before its beginning: with {first:?}, gaps {gaps:?}"));
+        let mut what = format!("the history of {place} ends before its beginning: with {first:?}");
+        for gap in gaps {
+            what.push_str(&format!("\n    {gap:?}{}", everywhere(story, &room.id, &gap.event_id).await));
+        }
+        found.wrong.push(what);
     }
     for one in forged.iter().filter(|one| one.room == room.id && one.server != view.server) {
         let mut syncers = story.syncers.iter().filter(|syncer| syncer.person.node.name == view.server);
@@ -250,6 +259,23 @@ fn check_syncs(story: &Story, room: &SharedRoom, view: &View, found: &mut Found)
             found.wrong.push(what);
         }
     }
+}
+
+/// An event as each server has it: for finding out how they came to differ.
+pub async fn everywhere(story: &Story, room_id: &str, id: &str) -> String {
+    let mut found = String::new();
+    for node in &story.nodes {
+        let Some(up) = node.up() else { continue };
+        let Some(room) = up.room(room_id).await else { continue };
+        let event = up.running.rooms.event_by_id(&room, id).await.unwrap();
+        let known = event.map_or_else(
+            || "does not know it".to_owned(),
+            |event| format!("has {:?}, which redacts {:?}", event.row, event.pdu.redacts),
+        );
+        let members = room.head().local.len();
+        found.push_str(&format!("\n    {}, {members} members in the room, {id}: {known}", node.name));
+    }
+    found
 }
 
 /// An event that a server does not have, as another one has it, and what follows it there: for finding out how it was

@@ -34,7 +34,7 @@ pub async fn forge(story: &Story, room: &SharedRoom) -> Vec<Forged> {
     if let Some(join) = foreign_join(story, room, rogue, &up).await {
         forged.extend(send(story, room, rogue, &up, join).await);
     }
-    if let Some(message) = message_from_before_ban(story, room, rogue, &up).await {
+    if let Some(message) = message_from_before_ban(story, room, &up).await {
         forged.extend(send(story, room, rogue, &up, message).await);
     }
     forged
@@ -64,7 +64,7 @@ async fn foreign_join(story: &Story, room: &SharedRoom, rogue: &Node, up: &Up) -
 
 /// A message of a user whom the room's creator bans first; it follows the user's join. `None` if there is no such user,
 /// or the ban is not allowed.
-async fn message_from_before_ban(story: &Story, room: &SharedRoom, rogue: &Node, up: &Up) -> Option<Template> {
+async fn message_from_before_ban(story: &Story, room: &SharedRoom, up: &Up) -> Option<Template> {
     let found = up.room(&room.id).await?;
     let head = found.head();
     let stays = |user: &str| story.syncers.iter().any(|syncer| syncer.person.user == user);
@@ -78,7 +78,7 @@ async fn message_from_before_ban(story: &Story, room: &SharedRoom, rogue: &Node,
         return None;
     }
     super::settling::quiet(story).await.ok()?;
-    if room.creator.node.name == rogue.name && !up.room(&room.id).await?.head().local.contains(&room.creator_id()) {
+    if !is_known_banned(story, room, &victim).await {
         return None;
     }
     let mut auth: Vec<OwnedEventId> = vec![joined.id().clone()];
@@ -94,6 +94,23 @@ async fn message_from_before_ban(story: &Story, room: &SharedRoom, rogue: &Node,
         depth: joined.pdu.depth + 1,
         ..template(room, &victim, "m.room.message", json!({ "msgtype": "m.text", "body": "I am still here" }))
     })
+}
+
+/// Whether a ban has come to most of the servers in the room: a creator who was removed, without knowing, bans nobody.
+async fn is_known_banned(story: &Story, room: &SharedRoom, victim: &str) -> bool {
+    let (mut n_servers, mut n_banned) = (0, 0);
+    for node in &story.nodes {
+        let up = node.up().unwrap();
+        let Some(found) = up.room(&room.id).await.filter(|found| !found.head().local.is_empty()) else { continue };
+        let state = up.running.rooms.whole_state(&found, found.head().state).await.unwrap();
+        let is_ban = |event: &&Arc<rooms::Event>| {
+            let bans = event.pdu.content.get("membership").and_then(Json::as_str) == Some("ban");
+            bans && event.pdu.state_entry() == Some(("m.room.member", victim))
+        };
+        n_servers += 1;
+        n_banned += usize::from(state.iter().any(|event| is_ban(&event)));
+    }
+    n_banned * 2 > n_servers
 }
 
 fn template(room: &SharedRoom, sender: &str, kind: &str, content: serde_json::Value) -> Template {

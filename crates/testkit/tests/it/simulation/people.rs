@@ -22,6 +22,8 @@ use super::node::Node;
 const AGAIN: Duration = Duration::from_secs(1);
 /// Events of a room that one sync shows at most.
 const TIMELINE_MAX: u64 = 20;
+/// How often a room is paged until nothing more comes.
+const PAGINGS_MAX: usize = 5;
 
 /// A user with one device.
 pub struct Person {
@@ -115,7 +117,15 @@ impl Person {
             tokio::time::sleep(Duration::from_secs(40)).await;
             events = self.pages(room).await?;
         }
-        Ok(events)
+        // What waited for some of that history becomes news as soon as it has come.
+        for _ in 0..PAGINGS_MAX {
+            let again = self.pages(room).await?;
+            if again.len() == events.len() {
+                return Ok(again);
+            }
+            events = again;
+        }
+        Err(format!("{} gets more events of {room} each time it pages", self.user))
     }
 
     /// Pages back from the end of a room as far as it goes. Answers the events from newest to oldest; no event is on two pages.

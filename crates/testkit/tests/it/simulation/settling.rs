@@ -2,13 +2,16 @@
 //! them did not take for part of the graph becomes part of it everywhere.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use event::Json;
 use rooms::remote::{left_out, partial};
 use store::Read;
 use store::tables::core::JobRow;
 use store::tables::federation::InboundPduRow;
 
+use super::checks::everywhere;
 use super::forgery::{self, Forged};
 use super::node::Node;
 use super::story::Story;
@@ -77,18 +80,36 @@ async fn missing(story: &Story) -> Vec<String> {
             wrong.extend(reader.history(&room.id).await.err());
             let mut lacks = Vec::new();
             let senders = who_believe_in(story, &room.id, &node.name).await;
-            for id in sent.iter().filter(|(_, server)| senders.contains(server)).map(|(id, _)| id) {
-                if up.running.rooms.event_by_id(&found, id).await.unwrap().is_none() {
+            for (id, server) in sent.iter().filter(|(_, server)| senders.contains(server)) {
+                let is_known = up.running.rooms.event_by_id(&found, id).await.unwrap().is_some();
+                if !is_known && was_in_room(story, &room.id, (id, server), &node.name).await {
                     lacks.push(id);
                 }
             }
             if let Some(first) = lacks.first() {
                 let (n, room) = (lacks.len(), format!("{} (version {})", room.id, room.version));
-                wrong.push(format!("{n} events of {room}, {first} among them, were not sent to {}", node.name));
+                let known = everywhere(story, &found.id, first).await;
+                wrong.push(format!("{n} events of {room}, {first} among them, were not sent to {}:{known}", node.name));
             }
         }
     }
     wrong
+}
+
+/// Whether a server was in the room when another one sent an event, as that saw it: else it was not sent to it, even if the
+/// conflict over that has ended in its favour.
+async fn was_in_room(story: &Story, room_id: &str, (event_id, sender): (&str, &str), server: &str) -> bool {
+    let Some(up) = story.nodes.iter().find(|node| node.name == sender).and_then(|node| node.up()) else { return true };
+    let Some(room) = up.room(room_id).await else { return true };
+    let Some(event) = up.running.rooms.event_by_id(&room, event_id).await.unwrap() else { return true };
+    let Some(before) = event.state_before() else { return true };
+    let state = up.running.rooms.whole_state(&room, before).await.unwrap();
+    let suffix = format!(":{server}");
+    let is_join = |event: &Arc<rooms::Event>| {
+        let joins = event.pdu.content.get("membership").and_then(Json::as_str) == Some("join");
+        joins && event.pdu.state_key.as_deref().is_some_and(|user| user.ends_with(&suffix))
+    };
+    state.iter().any(is_join)
 }
 
 /// The servers that take a server for one in the room: who is out of it for them, though not for itself, is sent nothing.

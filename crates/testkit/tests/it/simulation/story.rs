@@ -51,13 +51,6 @@ pub struct SharedRoom {
     pub steady: BTreeSet<String>,
 }
 
-impl SharedRoom {
-    /// Who made it, as the store calls users.
-    pub fn creator_id(&self) -> store::UserId {
-        self.creator.user.as_str().into()
-    }
-}
-
 /// An event that a server has acknowledged to its user.
 pub struct Acknowledged {
     /// The room.
