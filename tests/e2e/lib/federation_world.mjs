@@ -147,6 +147,7 @@ ip_range_blacklist: []
 allow_public_rooms_over_federation: true
 allow_public_rooms_without_auth: true
 room_list_publication_rules: [{action: allow}]
+experimental_features: {msc3814_enabled: true}
 federation: {destination_min_retry_interval: 1s, destination_max_retry_interval: 5s, destination_retry_multiplier: 1}
 rc_message: ${free}
 rc_registration: ${free}
