@@ -44,8 +44,9 @@ function isAfterKill(error) {
 }
 
 const checks = new Checks();
+let over = false;
 process.on("unhandledRejection", (error) => {
-    if (!isAfterSignOut(error) && !isAfterKill(error)) checks.check("no error is left unhandled", () => { throw error; });
+    if (!over && !isAfterSignOut(error) && !isAfterKill(error)) checks.check("no error is left unhandled", () => { throw error; });
 });
 const authority = new Authority();
 const servers = [];
@@ -67,6 +68,7 @@ try {
 } catch (error) {
     await checks.check("the story reaches its end", () => { throw error; });
 } finally {
+    over = true;
     world?.stop();
     if (checks.failed > 0) {
         for (const server of servers.filter((each) => each instanceof FederatingHearth)) {

@@ -33,6 +33,7 @@ export async function playFallback(world, roomId, { owner, senders }) {
         const fallback = claims.filter(({ key }) => key.fallback).map(({ id }) => id);
         assertEqual([once.length, new Set(once).size], [count, count], "one-time keys that were given, and different ones");
         assertEqual([fallback.length, new Set(fallback).size], [CLAIMS_BEYOND, 1], "fallback keys that were given, and different ones");
+        assert(!(await hasFallbackKey(device)), "the device is not told that its fallback key was given away");
         return new Set([...once, ...fallback]);
     });
     await world.step(`${title}: two devices write to it all the same`, async () => {
@@ -42,12 +43,12 @@ export async function playFallback(world, roomId, { owner, senders }) {
             assert(sender.sentTo.slice(before).includes(device.address), `${sender.label} sent no key to ${device.label}`);
         }
     });
-    await world.step(`${title}: it comes back and brings new keys`, async () => {
+    await world.step(`${title}: it comes back, brings new keys, and signs itself`, async () => {
         await device.plugIn();
         await eventually("new one-time keys", async () => await oneTimeKeys(device) >= KEYS_MIN);
-        await eventually("a new fallback key", () => hasFallbackKey(device));
         const next = await claim(senders[0], device);
         assert(!next.key.fallback && !used?.has(next.id), `the next key is ${JSON.stringify(next)}`);
+        await device.openSecrets();
     });
     await world.everywhere(title);
 }

@@ -13,17 +13,20 @@ export async function playEncryption(world) {
     const bob = world.account(there, "bob");
     const carol = world.account(here, "carol");
     for (const account of [alice, bob, carol]) await arrive(world, account);
+    await uploadLate(world, world.account(here, "dave"));
     const roomId = await meet(world, alice, bob);
     await talk(world, roomId, [alice, bob]);
     await secondDeviceBySas(world, roomId, alice, bob);
     await secondDeviceByQr(world, roomId, bob, alice);
+    // Before there is a verification in the room: a device that finds one in its first sync uploads its keys before it has
+    // made a fallback key, and then takes that for published.
+    await playFallback(world, roomId, { owner: bob, senders: alice.live });
+    await playFallback(world, roomId, { owner: alice, senders: bob.live.slice(0, 2) });
     await verifyPeople(world, roomId, alice, bob);
     const restored = await restoreWithRecoveryKey(world, roomId, alice, bob);
     await attach(world, roomId, [alice, bob]);
     await deleteDevice(world, roomId, { restored, alice, bob });
     await comeAndGo(world, roomId, { alice, bob, carol });
-    await playFallback(world, roomId, { owner: bob, senders: alice.live });
-    await playFallback(world, roomId, { owner: alice, senders: bob.live.slice(0, 2) });
     await playDehydrated(world, roomId, { owner: alice, writer: bob.live[0] });
     await playDehydrated(world, roomId, { owner: bob, writer: alice.live[0] });
     await talk(world, roomId, [alice, bob], "at the end");
@@ -33,12 +36,14 @@ export async function playEncryption(world) {
 async function arrive(world, account) {
     const device = await world.vital(`${account.name} registers and signs in`, async () => {
         await account.register();
-        return account.newDevice(`${account.name} 1`);
+        const first = await account.newDevice(`${account.name} 1`);
+        await eventually("its keys on the server", async () => (await first.devicesOf(account.userId)).has(first.deviceId));
+        return first;
     });
     await world.vital(`${account.name} sets up cross-signing`, async () => {
-        await device.crypto.bootstrapCrossSigning({ authUploadDeviceSigningKeys: (attempt) => device.withPassword(attempt) });
-        const status = await device.crypto.getDeviceVerificationStatus(device.userId, device.deviceId);
-        assert(status.crossSigningVerified, "the device is not signed by its owner");
+        await device.makeCrossSigningKeys();
+        await eventually("the device, signed by its owner", async () =>
+            (await device.crypto.getDeviceVerificationStatus(device.userId, device.deviceId))?.crossSigningVerified);
         assert(await device.crypto.userHasCrossSigningKeys(), "no keys on the server");
     });
     await world.vital(`${account.name} sets up secret storage and the backup of keys`, async () => {
@@ -54,7 +59,25 @@ async function arrive(world, account) {
         assert(await device.crypto.isCrossSigningReady(), "cross-signing is not ready");
         await eventually("secret storage", () => device.crypto.isSecretStorageReady());
         const { version } = await device.must("GET", "/room_keys/version");
-        assertEqual(await device.crypto.getActiveSessionBackupVersion(), version, "the version of the backup");
+        await eventually(`version ${version} of the backup is in use`, async () =>
+            await device.crypto.getActiveSessionBackupVersion() === version);
+    });
+}
+
+/**
+ * A device whose first upload of keys is lost sends it again after the upload that brings its owner's signature.
+ * What was signed, and acknowledged, stays signed.
+ */
+async function uploadLate(world, account) {
+    await world.step(`${account.name}'s device stays signed, although an upload from before it was comes late`, async () => {
+        await account.register();
+        const device = await account.newDevice(`${account.name} 1`, { losesFirstUpload: true });
+        await device.makeCrossSigningKeys();
+        await eventually("the upload that was lost", () => device.firstUpload === "repeated");
+        const { device_keys: keys, self_signing_keys: signing } = await device.must("POST", "/keys/query", { device_keys: { [device.userId]: [] } });
+        const signatures = Object.keys(keys[device.userId][device.deviceId].signatures[device.userId]);
+        const [wanted] = Object.keys(signing[device.userId].keys);
+        assert(signatures.includes(wanted), `signed by ${signatures} and not by ${wanted}`);
     });
 }
 
