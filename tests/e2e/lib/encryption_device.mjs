@@ -43,10 +43,9 @@ export class Account {
         assertEqual(ended.status, 200, "status of the sign-out");
     }
 
-    /** Signs in on a new device, which is started. Its first upload of keys may be lost on the way. */
-    async newDevice(label, { losesFirstUpload = false } = {}) {
+    /** Signs in on a new device, which is started. */
+    async newDevice(label) {
         const device = new Device(this, label);
-        if (losesFirstUpload) device.firstUpload = "to be lost";
         await device.signIn();
         this.devices.push(device);
         await device.start();
@@ -138,25 +137,11 @@ export class Device {
                 this.sentTo.push(...Object.keys(messages).map((deviceId) => `${userId}|${deviceId}`));
             }
         }
-        const repeats = this.loseFirstUpload(url, options.body);
         try {
-            const answer = await fetch(url, { ...options, signal: options.signal ? AbortSignal.any([options.signal, signal]) : signal });
-            if (repeats) this.firstUpload = "repeated";
-            return answer;
+            return await fetch(url, { ...options, signal: options.signal ? AbortSignal.any([options.signal, signal]) : signal });
         } catch (error) {
             throw signal.aborted ? new TypeError("the device has lost its network") : error;
         }
-    }
-
-    /** Loses the first upload of keys, if it is to be lost; says whether this request is the same again. */
-    loseFirstUpload(url, body) {
-        if (this.firstUpload === undefined || !String(url).includes("/keys/upload")) return false;
-        if (this.firstUpload === "to be lost") {
-            this.firstUpload = "lost";
-            this.lostBody = body;
-            throw new TypeError("the upload is lost on the way");
-        }
-        return body === this.lostBody;
     }
 
     /** Takes the network from the device; it goes on as it is when it has it again. */
