@@ -189,6 +189,7 @@ const STORIES: &[Story] = &[
     on_postgres("accounts.mjs", &[]),
     on_sqlite("bad_input.mjs", &[]),
     on_postgres("bad_input.mjs", &[]),
+    on_sqlite("encryption.mjs", &[]),
     on_sqlite("kill.mjs", KILLS),
     on_postgres("kill.mjs", KILLS),
     // This one starts a PostgreSQL that it may kill.
@@ -223,18 +224,22 @@ fn end_to_end(root: &Path, tools: &Tools, tally: &mut Tally) {
         }
     }
     match &tools.synapse {
-        Some(synapse) => federate(root, tools, &hearth, synapse, tally),
+        Some(synapse) => {
+            for script in ["federation.mjs", "encryption.mjs"] {
+                federate(script, (root, tools, &hearth), synapse, tally);
+            }
+        }
         None => println!("without Synapse, nothing is shown of rooms shared with other servers"),
     }
 }
 
-/// Two servers of ours and a Synapse share rooms, and each of them is away for a while.
-fn federate(root: &Path, tools: &Tools, hearth: &Path, synapse: &Path, tally: &mut Tally) {
-    println!("story: federation.mjs");
+/// Plays a script between `hearth` and a Synapse.
+fn federate(script: &str, (root, tools, hearth): (&Path, &Tools, &Path), synapse: &Path, tally: &mut Tally) {
+    println!("story: {script} with Synapse");
     let mut command = Command::new(&tools.node);
-    command.arg("federation.mjs").current_dir(root.join("tests/e2e"));
+    command.arg(script).current_dir(root.join("tests/e2e"));
     command.arg("--hearth").arg(hearth).arg("--synapse").arg(synapse);
-    tally.counted("federation.mjs", &mut command, &mut |_| {});
+    tally.counted(script, &mut command, &mut |_| {});
 }
 
 /// Runs one script against `hearth` on `database`, and gives `each` its lines.

@@ -64,7 +64,7 @@ let looks = 0;
 /** Whether the server has a fallback key of a device that was not given to anybody. */
 async function hasFallbackKey(device) {
     // Another filter each time: Synapse repeats its answer to a first sync that it knows.
-    const room = { rooms: [], not_rooms: [`!${(looks += 1)}`] };
+    const room = { rooms: [], not_rooms: [`!${(looks += 1)}:nowhere.test`] };
     const filter = encodeURIComponent(JSON.stringify({ room, account_data: { types: [] }, presence: { types: [] } }));
     const { device_unused_fallback_key_types: unused } = await device.must("GET", `/sync?timeout=0&filter=${filter}`);
     return unused.includes(ALGORITHM);
