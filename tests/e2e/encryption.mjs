@@ -63,7 +63,8 @@ try {
     world = new World({ checks, servers, killShare, random: numbers(seed) });
     await playEncryption(world);
     if (killShare > 0 && servers.some((server) => server instanceof FederatingHearth)) {
-        await checks.check("Hearth was killed in between, and came back each time", () => console.log(`figures: ${world.figures()}, seed ${seed}`));
+        await checks.check("Hearth was killed in between, and came back each time", () =>
+            console.log(`figures: ${world.figures()}, seed ${seed}`));
     }
 } catch (error) {
     await checks.check("the story reaches its end", () => { throw error; });

@@ -27,8 +27,9 @@ export async function playFallback(world, roomId, { owner, senders }) {
     });
     const count = await oneTimeKeys(device);
     device.unplug();
-    const used = await world.step(`${title}: ${count + CLAIMS_BEYOND} claims at once, each key is given once, then the fallback key`, async () => {
-        const claims = await Promise.all(Array.from({ length: count + CLAIMS_BEYOND }, () => claim(senders[0], device)));
+    const length = count + CLAIMS_BEYOND;
+    const used = await world.step(`${title}: ${length} claims at once, each key is given once, then the fallback key`, async () => {
+        const claims = await Promise.all(Array.from({ length }, () => claim(senders[0], device)));
         const once = claims.filter(({ key }) => !key.fallback).map(({ id }) => id);
         const fallback = claims.filter(({ key }) => key.fallback).map(({ id }) => id);
         assertEqual([once.length, new Set(once).size], [count, count], "one-time keys that were given, and different ones");

@@ -15,8 +15,8 @@ export async function playEncryption(world) {
     for (const account of [alice, bob, carol]) await arrive(world, account);
     const roomId = await meet(world, alice, bob);
     await talk(world, roomId, [alice, bob]);
-    await secondDeviceBySas(world, roomId, alice, bob);
-    await secondDeviceByQr(world, roomId, bob, alice);
+    await secondDevice(world, roomId, { account: alice, other: bob, how: "SAS over to-device messages", verify: verifyBySas });
+    await secondDevice(world, roomId, { account: bob, other: alice, how: "QR code", verify: verifyByQr });
     // Before there is a verification in the room: a device that finds one in its first sync uploads its keys before it has
     // made a fallback key, and then takes that for published.
     await playFallback(world, roomId, { owner: bob, senders: alice.live });
@@ -83,6 +83,7 @@ async function meet(world, alice, bob) {
         for (const device of [host, guest]) {
             await eventually(`${device.label} sees both`, () => device.client.getRoom(roomId)?.getJoinedMemberCount() === 2);
         }
+        await world.acquainted();
         return roomId;
     });
 }
@@ -100,7 +101,7 @@ async function newcomer(world, roomId, account, other) {
     const label = `${account.name} ${account.devices.length + 1}`;
     const device = await world.vital(`${label} is new, and all devices hear of it`, async () => {
         const fresh = await account.newDevice(label);
-        await world.known(fresh);
+        await world.acquainted();
         assert(!(await fresh.crypto.isCrossSigningReady()), "it trusts keys that it has not verified");
         return fresh;
     });
@@ -132,7 +133,7 @@ async function secretsArrive(world, fresh) {
 /** Waits until the backup has the keys of all messages that the account may read. */
 async function backedUp(world, device) {
     await world.vital(`the backup of ${device.account.name} holds the key of every message`, async () => {
-        const readable = world.messages.filter(({ entitled }) => [...entitled].some(({ account }) => account === device.account));
+        const readable = world.readableBy(device.account);
         await eventually("all keys", async () => {
             const { version } = await device.must("GET", "/room_keys/version");
             const { rooms } = await device.must("GET", `/room_keys/keys?version=${version}`);
@@ -144,27 +145,18 @@ async function backedUp(world, device) {
 /** Takes all keys from the backup. */
 async function restore(world, device) {
     const { total, imported } = await device.crypto.restoreKeyBackup();
-    const sessions = new Set(world.messages.filter(({ entitled }) => [...entitled].some(({ account }) => account === device.account)).map(({ session }) => session));
+    const sessions = new Set(world.readableBy(device.account).map(({ session }) => session));
     assert(total >= sessions.size, `${total} keys in the backup, ${sessions.size} sessions in the room`);
     assertEqual(imported, total, "keys that were imported");
 }
 
-async function secondDeviceBySas(world, roomId, account, other) {
+/** A second device, which the first one verifies. */
+async function secondDevice(world, roomId, { account, other, how, verify }) {
     const fresh = await newcomer(world, roomId, account, other);
     const [asked] = account.live;
-    await world.vital(`${fresh.label} is verified by SAS over to-device messages`, async () => {
+    await world.vital(`${fresh.label} is verified by ${how}`, async () => {
         const request = await fresh.crypto.requestOwnUserVerification();
-        await verifyBySas(world, { request, asking: fresh, asked });
-    });
-    await secretsArrive(world, fresh);
-}
-
-async function secondDeviceByQr(world, roomId, account, other) {
-    const fresh = await newcomer(world, roomId, account, other);
-    const [asked] = account.live;
-    await world.vital(`${fresh.label} is verified by QR code`, async () => {
-        const request = await fresh.crypto.requestOwnUserVerification();
-        await verifyByQr(world, { request, asking: fresh, asked });
+        await verify(world, { request, asking: fresh, asked });
     });
     await secretsArrive(world, fresh);
 }
@@ -268,7 +260,8 @@ async function comeAndGo(world, roomId, { alice, bob, carol }) {
     const [guest] = carol.live;
     const members = async (count) => {
         for (const device of world.live.filter(({ account }) => world.members.has(account))) {
-            await eventually(`${device.label} sees ${count} members`, () => device.client.getRoom(roomId)?.getJoinedMemberCount() === count);
+            await eventually(`${device.label} sees ${count} members`, () =>
+                device.client.getRoom(roomId)?.getJoinedMemberCount() === count);
         }
     };
     await world.step("carol, outside, is not given the messages", async () => {
@@ -281,7 +274,7 @@ async function comeAndGo(world, roomId, { alice, bob, carol }) {
         world.members.add(carol);
         guest.fetched.clear();
         await members(3);
-        await world.known(guest);
+        await world.acquainted();
     });
     await world.vital("alice, bob and carol write", async () => {
         for (const device of [alice.live[0], bob.live[0], guest]) await world.send(device, roomId, `carol is here, from ${device.label}`);

@@ -61,8 +61,9 @@ export class World {
     /** Waits until the other servers reach those that were away: each holds off for a while after a failure. */
     async reachable(hearths) {
         for (const device of this.accounts.map((account) => account.live[0]).filter(Boolean)) {
-            for (const other of this.accounts.filter(({ server, userId }) => userId && hearths.includes(server) && server !== device.account.server)) {
-                await eventually(`${device.account.server.name} reaches ${other.server.name}`, async () =>
+            const { server } = device.account;
+            for (const other of this.accounts.filter((each) => each.userId && hearths.includes(each.server) && each.server !== server)) {
+                await eventually(`${server.name} reaches ${other.server.name}`, async () =>
                     (await device.ask("GET", `/profile/${encodeURIComponent(other.userId)}`)).status === 200);
             }
         }
@@ -74,6 +75,11 @@ export class World {
         await Promise.all(watchers.map((watcher) =>
             eventually(`${watcher.label} knows ${here ? "of" : "no more of"} ${device.label}`, async () =>
                 (await watcher.devicesOf(device.userId)).has(device.deviceId) === here)));
+    }
+
+    /** Waits until the devices of all members know each other: what is sent before reaches only those that are known. */
+    async acquainted() {
+        await Promise.all([...this.members].flatMap((account) => account.live).map((device) => this.known(device)));
     }
 
     /** Sends an encrypted message; whoever is in the room now, with the devices of now, may read it. */
@@ -91,9 +97,12 @@ export class World {
 
     /** A device that has the key of its account's backup may read what any device of the account may. */
     entitleToBackup(device) {
-        for (const message of this.messages) {
-            if ([...message.entitled].some(({ account }) => account === device.account)) message.entitled.add(device);
-        }
+        for (const message of this.readableBy(device.account)) message.entitled.add(device);
+    }
+
+    /** What any device of an account may read. */
+    readableBy(account) {
+        return this.messages.filter(({ entitled }) => [...entitled].some((device) => device.account === account));
     }
 
     /** The check of checks: each message is readable on each entitled device, and on no other. */
