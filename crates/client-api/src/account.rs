@@ -5,6 +5,7 @@ mod account_data;
 mod account_deactivation;
 mod admin;
 mod cross_signing;
+mod dehydrated_device;
 mod devices;
 mod filter;
 pub mod jobs;
@@ -47,6 +48,7 @@ pub fn routes() -> Router<State> {
         account_deactivation::routes(),
         admin::routes(),
         cross_signing::routes(),
+        dehydrated_device::routes(),
         devices::routes(),
         filter::routes(),
         key_backup::routes(),

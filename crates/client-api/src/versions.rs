@@ -37,6 +37,8 @@ const FEATURES: &[&str] = &[
     "org.matrix.msc3916.stable",
     // Mentions by name.
     "org.matrix.msc3952_intentional_mentions",
+    // Dehydrated devices.
+    "org.matrix.msc3814",
     // Relations of relations.
     "org.matrix.msc3981",
     // Fields of profiles.

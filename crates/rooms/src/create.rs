@@ -42,7 +42,7 @@ pub struct CreateRoom {
     pub name: Option<String>,
     /// Topic.
     pub topic: Option<String>,
-    /// Users to invite.
+    /// Users to invite. Those of other servers get what is due to them here, and are invited by the caller: over federation.
     pub invite: Vec<UserId>,
     /// Extra content of the create event.
     pub creation_content: Object,
@@ -66,7 +66,7 @@ impl Rooms {
     /// [`Error::InvalidRoomState`] if the implied state fails the auth rules; as the store says.
     pub async fn create_room(&self, request: &CreateRoom) -> Result<String> {
         let room = self.create_undecorated(request).await?;
-        for user in &request.invite {
+        for user in request.invite.iter().filter(|user| self.is_local(user)) {
             // A failed invite does not lose the room; the creator can invite again.
             let invited = self.invite_to_new(&room, request, user).await;
             if let Err(Error::Store(error)) = invited {

@@ -1,8 +1,8 @@
 //! Devices: listed, named, deleted with all that belongs to them (client-server API, "Device Management"; CA19).
 
 use store::tables::users::{
-    DeviceChangeRow, DeviceKeysRow, DeviceRow, DeviceSeenRow, FallbackKeyRow, KeySignatureRow, OneTimeKeyRow,
-    PusherRow, SyncConnectionRow, SyncConnectionStateRow, ToDeviceRow,
+    DehydratedDeviceRow, DeviceChangeRow, DeviceKeysRow, DeviceRow, DeviceSeenRow, FallbackKeyRow, KeySignatureRow,
+    OneTimeKeyRow, PusherRow, SyncConnectionRow, SyncConnectionStateRow, ToDeviceRow,
 };
 use store::{CommitBatch, DeviceId, Read, StreamKind, StreamPosition, UserId, Value};
 
@@ -126,13 +126,21 @@ impl Users {
         Ok(())
     }
 
-    async fn remove_device(&self, batch: &mut CommitBatch, user: &UserId, device: &DeviceId) -> Result<(), Error> {
+    pub(crate) async fn remove_device(
+        &self,
+        batch: &mut CommitBatch,
+        user: &UserId,
+        device: &DeviceId,
+    ) -> Result<(), Error> {
         let key = vec![Value::from(user), Value::from(device)];
         self.end_tokens(batch, user, Some(device), None).await?;
         let pushers: Vec<PusherRow> = self.store.all(Read::prefix::<PusherRow>(vec![Value::from(user)])).await?;
         for pusher in pushers.into_iter().filter(|pusher| pusher.device_id == *device) {
             batch.delete::<PusherRow>(vec![Value::from(user), pusher.app_id.into(), pusher.pushkey.into()]);
             batch.announce(StreamKind::Pusher, None, Some(user.clone()), None);
+        }
+        if self.dehydrated_device(user).await?.is_some_and(|(dehydrated, _)| dehydrated == *device) {
+            batch.delete::<DehydratedDeviceRow>(vec![user.into()]);
         }
         batch
             .delete::<DeviceRow>(key.clone())

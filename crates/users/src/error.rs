@@ -60,7 +60,7 @@ pub enum Error {
     /// `before` or `after` names a push rule that does not exist.
     #[error("before/after rule not found: {0}")]
     RuleNotFound(String),
-    /// An administrator may not do this to this account.
+    /// This may not be done to this account, or this device.
     #[error("{0}")]
     Forbidden(&'static str),
     /// A signature is missing or wrong.

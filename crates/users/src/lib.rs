@@ -8,6 +8,7 @@
 pub mod account_data;
 pub mod accounts;
 pub mod connections;
+pub mod dehydrated;
 pub mod devices;
 pub mod error;
 pub mod filters;

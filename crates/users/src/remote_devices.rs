@@ -219,6 +219,15 @@ impl Users {
             let (list, last) = self.remote_state(user).await?;
             let mut batch = CommitBatch::new();
             expect_change(&mut batch, user, last);
+            // A list that was fetched meanwhile may hold what is changed here, or not.
+            match &list {
+                Some(row) => {
+                    batch.expect_equals::<RemoteDeviceListRow>(vec![user.into()], "fetched_ms", row.fetched_ms);
+                }
+                None => {
+                    batch.expect_absent::<RemoteDeviceListRow>(vec![user.into()]);
+                }
+            }
             change(self, &mut batch, list.as_ref());
             announce_device_change(&mut batch, user);
             match self.commit(batch).await {
@@ -268,6 +277,7 @@ impl Users {
         let cross = [&list.master, &list.self_signing].into_iter().flatten().map(String::len);
         let bytes: usize = list.devices.values().map(|device| device.keys.len()).chain(cross).sum();
         let fits = list.devices.len() <= DEVICES_MAX && bytes <= LIST_BYTES_MAX;
+        let _turn = self.queues.turn(user).await;
         let mut batch = CommitBatch::new();
         expect_change(&mut batch, user, asked.change);
         batch.delete_prefix::<RemoteDeviceRow>(vec![user.into()]);

@@ -40,7 +40,7 @@ struct Upload {
 
 /// What identity keys have, in the shape that the specification gives it. They are kept as they came.
 #[derive(Debug, Deserialize)]
-struct DeviceKeys {
+pub(super) struct DeviceKeys {
     #[serde(rename = "user_id")]
     _user_id: String,
     #[serde(rename = "device_id")]

@@ -4,11 +4,15 @@ use axum::routing::post;
 use axum::{Json, Router, extract};
 use endpoint::{Error, JsonBody, RateClass, Requester};
 use event::{Json as EventJson, Object};
+use federation::Remote;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use rooms::CreateRoom;
 use rooms::aliases::is_alias_localpart;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
+use store::UserId;
 
 use super::access::parse_user;
 use super::people;
@@ -16,6 +20,8 @@ use crate::{Routes, State, error_map};
 
 /// Most users that one request invites.
 const INVITES_MAX: usize = 100;
+/// Invites that are on their way to other servers at a time.
+const INVITES_AT_ONCE: usize = 8;
 /// Most state events that one request brings.
 const INITIAL_STATE_MAX: usize = 1_000;
 
@@ -75,7 +81,35 @@ async fn create_room(
     state.door.limit(RateClass::RoomCreations, &requester)?;
     let request = checked(&state, &requester, body).await?;
     let room_id = state.rooms.create_room(&request).await.map_err(error_map::rooms)?;
+    invite_remote(&state, &request, &room_id).await;
     Ok(Json(json!({ "room_id": room_id })))
+}
+
+/// Invites those users to the new room who are of other servers, several at a time.
+async fn invite_remote(state: &State, request: &CreateRoom, room_id: &str) {
+    let Some(remote) = &state.remote else { return };
+    let mut invites = FuturesUnordered::new();
+    for user in &request.invite {
+        if state.rooms.is_local(user) {
+            continue;
+        }
+        if invites.len() >= INVITES_AT_ONCE {
+            let _: Option<()> = invites.next().await;
+        }
+        invites.push(invite_one(remote, request, room_id, user));
+    }
+    while invites.next().await.is_some() {}
+}
+
+/// A failed invite does not lose the room; the creator can invite again.
+async fn invite_one(remote: &Remote, request: &CreateRoom, room_id: &str, user: &UserId) {
+    let mut content = Object::new();
+    if request.is_direct {
+        content.insert("is_direct".to_owned(), EventJson::Bool(true));
+    }
+    if let Err(error) = remote.handshakes.invite(room_id, &request.creator, user, content).await {
+        tracing::info!(room_id, %user, %error, "a user of another server could not be invited to a new room");
+    }
 }
 
 async fn checked(state: &State, requester: &Requester, body: Body) -> Result<CreateRoom, Error> {
@@ -123,7 +157,7 @@ async fn checked(state: &State, requester: &Requester, body: Body) -> Result<Cre
 }
 
 /// The invited users; those who take no invites are left out, as any invite that fails.
-async fn invitees(state: &State, named: Vec<String>) -> Result<Vec<store::UserId>, Error> {
+async fn invitees(state: &State, named: Vec<String>) -> Result<Vec<UserId>, Error> {
     if named.len() > INVITES_MAX {
         return Err(Error::invalid_param(format!("`invite` may name {INVITES_MAX} users.")));
     }

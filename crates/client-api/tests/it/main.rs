@@ -4,6 +4,7 @@
 
 mod account;
 mod create_room;
+mod dehydrated_device;
 mod directory;
 mod events;
 mod guests;

@@ -283,6 +283,25 @@ async fn ce12_a_copy_ends_with_the_last_shared_room() {
     assert_eq!(alice.devices_of(&bob.id).await, ["PHONE", "UNSEEN"], "of this nothing was told");
 }
 
+/// Who makes a room may name users of other servers; those who cannot be invited do not lose it.
+#[tokio::test]
+async fn cr1_a_new_room_invites_users_of_other_servers() {
+    let net = Arc::new(Net::default());
+    let (one, two) = both(&net).await;
+    let (alice, mut bob) = (one.person("alice").await, two.person("bob").await);
+    let invite = [bob.id.as_str(), "@nobody:nowhere.test"];
+    let body = json!({ "preset": "trusted_private_chat", "is_direct": true, "invite": invite });
+    let room = alice.ask(Method::POST, "createRoom", body).await;
+    let room = room["room_id"].as_str().unwrap();
+    let synced = bob.sync().await;
+    let events = synced["rooms"]["invite"][room]["invite_state"]["events"].as_array().unwrap().clone();
+    let own = events.iter().find(|event| event["state_key"] == bob.id.as_str()).unwrap();
+    assert_eq!((&own["content"]["membership"], &own["content"]["is_direct"]), (&json!("invite"), &json!(true)));
+    bob.join(room, "one.test").await;
+    let members = alice.ask(Method::GET, &format!("rooms/{room}/joined_members"), json!({})).await;
+    assert_eq!(members["joined"].as_object().unwrap().len(), 2);
+}
+
 /// A cross-signing key without signatures.
 fn cross_key(user: &UserId, usage: &str, number: u8) -> Value {
     let public = key(user, number).public_b64();

@@ -8,6 +8,7 @@ pub const TABLES: &[&Table] = &[
     AccessTokenRow::TABLE,
     RefreshTokenRow::TABLE,
     DeviceRow::TABLE,
+    DehydratedDeviceRow::TABLE,
     DeviceSeenRow::TABLE,
     DeviceChangeRow::TABLE,
     LoginTokenRow::TABLE,
@@ -581,5 +582,17 @@ table! {
         generation: i64,
         /// The state, in the form of `sync::sliding::connection`.
         state: Vec<u8>,
+    }
+}
+
+table! {
+    /// A user's dehydrated device (MSC3814). It has a row in `devices` as well, and keys like any other.
+    "dehydrated_devices" => DehydratedDeviceRow key(user_id) {
+        /// Whose.
+        user_id: UserId,
+        /// Its id.
+        device_id: DeviceId,
+        /// What a client needs to wake it, encrypted for the user; JSON text, as uploaded.
+        data: String,
     }
 }

@@ -28,6 +28,14 @@ pub struct Upload<'a> {
     pub fallback: Option<&'a Map<String, Json>>,
 }
 
+/// What is stored of a device's keys.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    keys: Option<DeviceKeysRow>,
+    one_time: Vec<OneTimeKeyRow>,
+    fallback: Vec<FallbackKeyRow>,
+}
+
 /// A key that is not stored yet.
 struct Fresh<'a> {
     algorithm: &'a str,
@@ -56,29 +64,42 @@ impl Users {
             Read::prefix::<FallbackKeyRow>(key.clone()),
         ];
         let mut rows = self.store.read(reads).await?.into_iter();
-        let stored: Option<DeviceKeysRow> = rows.next().unwrap_or_default().one()?;
-        let waiting: Vec<OneTimeKeyRow> = rows.next().unwrap_or_default().all()?;
-        let kept: Vec<FallbackKeyRow> = rows.next().unwrap_or_default().all()?;
+        let known = Known {
+            keys: rows.next().unwrap_or_default().one()?,
+            one_time: rows.next().unwrap_or_default().all()?,
+            fallback: rows.next().unwrap_or_default().all()?,
+        };
         let mut batch = CommitBatch::new();
         batch.expect_present::<DeviceRow>(key);
-        if let Some(row) =
-            upload.device_keys.map(|keys| changed_keys(user, device, keys, stored)).transpose()?.flatten()
-        {
-            batch.put(row);
-            announce_device_change(&mut batch, user);
+        let counts = self.add_keys(&mut batch, (user, device), upload, known).await?;
+        if !batch.writes.is_empty() {
+            self.commit(batch).await?;
         }
-        let mut counts = counts_of(&waiting);
+        Ok(counts)
+    }
+
+    /// Adds what a device uploads to a batch, as far as it is not known yet.
+    pub(crate) async fn add_keys(
+        &self,
+        batch: &mut CommitBatch,
+        (user, device): (&UserId, &DeviceId),
+        upload: &Upload<'_>,
+        known: Known,
+    ) -> Result<BTreeMap<String, u64>, Error> {
+        let changed = upload.device_keys.map(|keys| changed_keys(user, device, keys, known.keys)).transpose()?;
+        if let Some(row) = changed.flatten() {
+            batch.put(row);
+            announce_device_change(batch, user);
+        }
+        let mut counts = counts_of(&known.one_time);
         let announced = batch.writes.len();
-        let fresh = fresh_keys(&waiting, upload.one_time)?;
-        self.add_one_time(&mut batch, user, device, fresh, &mut counts).await?;
-        for row in changed_fallback(user, device, &kept, upload.fallback)? {
+        let fresh = fresh_keys(&known.one_time, upload.one_time)?;
+        self.add_one_time(batch, user, device, fresh, &mut counts).await?;
+        for row in changed_fallback(user, device, &known.fallback, upload.fallback)? {
             batch.put(row);
         }
         if batch.writes.len() > announced {
             batch.announce(StreamKind::OneTimeKeys, None, Some(user.clone()), None);
-        }
-        if !batch.writes.is_empty() {
-            self.commit(batch).await?;
         }
         Ok(counts)
     }
@@ -146,8 +167,8 @@ fn changed_keys(
     keys: &Json,
     stored: Option<DeviceKeysRow>,
 ) -> Result<Option<DeviceKeysRow>, Error> {
-    let text = checked_text(keys)?;
-    if stored.is_some_and(|stored| stored.keys == text) {
+    let mut text = checked_text(keys)?;
+    if stored.as_ref().is_some_and(|stored| stored.keys == text) {
         return Ok(None);
     }
     let names = |member: &str, id: &str| keys.get(member).and_then(Json::as_str) == Some(id);
@@ -163,7 +184,34 @@ fn changed_keys(
         let public = public.ok_or_else(|| Error::InvalidSignature(format!("There is no key {key_id}.")))?;
         check_signature(keys, user, &key_id, public)?;
     }
+    if let Some(stored) = stored {
+        text = checked_text(&with_signatures_of(keys.clone(), &parsed(&stored.keys)))?;
+        if text == stored.keys {
+            return Ok(None);
+        }
+    }
     Ok(Some(DeviceKeysRow { user_id: user.clone(), device_id: device.clone(), keys: text }))
+}
+
+/// The keys with the signatures, too, that the same keys have got already: an upload that is repeated late takes none away.
+fn with_signatures_of(mut keys: Json, stored: &Json) -> Json {
+    let is_same = |name: &str| keys.get(name) == stored.get(name);
+    if !["user_id", "device_id", "algorithms", "keys"].into_iter().all(is_same) {
+        return keys;
+    }
+    let Some(known) = stored.get("signatures").and_then(Json::as_object) else { return keys };
+    let Some(members) = keys.as_object_mut() else { return keys };
+    let signatures = members.entry("signatures").or_insert_with(|| Json::Object(Map::new()));
+    for (signer, known) in known {
+        let Some(signatures) = signatures.as_object_mut() else { break };
+        let of_signer = signatures.entry(signer.clone()).or_insert_with(|| Json::Object(Map::new()));
+        if let (Some(of_signer), Some(known)) = (of_signer.as_object_mut(), known.as_object()) {
+            for (key_id, signature) in known {
+                of_signer.entry(key_id.clone()).or_insert_with(|| signature.clone());
+            }
+        }
+    }
+    keys
 }
 
 /// Whether device keys are what every server can read (client-server API, "DeviceKeys"): they are handed on.

@@ -437,3 +437,27 @@ async fn ce8_a_deleted_device_leaves_no_keys_and_no_signature() {
     assert_eq!(claim(&bench, &login).await, None);
     assert!(bench.users.unused_fallback_keys(&alice, &device).await.unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn ce7_an_upload_that_is_repeated_late_takes_no_signature_away() {
+    let bench = Bench::new().await;
+    let login = bench.join("alice").await;
+    let (alice, device) = (login.user.clone(), login.device.clone());
+    bench.users.put_cross_signing_keys(&alice, &cross_keys(&alice, 10)).await.unwrap();
+    let signer = key(11).public_b64();
+    let bare = device_keys(&login, 1);
+    let mut both = signed(&bare, &alice, &key(11), &signer);
+    for (id, signature) in bare["signatures"][alice.as_str()].as_object().unwrap() {
+        both["signatures"][alice.as_str()][id] = signature.clone();
+    }
+    let found = async || {
+        let wanted = BTreeMap::from([(alice.clone(), vec![])]);
+        let found = bench.users.query_keys(&user("bob"), &wanted).await.unwrap();
+        found.device_keys[&alice][device.as_str()]["signatures"][alice.as_str()].clone()
+    };
+    bench.users.put_device_keys(&alice, &device, &both).await.unwrap();
+    bench.users.put_device_keys(&alice, &device, &bare).await.unwrap();
+    assert!(found().await[format!("ed25519:{signer}")].is_string(), "the same keys keep it");
+    bench.users.put_device_keys(&alice, &device, &device_keys(&login, 2)).await.unwrap();
+    assert!(found().await.get(format!("ed25519:{signer}")).is_none(), "it is none of other keys");
+}
