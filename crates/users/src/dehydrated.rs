@@ -50,7 +50,6 @@ impl Users {
         let before = self.dehydrated_device(user).await?.map(|(device, _)| device);
         match &before {
             Some(device) => {
-                batch.expect_present::<DehydratedDeviceRow>(vec![user.into()]);
                 self.remove_device(&mut batch, user, device).await?;
             }
             None => {
@@ -85,6 +84,7 @@ impl Users {
     /// [`Error::Store`].
     pub async fn delete_dehydrated_device(&self, user: &UserId) -> Result<Option<DeviceId>, Error> {
         let Some((device, _)) = self.dehydrated_device(user).await? else { return Ok(None) };
+        // Deleting it expects that it is still the one.
         let mut batch = CommitBatch::new();
         self.remove_device(&mut batch, user, &device).await?;
         announce_device_change(&mut batch, user);

@@ -140,6 +140,7 @@ impl Users {
             batch.announce(StreamKind::Pusher, None, Some(user.clone()), None);
         }
         if self.dehydrated_device(user).await?.is_some_and(|(dehydrated, _)| dehydrated == *device) {
+            batch.expect_equals::<DehydratedDeviceRow>(vec![user.into()], "device_id", device);
             batch.delete::<DehydratedDeviceRow>(vec![user.into()]);
         }
         batch

@@ -64,7 +64,8 @@ struct Plan {
 impl Rooms {
     /// Takes in events from before the oldest known ones, in any order. `states` has the ids of the state before those
     /// whose previous events are not known. Events that lead to no gap, or whose auth events or state are missing, are
-    /// left out. Returns what was stored, oldest first; rejected events are among it, in no place.
+    /// left out. Events that are known as part of a state are taken along where they lead to a gap. Returns what was
+    /// stored, oldest first; rejected events are among it, in no place.
     ///
     /// # Errors
     /// [`Error::NotInRoom`] for an unknown room; [`Error::Invalid`] if there are more than [`HISTORY_MAX`] events, or

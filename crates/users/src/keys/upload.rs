@@ -7,7 +7,7 @@ use store::tables::users::{DeviceKeysRow, DeviceRow, FallbackKeyRow, OneTimeKeyR
 use store::{CommitBatch, DeviceId, Read, StreamKind, UserId, Value};
 
 use super::one_time::{ONE_TIME_KEYS_MAX, counts_of};
-use super::{check_signature, checked_text, parsed, signatures_of};
+use super::{bare, check_signature, checked_text, parsed, signatures_of};
 use crate::devices::announce_device_change;
 use crate::{Error, Users};
 
@@ -195,8 +195,7 @@ fn changed_keys(
 
 /// The keys with the signatures, too, that the same keys have got already: an upload that is repeated late takes none away.
 fn with_signatures_of(mut keys: Json, stored: &Json) -> Json {
-    let is_same = |name: &str| keys.get(name) == stored.get(name);
-    if !["user_id", "device_id", "algorithms", "keys"].into_iter().all(is_same) {
+    if bare(&keys) != bare(stored) {
         return keys;
     }
     let Some(known) = stored.get("signatures").and_then(Json::as_object) else { return keys };

@@ -458,6 +458,12 @@ async fn ce7_an_upload_that_is_repeated_late_takes_no_signature_away() {
     bench.users.put_device_keys(&alice, &device, &both).await.unwrap();
     bench.users.put_device_keys(&alice, &device, &bare).await.unwrap();
     assert!(found().await[format!("ed25519:{signer}")].is_string(), "the same keys keep it");
+    let mut further = bare.clone();
+    further.as_object_mut().unwrap().remove("signatures");
+    further["dehydrated"] = true.into();
+    bench.users.put_device_keys(&alice, &device, &further).await.unwrap();
+    assert!(found().await.get(format!("ed25519:{signer}")).is_none(), "it does not cover what was added");
+    bench.users.put_device_keys(&alice, &device, &both).await.unwrap();
     bench.users.put_device_keys(&alice, &device, &device_keys(&login, 2)).await.unwrap();
     assert!(found().await.get(format!("ed25519:{signer}")).is_none(), "it is none of other keys");
 }
