@@ -82,10 +82,16 @@ export class World {
         await Promise.all([...this.members].flatMap((account) => account.live).map((device) => this.known(device)));
     }
 
-    /** Sends an encrypted message; whoever is in the room now, with the devices of now, may read it. */
+    /**
+     * Sends an encrypted message; whoever is in the room now, with the devices of now, may read it. The sender has to know
+     * them first: when its question for the keys of a new device meets a kill, it asks again after some seconds only.
+     */
     async send(device, roomId, content) {
         await eventually(`${device.label} knows that the room is encrypted`, () => device.crypto.isEncryptionEnabledInRoom(roomId));
         const entitled = new Set([...this.members].flatMap((account) => account.live));
+        for (const { label, userId, deviceId } of entitled) {
+            await eventually(`${device.label} knows of ${label}`, async () => (await device.devicesOf(userId)).has(deviceId));
+        }
         const full = typeof content === "string" ? { msgtype: "m.text", body: content } : content;
         const { event_id: eventId } = await device.client.sendMessage(roomId, full);
         const raw = await device.must("GET", `/rooms/${encodeURIComponent(roomId)}/event/${encodeURIComponent(eventId)}`);
