@@ -14,6 +14,7 @@ use axum::extract::State as Given;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use endpoint::{Error, GuestRequester, JsonBody, Query};
+use event::MAX_ID_BYTES;
 use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 use store::{DeviceId, UserId};
@@ -170,6 +171,14 @@ fn timeline_limit(limit: u64) -> usize {
 
 fn check_count(count: usize, max: usize, what: &str) -> Result<(), Error> {
     if count > max { Err(Error::invalid_param(format!("there may be {max} {what}"))) } else { Ok(()) }
+}
+
+/// No event has a longer type or state key.
+fn check_texts<'a>(mut texts: impl Iterator<Item = &'a String>) -> Result<(), Error> {
+    match texts.any(|text| text.len() > MAX_ID_BYTES) {
+        true => Err(Error::invalid_param(format!("`required_state` has a text of more than {MAX_ID_BYTES} bytes"))),
+        false => Ok(()),
+    }
 }
 
 /// A place in a list that a client counts as it likes.

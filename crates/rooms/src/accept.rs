@@ -87,6 +87,9 @@ impl Rooms {
                     Accepted::Known(event) if !event.has(flags::WAITING | flags::OUTLIER) => {
                         queue.push(event.id().clone());
                     }
+                    Accepted::Known(event) if event.has(flags::OUTLIER) && !self.is_placed(&room, &come).await? => {
+                        continue;
+                    }
                     Accepted::Waiting(_) | Accepted::Known(_) => {}
                 }
                 batch.delete::<MissingPrevRow>(missing_key(row));

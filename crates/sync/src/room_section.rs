@@ -172,9 +172,27 @@ impl Sync {
             }
         }
         limited |= scanned >= SCANNED_MAX;
+        limited = limited || (!events.is_empty() && self.begins_behind_gap(room, fragment, since).await?);
         events.reverse();
         let start = events.first().map(|event| event.pos());
         Ok(Timeline { events, limited, start })
+    }
+
+    /// Whether history may be missing between a position and the events after it, of which the oldest stands in this
+    /// fragment.
+    async fn begins_behind_gap(
+        &self,
+        room: &Room,
+        fragment: Option<Option<i64>>,
+        since: StreamPosition,
+    ) -> Result<bool, Error> {
+        // Before the first fragment there is nothing live.
+        let Some(Some(fragment)) = fragment.filter(|fragment| *fragment != Some(0)) else { return Ok(false) };
+        if since == StreamPosition::ZERO {
+            return Ok(false);
+        }
+        let before = self.newest(room, StreamPosition::ZERO, since, 1).await?;
+        Ok(before.first().is_some_and(|event| event.row.fragment != Some(fragment)))
     }
 
     /// A room to which the user is joined; `None` if there is nothing new.

@@ -1,5 +1,8 @@
 //! `POST /_matrix/client/v3/createRoom` (`data/api/client-server/create_room.yaml`).
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::routing::post;
 use axum::{Json, Router, extract};
 use endpoint::{Error, JsonBody, RateClass, Requester};
@@ -7,8 +10,8 @@ use event::{Json as EventJson, Object};
 use federation::Remote;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use rooms::CreateRoom;
 use rooms::aliases::is_alias_localpart;
+use rooms::{CreateRoom, Rooms};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -22,6 +25,8 @@ use crate::{Routes, State, error_map};
 const INVITES_MAX: usize = 100;
 /// Invites that are on their way to other servers at a time.
 const INVITES_AT_ONCE: usize = 8;
+/// How long an answer waits for them.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Most state events that one request brings.
 const INITIAL_STATE_MAX: usize = 1_000;
 
@@ -80,23 +85,31 @@ async fn create_room(
     requester.not_suspended()?;
     state.door.limit(RateClass::RoomCreations, &requester)?;
     let request = checked(&state, &requester, body).await?;
+    for _ in request.invite.iter().filter(|user| !state.rooms.is_local(user)) {
+        state.door.limit(RateClass::Invites, &requester)?;
+    }
     let room_id = state.rooms.create_room(&request).await.map_err(error_map::rooms)?;
-    invite_remote(&state, &request, &room_id).await;
+    if let Some(remote) = state.remote.clone()
+        && request.invite.iter().any(|user| !state.rooms.is_local(user))
+    {
+        // They go on when the client has lost its patience, or its connection.
+        let invites = tokio::spawn(invite_remote(remote, Arc::clone(&state.rooms), request, room_id.clone()));
+        drop(tokio::time::timeout(PATIENCE, invites).await);
+    }
     Ok(Json(json!({ "room_id": room_id })))
 }
 
 /// Invites those users to the new room who are of other servers, several at a time.
-async fn invite_remote(state: &State, request: &CreateRoom, room_id: &str) {
-    let Some(remote) = &state.remote else { return };
+async fn invite_remote(remote: Arc<Remote>, rooms: Arc<Rooms>, request: CreateRoom, room_id: String) {
     let mut invites = FuturesUnordered::new();
     for user in &request.invite {
-        if state.rooms.is_local(user) {
+        if rooms.is_local(user) {
             continue;
         }
         if invites.len() >= INVITES_AT_ONCE {
             let _: Option<()> = invites.next().await;
         }
-        invites.push(invite_one(remote, request, room_id, user));
+        invites.push(invite_one(&remote, &request, &room_id, user));
     }
     while invites.next().await.is_some() {}
 }

@@ -1,13 +1,14 @@
 //! The body of `POST /_matrix/client/v4/sync` (MSC4186).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use endpoint::Error;
 use serde::Deserialize;
 use sync::sliding::config::{Config, Rule, Rules};
 use sync::sliding::request::{Filters, List, Lists, Subscriptions};
 
-use super::{ExtensionsBody, LISTS_MAX, check_count, place, timeline_limit};
+use super::{ExtensionsBody, LISTS_MAX, check_count, check_texts, place, timeline_limit};
 
 /// Most subscriptions.
 const SUBSCRIPTIONS_MAX: usize = 100;
@@ -91,5 +92,8 @@ impl FiltersBody {
 
 fn config(rule: &Rule, limit: u64) -> Result<Config, Error> {
     check_count(rule.include.len() + rule.exclude.len(), PATTERNS_MAX, "patterns in `required_state`")?;
-    Ok(Config { rules: Rules(vec![rule.clone()]), timeline_limit: timeline_limit(limit) })
+    for pattern in rule.include.iter().chain(&rule.exclude) {
+        check_texts([&pattern.kind, &pattern.state_key].into_iter().flatten())?;
+    }
+    Ok(Config { rules: Arc::new(Rules(vec![rule.clone()])), timeline_limit: timeline_limit(limit) })
 }

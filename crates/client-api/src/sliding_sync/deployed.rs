@@ -1,6 +1,7 @@
 //! The body of `POST /_matrix/client/unstable/org.matrix.simplified_msc3575/sync`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use endpoint::Error;
 use serde::Deserialize;
@@ -8,7 +9,7 @@ use store::UserId;
 use sync::sliding::config::{Config, Rule, Rules};
 use sync::sliding::request::{Filters, List, Lists, Subscriptions};
 
-use super::{ExtensionsBody, LISTS_MAX, check_count, place, timeline_limit};
+use super::{ExtensionsBody, LISTS_MAX, check_count, check_texts, place, timeline_limit};
 
 /// Most subscriptions: clients of this dialect know no bound.
 const SUBSCRIPTIONS_MAX: usize = 500;
@@ -95,5 +96,6 @@ impl FiltersBody {
 
 fn config(pairs: &[(String, String)], limit: u64, user: &UserId) -> Result<Config, Error> {
     check_count(pairs.len(), PAIRS_MAX, "pairs in `required_state`")?;
-    Ok(Config { rules: Rules(vec![Rule::of_pairs(pairs, user)]), timeline_limit: timeline_limit(limit) })
+    check_texts(pairs.iter().flat_map(|(kind, state_key)| [kind, state_key]))?;
+    Ok(Config { rules: Arc::new(Rules(vec![Rule::of_pairs(pairs, user)])), timeline_limit: timeline_limit(limit) })
 }

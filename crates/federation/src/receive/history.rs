@@ -35,6 +35,17 @@ const MEMBERS_PATIENCE: Duration = Duration::from_secs(10);
 /// Under which name pauses of history stand beside those of servers.
 const HISTORY: &str = "/history";
 
+/// What became of questions for history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Filled {
+    /// Something came.
+    Came,
+    /// Nothing came; some did not answer.
+    Nothing,
+    /// All answered, and nobody has what is missing.
+    UnknownToAll,
+}
+
 impl Federation {
     /// Fills the nearest gap of a room's history that lies before a place, as far as the servers in the room help. True
     /// if any event came.
@@ -56,27 +67,42 @@ impl Federation {
             // Of the state from before a join, all that came before was known.
             return Ok(true);
         }
+        let mut filled = self.ask_for_history(room, &gaps, limit).await?;
+        if filled == Filled::UnknownToAll && self.rooms.look_around(&room.id, before).await? {
+            let gaps = self.rooms.backward_gaps(room, before).await?;
+            filled = self.ask_for_history(room, &gaps, limit).await?;
+        }
+        if filled == Filled::Came {
+            return Ok(true);
+        }
+        self.receiver.gaps.put_off(&room.id, HISTORY, now_ms.saturating_add(PAUSE_MS));
+        Ok(false)
+    }
+
+    /// Asks the servers in a room for missing events and what came before them, until something comes.
+    async fn ask_for_history(&self, room: &Room, gaps: &[OwnedEventId], limit: usize) -> Result<Filled> {
         let own = self.rooms.server_name();
         let servers = room.servers().into_iter().filter(|server| is_askable(server, own)).take(SERVERS_MAX);
         let mut servers: Vec<String> = servers.collect();
+        let mut filled = Filled::UnknownToAll;
         for named in gaps.chunks(NAMED_MAX).take(ROUNDS_MAX) {
             let mut helpful = Vec::with_capacity(servers.len());
             for server in servers {
                 match self.backfill(room, &server, named, limit).await {
-                    Ok(true) => return Ok(true),
+                    Ok(true) => return Ok(Filled::Came),
                     Ok(false) => helpful.push(server),
                     Err(error @ (crate::Error::Store(_) | crate::Error::Rooms(rooms::Error::Store(_)))) => {
                         return Err(error);
                     }
                     Err(error) => {
                         tracing::info!(server, room_id = room.id, %error, "a server did not help with history");
+                        filled = Filled::Nothing;
                     }
                 }
             }
             servers = helpful;
         }
-        self.receiver.gaps.put_off(&room.id, HISTORY, now_ms.saturating_add(PAUSE_MS));
-        Ok(false)
+        Ok(filled)
     }
 
     /// Asks whether other servers know an event that is nearer to a time, on its side in a direction, than the nearest

@@ -29,6 +29,9 @@ const BEHIND_MAX: usize = 200;
 /// How often such looks go on, one after the other, where they were broken off.
 const LOOKS_MAX: usize = 50;
 
+/// Most events before which one look for the state there looks, and most events that count as missing for each.
+const AROUND_MAX: usize = 20;
+
 /// The flags of an event that is known without having been judged by the state before it.
 const UNPLACED: i64 = flags::WAITING | flags::OUTLIER;
 /// The flags of an event that may become part of the graph without being shown.
@@ -86,7 +89,9 @@ impl Rooms {
             let gaps: Vec<HistoryGapRow> = self.store.all(read).await?;
             let before = incoming.iter().flat_map(|one| &one.pdu.prev_events).map(|id| id.as_str());
             let below = gaps.iter().map(|gap| gap.event_id.as_str()).chain(before);
-            let held = self.outliers_in_gaps(&room, below).await?;
+            let mut held = self.outliers_in_gaps(&room, below).await?;
+            // What came in whole is better than what is held.
+            held.retain(|event| incoming.iter().all(|one| one.pdu.event_id != *event.id()));
             let held =
                 held.iter().map(|event| Incoming { pdu: Arc::clone(&event.pdu), more: event.row.flags & flags::KEPT });
             let incoming: Vec<Incoming> = incoming.iter().cloned().chain(held).collect();
@@ -118,7 +123,7 @@ impl Rooms {
         let [gap, waiting]: [Rows; 2] = self.store.read(reads).await?.try_into().unwrap_or_default();
         let mut incoming = vec![Incoming { pdu: Arc::clone(pdu), more }];
         if gap.0.is_empty() {
-            if !waiting.0.is_empty() {
+            if !waiting.0.is_empty() && self.are_placed(room, &pdu.prev_events).await? {
                 incoming.extend(self.waiting_below_gap(room, &pdu.event_id).await?);
             }
             if incoming.len() == 1 {
@@ -129,26 +134,42 @@ impl Rooms {
         Ok(placed.into_iter().find(|event| event.pdu.event_id == pdu.event_id))
     }
 
-    /// The events that wait for one, and for those in turn, if one of them is missing in the timeline; else none.
+    /// Events that wait for one, and for those in turn, if one of them is missing in the timeline; else none.
     async fn waiting_below_gap(&self, room: &Room, id: &OwnedEventId) -> Result<Vec<Incoming>> {
-        let (mut queue, mut seen) = (vec![id.clone()], HashSet::new());
-        let (mut waiting, mut leads) = (Vec::new(), false);
-        while let Some(id) = queue.pop() {
-            let read = Read::prefix::<MissingPrevRow>(vec![room.num.into(), id.as_str().into()]);
-            let rows: Vec<MissingPrevRow> = self.store.all(read).await?;
-            let children: Vec<EventNum> =
-                rows.iter().map(|row| row.child).filter(|child| seen.insert(*child)).collect();
-            for event in self.events_left(room, None, &children).await?.into_iter().filter(|event| event.has(UNPLACED))
-            {
-                if seen.len() > HISTORY_MAX {
-                    return Ok(Vec::new());
-                }
-                leads |= self.is_gap(room, event.id()).await?;
-                queue.push(event.id().clone());
-                waiting.push(Incoming { pdu: Arc::clone(&event.pdu), more: event.row.flags & flags::KEPT });
+        let (mut queue, mut seen) = (vec![id.to_string()], BTreeSet::new());
+        let mut leads = false;
+        let most = u32::try_from(HISTORY_MAX).unwrap_or(u32::MAX);
+        while let Some(id) = queue.pop()
+            && seen.len() < HISTORY_MAX
+        {
+            let read = Read::prefix::<MissingPrevRow>(vec![room.num.into(), id.into()]);
+            let rows: Vec<MissingPrevRow> = self.store.all(read.limit(most)).await?;
+            let fresh = rows.iter().map(|row| row.child).filter(|child| seen.insert(*child));
+            let reads = fresh.map(|child| Read::get::<EventRow>(vec![child.into()])).collect();
+            for row in self.store.read(reads).await? {
+                let Some(row) = row.one::<EventRow>()?.filter(|row| row.flags & UNPLACED != 0) else { continue };
+                let key = vec![room.num.into(), row.event_id.as_str().into()];
+                leads = leads || self.store.one::<HistoryGapRow>(Read::prefix::<HistoryGapRow>(key)).await?.is_some();
+                queue.push(row.event_id);
             }
         }
-        Ok(if leads { waiting } else { Vec::new() })
+        if !leads {
+            return Ok(Vec::new());
+        }
+        let nums: Vec<EventNum> = seen.into_iter().take(HISTORY_MAX).collect();
+        let waiting = self.events_left(room, None, &nums).await?.into_iter().filter(|event| event.has(UNPLACED));
+        Ok(waiting.map(|event| Incoming { pdu: Arc::clone(&event.pdu), more: event.row.flags & flags::KEPT }).collect())
+    }
+
+    /// Whether all of these events are part of the graph.
+    async fn are_placed(&self, room: &Room, ids: &[OwnedEventId]) -> Result<bool> {
+        let known = self.rows_by_id(room, ids).await?;
+        Ok(ids.iter().all(|id| known.get(id).is_some_and(|row| row.flags & UNPLACED == 0)))
+    }
+
+    /// Whether an event is part of the graph.
+    pub(crate) async fn is_placed(&self, room: &Room, id: &OwnedEventId) -> Result<bool> {
+        self.are_placed(room, std::slice::from_ref(id)).await
     }
 
     /// Whether an event of the timeline names this one, which is in no timeline, as previous.
@@ -467,6 +488,50 @@ impl Rooms {
         let known = self.rows_by_id(room, further.iter().copied()).await?;
         named.extend(further.into_iter().filter(|id| !known.contains_key(*id)).cloned());
         Ok(named)
+    }
+
+    /// Where nobody has what is missing nearest before a place: counts the youngest events of the state there as missing,
+    /// too, as far as they stand in no timeline. Others may have these, and what came before them. False if there are none.
+    ///
+    /// # Errors
+    /// [`Error::NotInRoom`] for an unknown room; as the store says.
+    pub async fn look_around(&self, room_id: &str, before: Place) -> Result<bool> {
+        for _ in 0..ATTEMPTS_MAX {
+            let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
+            match self.try_around(&room, before).await {
+                Err(Error::Busy) => {}
+                other => return other,
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    async fn try_around(&self, room: &Arc<Room>, before: Place) -> Result<bool> {
+        let mut draft = Draft::begin(self, room).await;
+        draft.check_alive()?;
+        self.wait_for_all(room).await?;
+        let rows = self.nearest_gaps(room, before).await?;
+        let Some(fragment) = rows.first().map(|row| row.fragment) else { return Ok(false) };
+        let nums: BTreeSet<EventNum> = rows.iter().map(|row| row.child).collect();
+        let mut children = self.events(room, None, &nums.into_iter().collect::<Vec<_>>()).await?;
+        children.sort_by_key(|event| std::cmp::Reverse(event.row.depth));
+        let mut found = false;
+        for child in children.iter().take(AROUND_MAX) {
+            let Some(state) = child.state_before() else { continue };
+            // Members are left out: of these there may be very many.
+            let nums = self.tree_nums(room, state.rest).await?;
+            let mut outliers = self.events_left(room, None, &nums).await?;
+            outliers.retain(|event| event.has(flags::OUTLIER));
+            outliers.sort_by_key(|event| std::cmp::Reverse(event.row.depth));
+            let ids = outliers.iter().take(AROUND_MAX).map(|event| event.id().clone()).collect();
+            let fresh = self.no_gaps_yet(room, ids).await?;
+            found |= !fresh.is_empty();
+            draft.note_gaps(child, fragment, &fresh);
+        }
+        if found {
+            self.commit(room, draft).await?;
+        }
+        Ok(found)
     }
 
     /// Those of the missing events, and of their previous ones in turn, that are known as part of a state. Where all who had

@@ -3,6 +3,8 @@
 //! Both dialects' `required_state` become rules. State is wanted if any rule wants it; a rule's exclusions hold for that
 //! rule alone.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use store::UserId;
 
@@ -43,10 +45,21 @@ pub struct Rules(pub Vec<Rule>);
 /// What is wanted of a room.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
-    /// Its state.
-    pub rules: Rules,
+    /// Its state. All rooms of a list share it, and remember it.
+    pub rules: Arc<Rules>,
     /// Events of its timeline.
     pub timeline_limit: usize,
+}
+
+impl Rules {
+    /// Bytes of memory, about.
+    pub fn bytes(&self) -> usize {
+        let patterns = self.0.iter().flat_map(|rule| rule.include.iter().chain(&rule.exclude));
+        let texts = |pattern: &Pattern| {
+            [&pattern.kind, &pattern.state_key].into_iter().flatten().map(String::len).sum::<usize>()
+        };
+        patterns.map(|pattern| size_of::<Pattern>() + texts(pattern)).sum()
+    }
 }
 
 impl Pattern {
@@ -171,9 +184,10 @@ impl Config {
     /// Adds another's wishes.
     pub fn add(&mut self, other: &Self) {
         self.timeline_limit = self.timeline_limit.max(other.timeline_limit);
-        self.rules
-            .0
-            .extend(other.rules.0.iter().filter(|rule| !self.rules.0.contains(rule)).cloned().collect::<Vec<_>>());
+        let fresh: Vec<Rule> = other.rules.0.iter().filter(|rule| !self.rules.0.contains(rule)).cloned().collect();
+        if !fresh.is_empty() {
+            Arc::make_mut(&mut self.rules).0.extend(fresh);
+        }
     }
 }
 

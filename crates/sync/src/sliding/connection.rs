@@ -125,7 +125,10 @@ pub(crate) struct Weight;
 
 impl Weighter<i64, Arc<State>> for Weight {
     fn weight(&self, _generation: &i64, state: &Arc<State>) -> u64 {
-        u64::try_from((state.rooms.len() + 4) * ROOM_BYTES).unwrap_or(u64::MAX)
+        let rules: HashMap<*const Rules, usize> =
+            state.rooms.values().map(|sent| (Arc::as_ptr(&sent.rules), sent.rules.bytes())).collect();
+        let bytes = (state.rooms.len() + 4) * ROOM_BYTES + rules.values().sum::<usize>();
+        u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 }
 

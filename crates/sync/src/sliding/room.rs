@@ -71,7 +71,8 @@ impl Telling<'_> {
     pub fn rules(&self) -> Arc<Rules> {
         let asked = &self.want.config.rules;
         match (self.initial, self.grown) {
-            (true, _) => Arc::new(asked.clone()),
+            (true, _) => Arc::clone(asked),
+            (false, true) if asked.cover(&self.was.rules) => Arc::clone(asked),
             (false, true) => Arc::new(self.was.rules.union(asked)),
             (false, false) => Arc::clone(&self.was.rules),
         }

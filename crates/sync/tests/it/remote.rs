@@ -234,6 +234,35 @@ async fn a_timeline_does_not_run_across_a_gap() {
     }
 }
 
+/// All that is new came after something that this server has not seen: nothing else tells the client to page.
+#[tokio::test]
+async fn a_timeline_that_begins_behind_a_gap_is_limited() {
+    let bench = Bench::new(Arc::new(Model::new()), |follower| follower).await;
+    let (other, bob, room_id) = other().await;
+    let alice = user("alice");
+    join(&bench, &other, &room_id, &alice).await;
+    let first = bench.sync(&alice, None, Duration::ZERO).await;
+    let say = async |body: &str| {
+        let Json::Object(content) = Json::from(json!({ "msgtype": "m.text", "body": body })) else { panic!() };
+        other.send(&room_id, NewEvent::message(&bob, "m.room.message", content)).await.unwrap()
+    };
+    say("unseen").await;
+    let (seen, next) = (say("seen").await, say("next").await);
+    let there = other.room(&room_id).await.unwrap().unwrap();
+    let event = async |id: &ruma_common::OwnedEventId| other.event_by_id(&there, id.as_str()).await.unwrap().unwrap();
+    let state = other.state_before(&room_id, &seen).await.unwrap();
+    let ids: Vec<_> = state.iter().map(|event| event.id().clone()).collect();
+    bench.rooms.accept_with_state(received(&event(&seen).await.pdu), ids).await.unwrap();
+    let answer = bench.sync(&alice, first["next_batch"].as_str(), Duration::ZERO).await;
+    let timeline = &answer["rooms"]["join"][&room_id]["timeline"];
+    assert_eq!(types(&timeline["events"]), ["m.room.message"]);
+    assert_eq!(timeline["limited"], true, "{answer}");
+    bench.rooms.accept(received(&event(&next).await.pdu)).await.unwrap();
+    let answer = bench.sync(&alice, answer["next_batch"].as_str(), Duration::ZERO).await;
+    let timeline = &answer["rooms"]["join"][&room_id]["timeline"];
+    assert_eq!(timeline["limited"], false, "the client has paged, or will: {answer}");
+}
+
 /// Members of the other server's room besides its creator and who joins.
 const MEMBERS: usize = 30;
 const LAZY: &str = r#"{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":100}}}"#;

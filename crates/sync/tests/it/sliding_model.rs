@@ -70,7 +70,7 @@ fn object(value: Value) -> Object {
 
 fn config(pairs: &[(&str, &str)], timeline_limit: usize, user: &UserId) -> Config {
     let pairs: Vec<Key> = pairs.iter().map(|(kind, key)| ((*kind).to_owned(), (*key).to_owned())).collect();
-    Config { rules: Rules(vec![Rule::of_pairs(&pairs, user)]), timeline_limit }
+    Config { rules: std::sync::Arc::new(Rules(vec![Rule::of_pairs(&pairs, user)])), timeline_limit }
 }
 
 impl World {
