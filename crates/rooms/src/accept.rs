@@ -5,6 +5,7 @@
 //! events are not known waits, durably, until they have come; then it is judged like any other, so that the outcome
 //! does not depend on the order of arrival.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use event::auth_rules::{self, AuthEvent};
@@ -275,8 +276,8 @@ pub(crate) async fn missing_of(draft: &Draft<'_>, pdu: &Pdu) -> Result<Vec<Owned
 
 /// Those of the events that are not known, or have one of the flags.
 pub(crate) async fn missing_among(draft: &Draft<'_>, ids: &[OwnedEventId], unusable: i64) -> Result<Vec<OwnedEventId>> {
-    let mut missing = Vec::new();
-    for id in ids {
+    let (mut missing, mut seen) = (Vec::new(), HashSet::with_capacity(ids.len()));
+    for id in ids.iter().filter(|id| seen.insert(*id)) {
         let usable = match draft.num_of(id).await? {
             Some(num) => {
                 let found = draft.rooms.events(draft.room, Some(&draft.overlay), &[num]).await?;
@@ -284,7 +285,7 @@ pub(crate) async fn missing_among(draft: &Draft<'_>, ids: &[OwnedEventId], unusa
             }
             None => false,
         };
-        if !usable && !missing.contains(id) {
+        if !usable {
             missing.push(id.clone());
         }
     }

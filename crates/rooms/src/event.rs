@@ -130,7 +130,8 @@ fn client_members(pdu: &Pdu) -> Box<str> {
 fn client_content(pdu: &Pdu) -> event::Object {
     let mut content = pdu.content.clone();
     if let (Some(redacts), true) = (&pdu.redacts, pdu.kind == "m.room.redaction") {
-        content.entry("redacts".to_owned()).or_insert_with(|| Json::String(redacts.to_string()));
+        // Where a peer's content names another event, that is not the one that is redacted.
+        content.insert("redacts".to_owned(), Json::String(redacts.to_string()));
     }
     content
 }

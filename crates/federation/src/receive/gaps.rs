@@ -80,7 +80,21 @@ struct Gap {
     waiting: BTreeMap<OwnedEventId, Waiting>,
 }
 
+/// How much of what is between a server has told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Between {
+    /// All that it wants to tell.
+    All,
+    /// There may be more.
+    More,
+}
+
 impl Gap {
+    /// Whether the event for which all is done still waits.
+    fn is_open(&self) -> bool {
+        self.waiting.contains_key(&self.target)
+    }
+
     /// The events before which something is missing that does not itself wait here, oldest first.
     fn edges(&self) -> Vec<OwnedEventId> {
         let open = |one: &&Waiting| one.missing.iter().any(|id| !self.waiting.contains_key(id));
@@ -118,18 +132,28 @@ impl Federation {
         }
     }
 
-    /// Fills a gap with the help of these servers, one after the other.
+    /// Fills a gap with the help of these servers, one after the other: what is between is asked of all of them before
+    /// any is believed that tells a state instead. What is placed before a gap later is history, and no news.
     async fn fill_by(&self, gap: &mut Gap, servers: &[String]) -> rooms::Result<Option<String>> {
         let mut reason = "no other server is in the room".to_owned();
+        let mut silent = HashSet::new();
         for server in servers {
-            match self.fill_from(gap, server).await {
-                Ok(()) if gap.waiting.contains_key(&gap.target) => {
-                    reason = format!("{server} could not tell what came before it");
+            match passing(self.fill_between(gap, server).await)? {
+                Ok(_) if !gap.is_open() => return Ok(None),
+                Ok(Between::All) => {}
+                // So much is missing that what is between is history by now.
+                Ok(Between::More) => break,
+                Err(error) => {
+                    reason = error;
+                    silent.insert(server);
                 }
-                Ok(()) => return Ok(None),
-                Err(crate::Error::Rooms(error)) => return Err(error),
-                Err(crate::Error::Store(error)) => return Err(error.into()),
-                Err(error) => reason = error.to_string(),
+            }
+        }
+        for server in servers.iter().filter(|server| !silent.contains(server)) {
+            match passing(self.fill_by_states(gap, server).await)? {
+                Ok(()) if !gap.is_open() => return Ok(None),
+                Ok(()) => reason = format!("{server} could not tell what came before it"),
+                Err(error) => reason = error,
             }
         }
         Ok(Some(reason))
@@ -145,18 +169,24 @@ impl Federation {
         servers
     }
 
-    async fn fill_from(&self, gap: &mut Gap, server: &str) -> crate::Result<()> {
+    /// Takes in what a server has between what waits and what is known.
+    async fn fill_between(&self, gap: &mut Gap, server: &str) -> crate::Result<Between> {
         for _ in 0..ROUNDS_MAX {
             // What is missing may have come by another way.
             self.judge_waiting(gap).await?;
-            if !gap.waiting.contains_key(&gap.target) || !self.fetch_between(gap, server).await? {
-                break;
+            if !gap.is_open() || !self.fetch_between(gap, server).await? {
+                return Ok(Between::All);
             }
         }
         self.judge_waiting(gap).await?;
+        Ok(Between::More)
+    }
+
+    /// Judges what waits by the states that a server tells.
+    async fn fill_by_states(&self, gap: &mut Gap, server: &str) -> crate::Result<()> {
         for _ in 0..EDGES_MAX {
             let Some(edge) = gap.edges().into_iter().next() else { break };
-            if !gap.waiting.contains_key(&gap.target) || !self.fetch_state(gap, &edge, server).await? {
+            if !gap.is_open() || !self.fetch_state(gap, &edge, server).await? {
                 break;
             }
             self.judge_waiting(gap).await?;
@@ -349,6 +379,16 @@ impl Federation {
             }
         }
         Ok(unknown)
+    }
+}
+
+/// An answer of another server, or why there is none. An error of our own is passed on.
+fn passing<T>(answer: crate::Result<T>) -> rooms::Result<Result<T, String>> {
+    match answer {
+        Ok(answer) => Ok(Ok(answer)),
+        Err(crate::Error::Rooms(error)) => Err(error),
+        Err(crate::Error::Store(error)) => Err(error.into()),
+        Err(error) => Ok(Err(error.to_string())),
     }
 }
 

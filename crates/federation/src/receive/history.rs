@@ -8,10 +8,10 @@ use bytes::Bytes;
 use event::{EdgeLimits, Json, Verified};
 use http::Method;
 use rooms::Room;
-use rooms::remote::HISTORY_MAX;
 use rooms::remote::left_out::{self, ToldState};
 use rooms::timeline::{Direction, Place};
 use ruma_common::OwnedEventId;
+use tokio::time::timeout;
 
 use super::ask::{is_askable, texts_of};
 use crate::client::path;
@@ -28,6 +28,10 @@ const FILLS_MAX: usize = 10;
 const NAMED_MAX: usize = 20;
 /// How often other missing events are named where nobody has the ones before.
 const ROUNDS_MAX: usize = 5;
+/// Most events of one answer before which the state is asked for; what cannot be placed without is asked for again.
+const STATES_MAX: usize = 20;
+/// How long one look for history may take.
+const FILL_MAX: Duration = Duration::from_secs(120);
 /// For how long a gap that nobody could fill is left alone, in milliseconds.
 const PAUSE_MS: i64 = 30_000;
 /// How long history waits for the members of a room that was joined with part of its state.
@@ -67,16 +71,20 @@ impl Federation {
             // Of the state from before a join, all that came before was known.
             return Ok(true);
         }
-        let mut filled = self.ask_for_history(room, &gaps, limit).await?;
+        let mut filled = self.ask_in_time(room, &gaps, limit).await?;
         if filled == Filled::UnknownToAll && self.rooms.look_around(&room.id, before).await? {
             let gaps = self.rooms.backward_gaps(room, before).await?;
-            filled = self.ask_for_history(room, &gaps, limit).await?;
+            filled = self.ask_in_time(room, &gaps, limit).await?;
         }
         if filled == Filled::Came {
             return Ok(true);
         }
         self.receiver.gaps.put_off(&room.id, HISTORY, now_ms.saturating_add(PAUSE_MS));
         Ok(false)
+    }
+
+    async fn ask_in_time(&self, room: &Room, gaps: &[OwnedEventId], limit: usize) -> Result<Filled> {
+        timeout(FILL_MAX, self.ask_for_history(room, gaps, limit)).await.unwrap_or(Ok(Filled::Nothing))
     }
 
     /// Asks the servers in a room for missing events and what came before them, until something comes.
@@ -153,12 +161,14 @@ impl Federation {
     }
 
     async fn backfill(&self, room: &Room, server: &str, named: &[OwnedEventId], limit: usize) -> Result<bool> {
-        let limit = limit.clamp(1, EVENTS_MAX).to_string();
+        // The events that are named are among those that come.
+        let n_wanted = limit.clamp(1, EVENTS_MAX).max(named.len());
+        let limit = n_wanted.to_string();
         let mut query: Vec<(&str, &str)> = named.iter().map(|id| ("v", id.as_str())).collect();
         query.push(("limit", &limit));
         let path = path("/_matrix/federation/v1/backfill", &[&room.id], &query);
         let answer = self.client.request(server, Method::GET, &path, None, Limits::default()).await?;
-        let events = self.verify_history(room, texts_of(server, &answer, HISTORY_MAX)?).await?;
+        let events = self.verify_history(room, texts_of(server, &answer, n_wanted)?).await?;
         let n_answered = events.len();
         let states = self.states_of_oldest(room, server, &events).await?;
         let placed = self.rooms.accept_history(&room.id, events, states).await?;
@@ -189,6 +199,9 @@ impl Federation {
         let here: HashSet<&OwnedEventId> = events.iter().map(|event| &event.pdu().event_id).collect();
         let (mut states, mut n_left_out) = (BTreeMap::new(), 0);
         for event in events {
+            if states.len() == STATES_MAX {
+                break;
+            }
             let pdu = event.pdu();
             let outside: Vec<OwnedEventId> = pdu.prev_events.iter().filter(|id| !here.contains(id)).cloned().collect();
             if outside.is_empty()

@@ -117,21 +117,27 @@ impl Rooms {
         pdu: &Arc<Pdu>,
         more: i64,
     ) -> Result<Option<Arc<Event>>> {
-        let key = vec![room.num.into(), pdu.event_id.as_str().into()];
+        let one = Incoming { pdu: Arc::clone(pdu), more };
+        let Some(incoming) = self.for_gap(room, one, false).await? else { return Ok(None) };
+        let placed = self.try_history(room, &incoming, &BTreeMap::new()).await?;
+        Ok(placed.into_iter().find(|event| event.pdu.event_id == pdu.event_id))
+    }
+
+    /// An event that belongs before others of the timeline, with those that wait for it and are missing there, or lead to
+    /// what is. `None` if it does not, or if the state before it is not known: neither by its previous events nor `told`.
+    pub(super) async fn for_gap(&self, room: &Room, one: Incoming, told: bool) -> Result<Option<Vec<Incoming>>> {
+        let key = vec![room.num.into(), one.pdu.event_id.as_str().into()];
         let reads =
             vec![Read::prefix::<HistoryGapRow>(key.clone()).limit(1), Read::prefix::<MissingPrevRow>(key).limit(1)];
         let [gap, waiting]: [Rows; 2] = self.store.read(reads).await?.try_into().unwrap_or_default();
-        let mut incoming = vec![Incoming { pdu: Arc::clone(pdu), more }];
-        if gap.0.is_empty() {
-            if !waiting.0.is_empty() && self.are_placed(room, &pdu.prev_events).await? {
-                incoming.extend(self.waiting_below_gap(room, &pdu.event_id).await?);
-            }
-            if incoming.len() == 1 {
-                return Ok(None);
-            }
+        if !gap.0.is_empty() {
+            return Ok(Some(vec![one]));
         }
-        let placed = self.try_history(room, &incoming, &BTreeMap::new()).await?;
-        Ok(placed.into_iter().find(|event| event.pdu.event_id == pdu.event_id))
+        if waiting.0.is_empty() || !(told || self.are_placed(room, &one.pdu.prev_events).await?) {
+            return Ok(None);
+        }
+        let waiting = self.waiting_below_gap(room, &one.pdu.event_id).await?;
+        Ok((!waiting.is_empty()).then(|| [one].into_iter().chain(waiting).collect()))
     }
 
     /// Events that wait for one, and for those in turn, if one of them is missing in the timeline; else none.
@@ -471,7 +477,7 @@ impl Rooms {
         let rows = self.nearest_gaps(room, before).await?;
         let nums: BTreeSet<EventNum> = rows.iter().map(|row| row.child).collect();
         let nums: Vec<EventNum> = nums.into_iter().collect();
-        let events = self.events(room, None, &nums).await?;
+        let events = self.events_left(room, None, &nums).await?;
         let depths: HashMap<EventNum, i64> = events.iter().map(|event| (event.num(), event.row.depth)).collect();
         let mut missing: BTreeMap<&str, i64> = BTreeMap::new();
         for row in &rows {
@@ -513,7 +519,7 @@ impl Rooms {
         let rows = self.nearest_gaps(room, before).await?;
         let Some(fragment) = rows.first().map(|row| row.fragment) else { return Ok(false) };
         let nums: BTreeSet<EventNum> = rows.iter().map(|row| row.child).collect();
-        let mut children = self.events(room, None, &nums.into_iter().collect::<Vec<_>>()).await?;
+        let mut children = self.events_left(room, None, &nums.into_iter().collect::<Vec<_>>()).await?;
         children.sort_by_key(|event| std::cmp::Reverse(event.row.depth));
         let mut found = false;
         for child in children.iter().take(AROUND_MAX) {
@@ -541,11 +547,16 @@ impl Rooms {
         let mut open: BTreeSet<OwnedEventId> = gaps.filter_map(|id| OwnedEventId::try_from(id).ok()).collect();
         let (mut seen, mut outliers) = (BTreeSet::new(), Vec::new());
         while !open.is_empty() && outliers.len() < BEHIND_MAX {
+            // As many edges as gaps: how many an event of history has is for whoever wrote it.
+            while open.len() > GAPS_MAX as usize {
+                open.pop_last();
+            }
             let known = self.rows_by_id(room, &open).await?;
             let nums: Vec<EventNum> =
                 known.values().filter(|row| row.flags & flags::OUTLIER != 0).map(|row| row.event).collect();
             seen.append(&mut open);
-            for event in self.events_left(room, None, &nums).await? {
+            let left = BEHIND_MAX.saturating_sub(outliers.len());
+            for event in self.events_left(room, None, nums.get(..left).unwrap_or(&nums)).await? {
                 open.extend(event.pdu.prev_events.iter().filter(|id| !seen.contains(*id)).cloned());
                 outliers.push(event);
             }

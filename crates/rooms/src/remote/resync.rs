@@ -62,10 +62,10 @@ impl Rooms {
 
     async fn try_with_state(&self, room: &Arc<Room>, event: &Verified, told: &ToldState) -> Result<Accepted> {
         let pdu = event.pdu();
-        if self.is_gap(room, &pdu.event_id).await? {
+        if let Some(incoming) = self.for_gap(room, Incoming::from(event), true).await? {
             let states = BTreeMap::from([(pdu.event_id.clone(), told.clone())]);
-            let placed = self.try_history(room, &[Incoming::from(event)], &states).await?;
-            if let Some(event) = placed.into_iter().next() {
+            let placed = self.try_history(room, &incoming, &states).await?;
+            if let Some(event) = placed.into_iter().find(|event| *event.id() == pdu.event_id) {
                 return Ok(Accepted::Judged(event));
             }
         }

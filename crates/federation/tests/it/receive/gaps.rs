@@ -140,6 +140,38 @@ async fn fe6_other_servers_are_asked_when_the_sender_cannot_help() {
     assert_eq!(world.fate(&room, &id(&events[2])).await, None);
 }
 
+/// Who sends an event does not decide alone that what another said before it is lost, and no news when it comes.
+#[tokio::test]
+async fn fe6_what_is_between_is_asked_of_others_before_a_state_is_believed() {
+    let world = World::new().await;
+    let room = world.room("10").await;
+    let (two, three) = (Peer::new("two.test"), Peer::new("three.test"));
+    two.join(&world, &room, "bob").await;
+    three.join(&world, &room, "bob").await;
+    let said = chain(&world, &room, &three, 2).await;
+    let auth = two.message(&world, &room, "bob", "unsent").await.pdu().auth_events.clone();
+    let (bob, last) = (two.user("bob"), said[1].pdu());
+    let message = Sketch::message(&bob, "after");
+    let after = two.build(&world, room.rules, &room.id, message, vec![last.event_id.clone()], auth, last.depth + 1);
+    let path = "/_matrix/federation/v1/get_missing_events/";
+    let between: Vec<_> = said.iter().map(value).collect();
+    world.net.answer("two.test", path, 200, json!({ "events": [] }));
+    world.net.answer("three.test", path, 200, json!({ "events": between }));
+    let now = world.now(&room).await;
+    let state = world.rooms.whole_state(&now, now.head().state).await.unwrap();
+    let ids: Vec<String> = state.iter().map(|event| event.id().to_string()).collect();
+    let state_ids = json!({ "pdu_ids": ids, "auth_chain_ids": [] });
+    world.net.answer("two.test", "/_matrix/federation/v1/state_ids/", 200, state_ids);
+    two.transact(&world, "t1", &[&after], &[]).await;
+    world.federation.receive_due().await;
+    for event in said.iter().chain([&after]) {
+        let now = world.now(&room).await;
+        let event = world.rooms.event_by_id(&now, &id(event)).await.unwrap().unwrap();
+        assert!(event.shown() && event.row.pos.is_some(), "{event:?} is no news");
+    }
+    assert_eq!(world.net.count("two.test", "/_matrix/federation/v1/state_ids/"), 0);
+}
+
 #[tokio::test]
 async fn fe6_a_dead_end_drops_only_its_event_after_some_tries() {
     let world = World::new().await;

@@ -211,6 +211,35 @@ async fn fe7_an_event_for_which_one_in_a_gap_waits_takes_its_place_before_that()
     assert!(two.rooms.missing_events(&room_id).await.unwrap().is_empty());
 }
 
+/// So it does where the state before it had to be told, since what came before it cannot be had.
+#[tokio::test]
+async fn fe7_an_event_with_a_told_state_for_which_one_in_a_gap_waits_takes_its_place_before_that() {
+    let (one, two, room_id) = two("11").await;
+    let bob = two.user("bob");
+    two.rooms.leave(&room_id, &bob, None).await.unwrap();
+    let leave = two.room(&room_id).await.head().extremities[0].id.clone();
+    one.accept(two.sent(&room_id, &leave).await).await;
+    let mut unseen = Vec::new();
+    for number in 0..4 {
+        unseen.push(one.say(&room_id, "alice", &format!("unseen {number}")).await);
+    }
+    let again = join(&two, &one, &room_id, "bob").await.unwrap();
+    for id in unseen[2..].iter().rev() {
+        assert!(matches!(two.accept(one.sent(&room_id, id).await).await, Accepted::Waiting(_)));
+    }
+    let state = one.state_ids_before(&room_id, &unseen[1]).await;
+    let accepted = two.rooms.accept_with_state(one.sent(&room_id, &unseen[1]).await, state).await.unwrap();
+    assert!(matches!(&accepted, Accepted::Judged(event) if event.row.pos.is_none()), "{accepted:?}");
+    let head = two.room(&room_id).await.head();
+    assert_eq!(head.extremities.iter().map(|extremity| &extremity.id).collect::<Vec<_>>(), [again.id()]);
+    let shown = ids_of(&two, &room_id, "bob").await;
+    let expected: Vec<String> =
+        [again.id()].into_iter().chain(unseen[1..].iter().rev()).map(ToString::to_string).collect();
+    assert_eq!(shown[..4], expected);
+    let room = two.room(&room_id).await;
+    assert_eq!(two.rooms.backward_gaps(&room, two.rooms.live_end(&room)).await.unwrap(), unseen[..1]);
+}
+
 /// Nobody who has a missing event in his timeline is in the room any more, but all know it as part of the state: what came
 /// before it is asked for, and gives it a place.
 #[tokio::test]
