@@ -34,6 +34,7 @@ use crate::changes::Changes;
 use crate::known::Known;
 use crate::lazy_members::LazyMembers;
 use crate::sliding::connection::States;
+use crate::sliding::turns::Turns;
 use crate::wake::{WakeFollower, Waker};
 
 /// The sync engine.
@@ -47,6 +48,8 @@ pub struct Sync {
     pub(crate) known: Arc<Known>,
     /// What connections of sliding sync have been sent.
     pub(crate) connections: States,
+    /// The newest requests of these.
+    pub(crate) turns: Arc<Turns>,
     /// The watermark when this engine began to follow the stream.
     pub(crate) began: StreamPosition,
     /// Positions of lost futures, once read.
@@ -80,7 +83,8 @@ impl Sync {
         changes.begin(began);
         users.volatile().add_follower(follower);
         let (lazy, connections) = (LazyMembers::default(), States::default());
-        Arc::new(Self { store, rooms, users, waker, lazy, changes, known, connections, began, lost })
+        let turns = Arc::default();
+        Arc::new(Self { store, rooms, users, waker, lazy, changes, known, connections, turns, began, lost })
     }
 
     /// The waiting syncs.

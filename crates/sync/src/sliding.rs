@@ -18,6 +18,7 @@ mod pos;
 pub mod request;
 mod required_state;
 mod room;
+pub(crate) mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -67,7 +68,8 @@ impl Context<'_> {
 
 impl Sync {
     /// Answers a request: at once if there is news, or nothing to wait for; else when there is or when the time is up. The
-    /// answer is JSON text.
+    /// answer is JSON text. The next request of the connection ends one that waits: its answer has nothing in it, and goes
+    /// no further.
     ///
     /// # Errors
     /// [`Error::UnknownPos`]; as the store says.
@@ -86,6 +88,7 @@ impl Sync {
         self.users.presence_seen(&request.user, request.set_presence);
         let deadline = deadline(request.timeout);
         let mut waiting = self.waker.register(&request.user);
+        let turn = self.turns.begin(&id);
         let mut acknowledged = false;
         loop {
             waiting.mark_seen();
@@ -110,6 +113,11 @@ impl Sync {
                 acknowledged = true;
             }
             let (answer, step) = self.collect_sliding(&ctx).await?;
+            if turn.is_over()
+                && let Some(pos) = &asked
+            {
+                return Ok(Answer::default().write(request.dialect, &pos.to_string(), request.txn_id.as_deref()));
+            }
             if asked.is_none() || answer.news || has_passed(deadline) {
                 let generation = match (&asked, step.after(&state)) {
                     (Some(pos), None) => pos.generation,
@@ -121,7 +129,11 @@ impl Sync {
                 return Ok(answer.write(request.dialect, &pos.to_string(), request.txn_id.as_deref()));
             }
             // Either way the answer is collected anew; running out of time is not an error.
-            drop(tokio::time::timeout_at(deadline, waiting.changed()).await);
+            tokio::select! {
+                () = waiting.changed() => {}
+                () = turn.ends() => {}
+                () = tokio::time::sleep_until(deadline) => {}
+            }
         }
     }
 
