@@ -56,6 +56,9 @@ pub struct Options {
     /// Simulations of several servers.
     #[arg(long, default_value_t = 10_000)]
     pub simulations: u64,
+    /// The first of their seeds, to go on where another run stopped.
+    #[arg(long, default_value_t = 2)]
+    pub simulation: u64,
     /// Generated rooms of each family of versions whose states are resolved by others, too.
     #[arg(long, default_value_t = 100_000)]
     pub states: u64,
@@ -134,7 +137,8 @@ pub fn nightly(root: &Path, options: &Options) -> Result<(), Error> {
     }
     if options.wants(Part::Simulations) {
         let command = test(root, &["--test", "it"], &[SIMULATIONS, "--nocapture"]);
-        night.tests("simulations", command, &[("HEARTH_SIMULATIONS", options.simulations)]);
+        let seeds = [("HEARTH_SIMULATION", options.simulation), ("HEARTH_SIMULATIONS", options.simulations)];
+        night.tests("simulations", command, &seeds);
     }
     if options.wants(Part::States) {
         let mut command = test(root, &["--test", "it"], &[STATES, "--nocapture"]);

@@ -21,7 +21,8 @@ use store::Error;
 const SECTOR: usize = 512;
 const SECTOR_U64: u64 = SECTOR as u64;
 
-/// A disk that can lose power. Its VFS stays registered until the process ends.
+/// A disk that can lose power. Its VFS stays registered until the process ends; what it keeps of files goes with it, so it
+/// has to outlive the databases on it.
 pub struct Disk {
     name: String,
     state: Arc<Mutex<State>>,
@@ -88,6 +89,13 @@ impl Disk {
     /// Whether the power is cut.
     pub fn is_dead(&self) -> bool {
         self.state.lock().dead
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // The VFS holds the state for ever.
+        self.state.lock().files = BTreeMap::new();
     }
 }
 

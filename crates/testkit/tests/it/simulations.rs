@@ -9,8 +9,10 @@ use crate::simulation::story::{Mutant, Outcome, STATE_EVENTS_MIN, play};
 
 /// Seeds where `HEARTH_SIMULATIONS` does not say another number: unoptimized, each costs some seconds.
 const SEEDS: u64 = 3;
-/// Seeds that are played at the same time.
+/// Seeds that are played at the same time for each processor: one that waits for its disk's thread leaves room for another.
 const AT_ONCE: usize = 2;
+/// After so many seeds it is said how many are done.
+const PROGRESS: u64 = 100;
 
 /// Seeds that once failed.
 const ONCE_FAILED: &[u64] = &[
@@ -35,15 +37,23 @@ fn number(name: &str) -> Option<u64> {
 /// Plays seeds, several at once; answers the sums of their figures.
 fn simulate_all(seeds: &[u64]) -> BTreeMap<&'static str, u64> {
     let (next, sums, wrong) = (AtomicU64::new(0), Mutex::new(BTreeMap::new()), Mutex::new(Vec::new()));
+    let at_once = AT_ONCE * std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
-        for _ in 0..AT_ONCE {
+        for _ in 0..at_once {
             scope.spawn(|| {
-                while let Some(seed) = seeds.get(usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap()) {
+                loop {
+                    let n_begun = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(seed) = seeds.get(usize::try_from(n_begun).unwrap()) else { break };
+                    if n_begun > 0 && n_begun.is_multiple_of(PROGRESS) {
+                        println!("{n_begun} of {} seeds were begun", seeds.len());
+                    }
                     let outcome = simulate(*seed, Mutant::default());
                     let enough = outcome.state_events >= STATE_EVENTS_MIN;
                     assert!(enough, "seed {seed}: only {} state events", outcome.state_events);
                     if !outcome.wrong.is_empty() {
-                        wrong.lock().push(format!("seed {seed}: {}", outcome.wrong.join("\n  ")));
+                        let report = format!("seed {seed}: {}", outcome.wrong.join("\n  "));
+                        println!("{report}");
+                        wrong.lock().push(report);
                     }
                     let mut sums = sums.lock();
                     for (name, figure) in [
