@@ -135,6 +135,11 @@ impl Server {
         process::cpu_seconds(&self.roots())
     }
 
+    /// An exact clock of the CPU time from now on, the database's included.
+    pub fn watch(&self) -> process::Watch {
+        process::Watch::new(&self.roots())
+    }
+
     /// Proportional set size in MiB, the database's included.
     pub fn memory_mib(&self) -> f64 {
         process::memory_mib(&self.roots())
