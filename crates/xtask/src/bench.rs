@@ -11,6 +11,7 @@ mod http;
 mod operations;
 pub(crate) mod process;
 mod server;
+pub mod sync;
 mod table;
 mod world;
 

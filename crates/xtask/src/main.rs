@@ -33,6 +33,8 @@ enum Task {
     Bench(bench::Options),
     /// Measure joining a large room and the traffic with other servers, beside Synapse.
     BenchFederation(bench::federation::Options),
+    /// Measure syncs of an account with many rooms, waiting syncs, keys and to-device messages, beside Synapse.
+    BenchSync(bench::sync::Options),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Task::Nightly(options) => nightly::nightly(&root, &options),
         Task::Bench(options) => bench::bench(&root, &options),
         Task::BenchFederation(options) => bench::federation::bench(&root, &options),
+        Task::BenchSync(options) => bench::sync::bench(&root, &options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

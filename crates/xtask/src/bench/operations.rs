@@ -402,7 +402,7 @@ fn upload_keys(world: &mut World) -> Run {
 }
 
 /// The body of an upload: the `device`-th device's keys, and the `made`-th ten of one-time keys.
-fn keys_of(user: &User, device: usize, made: usize) -> Value {
+pub fn keys_of(user: &User, device: usize, made: usize) -> Value {
     let mut seed = [7; 32];
     seed[..8].copy_from_slice(&device.to_le_bytes());
     let key = SigningKey::from_bytes(&seed);
