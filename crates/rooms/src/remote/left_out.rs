@@ -98,6 +98,10 @@ impl LeftOutEvents {
 
     fn add(&mut self, row: &LeftOutRow) {
         self.count += 1;
+        self.note_place(row);
+    }
+
+    fn note_place(&mut self, row: &LeftOutRow) {
         if row.at_join && row.in_state {
             self.at_join.insert(row.event_id.clone());
         }
@@ -234,7 +238,11 @@ impl Rooms {
         for row in self.left_out_rows(draft.room).await?.into_iter().filter(|row| row.edge == join.as_str()) {
             known.insert(row.event_id.clone());
             let in_state = row.in_state || left_out.iter().any(|one| one.in_state && one.event_id == row.event_id);
-            draft.batch.put(LeftOutRow { told: told.encode(), in_state, ..row });
+            let row = LeftOutRow { told: told.encode(), in_state, ..row };
+            if let Some(events) = &mut draft.head.left_out {
+                Arc::make_mut(events).note_place(&row);
+            }
+            draft.batch.put(row);
         }
         let fresh: Vec<LeftOut> =
             left_out.iter().filter(|one| !known.contains(one.event_id.as_str())).cloned().collect();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ::event::{Pdu, Verified};
 use ruma_common::OwnedEventId;
-use store::tables::rooms::MissingPrevRow;
+use store::tables::rooms::{EventRow, MissingPrevRow};
 use store::{EventNum, Read};
 
 use super::history::Incoming;
@@ -125,8 +125,33 @@ impl Rooms {
         let given = self.given_state(draft, &told.ids).await?;
         draft.note_left_out(Edge::gap(pdu, given), &told.left_out).await?;
         let mut states = vec![given];
-        states.extend(events.iter().filter_map(|event| event.state_after()));
+        for after in events.iter().filter_map(|event| event.state_after()) {
+            states.push(self.fill_by_told(draft, after, given, told).await?);
+        }
         Ok((prev, draft.resolve(&states).await?))
+    }
+
+    /// In a room of whose state something is missing: a state that is known, with what of that another server tells. Else
+    /// what is only not known yet would contradict what is told, and lose where the rules have become stricter since.
+    async fn fill_by_told(&self, draft: &mut Draft<'_>, state: Roots, given: Roots, told: &ToldState) -> Result<Roots> {
+        if draft.head.partial.is_some() {
+            let members = self.on_tree(draft.room, Some(&draft.overlay), |tree| tree.entries(&state.members)).await?;
+            let nums: Vec<EventNum> = members.into_iter().map(|(_, num)| EventNum(num)).collect();
+            let events = self.events(draft.room, Some(&draft.overlay), &nums).await?;
+            let entry = |event: &Arc<crate::Event>| {
+                Some((type_key(&event.pdu.kind, event.pdu.state_key.as_deref()?), Some(event.num())))
+            };
+            let known: Vec<(TypeKey, Option<EventNum>)> = events.iter().filter_map(entry).collect();
+            return draft.set_state(Roots { members: given.members, ..state }, &known).await;
+        }
+        let Some(left_out) = draft.head.left_out.clone().filter(|left_out| !left_out.is_empty()) else {
+            return Ok(state);
+        };
+        let ids: Vec<OwnedEventId> = told.ids.iter().filter(|id| left_out.has(id)).cloned().collect();
+        let come = self.rows_by_id(draft.room, &ids).await?;
+        let come = come.values().filter(|row| row.flags & (flags::WAITING | flags::REJECTED) == 0);
+        let entry = |row: &EventRow| Some((type_key(&row.kind, row.state_key.as_deref()?), row.event));
+        draft.fill_state(state, come.filter_map(entry).collect()).await
     }
 
     /// The state that these events make. Rejected ones and such as are no state events are left out.

@@ -149,6 +149,18 @@ pub async fn two(version: &str) -> (Server, Server, String) {
     (one, two, room_id)
 }
 
+/// The first server closes the room, of which the second hears; then each says something, and the first something more that
+/// follows both. What it had said before the second does not hear.
+pub async fn closed_and_behind_a_gap(one: &Server, two: &Server, room_id: &str) -> OwnedEventId {
+    let rule = state(&one.user("alice"), "m.room.join_rules", serde_json::json!({ "join_rule": "invite" }));
+    let closed = one.rooms.send(room_id, rule).await.unwrap();
+    two.accept(one.sent(room_id, &closed).await).await;
+    let known = two.say(room_id, "bob", "known").await;
+    one.say(room_id, "alice", "missed").await;
+    one.accept(two.sent(room_id, &known).await).await;
+    one.say(room_id, "alice", "behind the gap").await
+}
+
 /// A restricted-room or other state by type.
 pub fn state(sender: &UserId, kind: &str, value: serde_json::Value) -> rooms::NewEvent {
     rooms::NewEvent::state(sender, kind, "", content(value))

@@ -11,7 +11,7 @@ use store::Read;
 use store::tables::core::JobRow;
 use store::tables::rooms::{LeftOutRow, PartialEventRow};
 
-use super::{Server, all_received, join, state, two};
+use super::{Server, all_received, closed_and_behind_a_gap, join, make_join, send_join, state, two};
 use crate::harness::content;
 
 /// A state as it is told to somebody who cannot verify some of its events.
@@ -173,4 +173,28 @@ async fn what_is_left_out_behind_a_gap_lets_nobody_in() {
     let judged = two.event(&room_id, &said.pdu().event_id).await.unwrap();
     assert!(!judged.shown(), "{:?}", judged.row);
     assert!(!two.room(&room_id).await.servers().contains("three.test"));
+}
+
+/// A member whose join could not be verified when we joined has been verified meanwhile, and the room has been closed.
+/// That the state before a gap has the member does not contradict what is known, where it was only left out.
+#[tokio::test]
+async fn what_was_left_out_at_the_join_is_a_member_behind_a_gap() {
+    let (one, two, three) =
+        (Server::new("one.test").await, Server::new("two.test").await, Server::new("three.test").await);
+    let room_id = one.create("11").await;
+    let joined = join(&three, &one, &room_id, "eve").await.unwrap().id().clone();
+    let unverified = events(&one, &room_id, std::slice::from_ref(&joined)).await;
+    let import = make_join(&two, &one, &room_id, &two.user("bob")).await;
+    let mut import = send_join(&one, &room_id, import).await;
+    import.state.retain(|event| event.pdu().event_id != joined);
+    import.left_out = told(vec![joined.clone()], &unverified).left_out;
+    two.rooms.import_join(import).await.unwrap();
+    assert_eq!(left(&two).await.1, 1);
+    let edge = closed_and_behind_a_gap(&one, &two, &room_id).await;
+    two.rooms.accept_outliers(&room_id, all_received(&unverified, two.room(&room_id).await.rules)).await.unwrap();
+    let ids = one.state_ids_before(&room_id, &edge).await;
+    two.rooms.accept_with_state(one.sent(&room_id, &edge).await, ids).await.unwrap();
+    assert_eq!(two.current(&room_id).await, one.current(&room_id).await);
+    assert_eq!(two.rooms.accept_left_out(&room_id, Vec::new()).await.unwrap(), (1, 0));
+    assert_eq!(two.current(&room_id).await, one.current(&room_id).await);
 }

@@ -13,7 +13,7 @@ use store::tables::core::JobRow;
 use store::tables::rooms::{PartialEventRow, PartialRoomRow, RoomServerRow};
 use store::{Read, StreamPosition};
 
-use super::{Server, all_received, empty, join, make_join, received, send_join, state};
+use super::{Server, all_received, closed_and_behind_a_gap, empty, join, make_join, received, send_join, state};
 use crate::harness::{content, history, key, text};
 
 /// What a resident answers that leaves members out.
@@ -313,4 +313,20 @@ async fn a_purged_room_is_not_partial_any_more() {
     assert!(store.all::<PartialRoomRow>(Read::prefix::<PartialRoomRow>(vec![])).await.unwrap().is_empty());
     assert!(store.all::<PartialEventRow>(Read::prefix::<PartialEventRow>(vec![])).await.unwrap().is_empty());
     assert!(two.rooms.claim_partial(1_000).await.unwrap().is_none());
+}
+
+/// Members that are still to come are not contradicted by a state behind a gap that has them, though the room has been
+/// closed since they came.
+#[tokio::test]
+async fn members_that_are_to_come_are_those_behind_a_gap() {
+    for version in ["6", "11", "12"] {
+        let (one, two, _, room_id) = large(version).await;
+        join_partly(&two, &one, &room_id, "bob").await;
+        let edge = closed_and_behind_a_gap(&one, &two, &room_id).await;
+        let ids = tell_state(&two, &one, &room_id, &edge).await;
+        two.rooms.accept_with_state(one.sent(&room_id, &edge).await, ids).await.unwrap();
+        assert_eq!(two.current(&room_id).await, one.current(&room_id).await, "version {version}");
+        complete(&two, &one, &room_id).await.unwrap();
+        check_whole(&two, &one, &room_id).await;
+    }
 }
