@@ -56,6 +56,7 @@ async fn cz7_left_rooms_drop_out_and_kicks_are_told() {
             }
         }
         assert!(!second.to_string().contains("secret"), "{second}");
+        assert_eq!(second["lists"]["all"]["count"], 1, "what one left is told, and counts no more");
         let third = slider.next(&second, &all()).await;
         assert_eq!((rooms(&third).len(), &third["lists"]["all"]["count"]), (0, &json!(1)), "what one left drops out");
         // Subscribed to, asked for more of, on a new connection: nothing of later.
@@ -170,6 +171,7 @@ async fn cz10_invites_are_accepted_rejected_and_rescinded() {
             };
             assert_eq!(own["content"]["membership"], "leave", "{told}");
         }
+        assert_eq!(counts(&second), (json!(0), json!(1)), "what is told of here, too");
         let third = slider.next(&second, &body).await;
         assert_eq!((counts(&third), rooms(&third).len()), ((json!(0), json!(1)), 0), "{third}");
     }

@@ -58,8 +58,17 @@ impl Unions {
 pub(crate) struct Wanted<'a> {
     /// By room.
     pub rooms: BTreeMap<RoomNum, Want<'a>>,
-    /// How many rooms stand in each list, whatever its ranges.
+    /// How many rooms stand in each list once the client knows this answer, whatever its ranges.
     pub counts: Vec<(&'a str, usize)>,
+}
+
+/// The rooms that lists are made of.
+#[derive(Default)]
+struct Order {
+    /// In their order.
+    rooms: Vec<RoomNum>,
+    /// Those of them that are there to be told of one last time.
+    leaving: BTreeSet<RoomNum>,
 }
 
 /// What filters look at besides memberships.
@@ -82,7 +91,8 @@ impl Sync {
     /// The rooms that a request is about.
     pub(crate) async fn wanted<'a>(&self, ctx: &Context<'a>) -> Result<Wanted<'a>, Error> {
         let mut wanted = Wanted::default();
-        let order = if ctx.request.lists.is_empty() { Vec::new() } else { self.order(ctx).await? };
+        let Order { rooms: order, leaving } =
+            if ctx.request.lists.is_empty() { Order::default() } else { self.order(ctx).await? };
         let known = self.known_of(ctx).await?;
         let mut unions = Unions::default();
         for (name, list) in &ctx.request.lists {
@@ -91,14 +101,16 @@ impl Sync {
                 true => order.clone(),
                 false => self.filtered(ctx, &order, &list.filters, &known).await?,
             };
-            wanted.counts.push((name, found.len()));
+            let mut told_last = 0;
             for (first, end) in windows(list.ranges.as_deref(), found.len()) {
                 for room in found.get(first..end).unwrap_or_default() {
+                    told_last += usize::from(leaving.contains(room));
                     let want = wanted.rooms.entry(*room).or_default();
                     want.config = unions.of(&want.config, &config, want.lists.is_empty());
                     want.lists.push(name);
                 }
             }
+            wanted.counts.push((name, found.len() - told_last));
         }
         for (room_id, config) in &ctx.request.subscriptions {
             let Some(row) = self.rooms.any_membership(room_id, &ctx.request.user).await? else { continue };
@@ -118,11 +130,14 @@ impl Sync {
 
     /// The rooms that lists are made of: those with the newest event first, whoever may see it. Of rooms in which the user
     /// is not, what happens there does not show: the last change of membership counts.
-    async fn order(&self, ctx: &Context<'_>) -> Result<Vec<RoomNum>, Error> {
-        let mut rooms = Vec::with_capacity(ctx.memberships.rows.len());
+    async fn order(&self, ctx: &Context<'_>) -> Result<Order, Error> {
+        let (mut rooms, mut leaving) = (Vec::with_capacity(ctx.memberships.rows.len()), BTreeSet::new());
         for row in ctx.memberships.rows.values() {
             if !is_listed(ctx, row) {
-                continue;
+                if !is_leaving(ctx, row) {
+                    continue;
+                }
+                leaving.insert(row.room);
             }
             let newest = match row.membership.as_str() {
                 "join" => match self.rooms.room_by_num(row.room).await? {
@@ -134,7 +149,7 @@ impl Sync {
             rooms.push((std::cmp::Reverse(newest), row.room));
         }
         rooms.sort_unstable();
-        Ok(rooms.into_iter().map(|(_, room)| room).collect())
+        Ok(Order { rooms: rooms.into_iter().map(|(_, room)| room).collect(), leaving })
     }
 
     /// Reads what the filters of all lists need.
@@ -246,17 +261,20 @@ impl Context<'_> {
     }
 }
 
-/// Whether a room stands in lists at all. What one has left drops out once the client knows that; being removed by others
-/// is something to see.
+/// Whether a room stands in lists. What one has left does not; being removed by others is something to see.
 fn is_listed(ctx: &Context<'_>, row: &MembershipRow) -> bool {
     match row.membership.as_str() {
         "join" | "knock" => true,
         "invite" => !ctx.ignored.contains(row.sender.as_str()),
-        _ => {
-            let was_removed = row.sender != ctx.request.user && row.left_pos > StreamPosition::ZERO;
-            (was_removed && !row.forgotten) || ctx.is_told_of_less(row)
-        }
+        _ => row.sender != ctx.request.user && row.left_pos > StreamPosition::ZERO && !row.forgotten,
     }
+}
+
+/// Whether a room that stands in lists no more still has to be told of, since the client believes otherwise. It keeps its
+/// place until it is told, and is not counted in the answer that does: the client would not hear of the smaller count
+/// before other news.
+fn is_leaving(ctx: &Context<'_>, row: &MembershipRow) -> bool {
+    !matches!(row.membership.as_str(), "join" | "knock" | "invite") && ctx.is_told_of_less(row)
 }
 
 fn tags(data: &AccountData) -> Vec<String> {
