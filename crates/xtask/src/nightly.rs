@@ -7,6 +7,7 @@
 
 mod fuzz;
 mod parts;
+mod rust_sdk;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,6 +20,9 @@ use parts::Night;
 
 /// The profile for tests: optimized, and yet with checks of arithmetic and of assertions.
 pub const PROFILE: &str = "nightly";
+
+/// The workspace of the program that plays the room list of matrix-rust-sdk.
+pub const RUST_SDK: &str = "tests/rust-sdk/Cargo.toml";
 
 /// A generated case of the crate `event` costs a small part of one of the others.
 const EVENT_SEEDS_PER_SEED: u64 = 20;
@@ -105,6 +109,8 @@ pub enum Part {
     Control,
     /// How names lead to servers, by DNS and `.well-known`, between a hearth and a Synapse.
     Delegation,
+    /// The room list of matrix-rust-sdk, by sliding sync.
+    RustSdk,
 }
 
 impl Options {
@@ -158,21 +164,32 @@ pub fn nightly(root: &Path, options: &Options) -> Result<(), Error> {
     if options.wants(Part::Delegation) {
         delegation(root, &tools, options, &mut night);
     }
+    if options.wants(Part::RustSdk) {
+        rust_sdk::play(root, hearth(root, options).as_path(), &mut night);
+    }
     night.end(&target.join("nightly.md"))
 }
 
 /// Builds everything first, so that no part's time holds a build.
 fn build(root: &Path, options: &Options, night: &mut Night) {
-    let needs_server = options.wants(Part::Kills) || options.wants(Part::Delegation);
+    let needs_server = [Part::Kills, Part::Delegation, Part::RustSdk].iter().any(|part| options.wants(*part));
     if needs_server && options.hearth.is_none() {
         let args = ["build", "--release", "--package", "server"];
         night.step("building the server", || run::shown("cargo", &args, root, &[]));
     }
-    let only_scripts = [Part::Kills, Part::Control, Part::Delegation];
+    if options.wants(Part::RustSdk) {
+        night.step("building the room list of matrix-rust-sdk", || rust_sdk::build(root));
+    }
+    let only_scripts = [Part::Kills, Part::Control, Part::Delegation, Part::RustSdk];
     if options.only.is_empty() || options.only.iter().any(|part| !only_scripts.contains(part)) {
         let args = ["test", "--profile", PROFILE, "--workspace", "--no-run"];
         night.step("building the tests", || run::shown("cargo", &args, root, &[]));
     }
+}
+
+/// The server that programs are played against.
+fn hearth(root: &Path, options: &Options) -> PathBuf {
+    options.hearth.clone().unwrap_or_else(|| root.join("target/release/hearth"))
 }
 
 /// `cargo test` for some targets; `filter` goes to the test programs. It is always of the whole
@@ -186,8 +203,7 @@ fn test(root: &Path, targets: &[&str], filter: &[&str]) -> Command {
 
 /// Kills of the server on both databases, and of PostgreSQL under the server.
 fn kills(root: &Path, tools: &setup::Tools, options: &Options, night: &mut Night) -> Result<(), Error> {
-    let built = root.join("target/release/hearth");
-    let hearth = options.hearth.as_deref().unwrap_or(&built);
+    let hearth = hearth(root, options);
     let postgres = Postgres::start(&root.join("target"), Durability::Durable)?;
     let (events, rounds) = (options.events.to_string(), options.rounds.to_string());
     let usual = ["--rounds", rounds.as_str(), "--events", events.as_str()];
@@ -200,7 +216,7 @@ fn kills(root: &Path, tools: &setup::Tools, options: &Options, night: &mut Night
         ("kills of PostgreSQL", &victim, "sqlite"),
     ] {
         night.part(name, |tally, each| {
-            play((root, tools, hearth), ("kill.mjs", args), database, tally, each);
+            play((root, tools, &hearth), ("kill.mjs", args), database, tally, each);
         });
     }
     Ok(())
@@ -235,10 +251,9 @@ fn delegation(root: &Path, tools: &setup::Tools, options: &Options, night: &mut 
     let Some(synapse) = &tools.synapse else {
         return println!("nightly: without Synapse, nothing is shown of how servers find each other");
     };
-    let built = root.join("target/release/hearth");
     let mut command = Command::new(&tools.node);
     command.arg("delegation.mjs").current_dir(root.join("tests/e2e"));
-    command.arg("--hearth").arg(options.hearth.as_deref().unwrap_or(&built)).arg("--synapse").arg(synapse);
+    command.arg("--hearth").arg(hearth(root, options)).arg("--synapse").arg(synapse);
     night.part("delegation", |tally, each| tally.counted("delegation.mjs", &mut command, each));
 }
 

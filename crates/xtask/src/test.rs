@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::nightly::PROFILE;
+use crate::nightly::{PROFILE, RUST_SDK};
 use crate::postgres::{Durability, Postgres};
 use crate::setup::{CHROMIUM, Tools, setup};
 use crate::{Error, run, spec};
@@ -123,6 +123,8 @@ pub fn test(root: &Path, options: &Options) -> Result<(), Error> {
 fn checks(root: &Path, tally: &mut Tally) {
     let cargo = |args: &[&str]| run::shown("cargo", args, root, &[]);
     tally.step("formatting", cargo(&["fmt", "--all", "--check"]));
+    // A workspace of its own, which is built by `cargo xtask nightly` alone.
+    tally.step("formatting of tests/rust-sdk", cargo(&["fmt", "--manifest-path", RUST_SDK, "--check"]));
     let lints = ["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"];
     tally.step("lints", cargo(&lints));
     if run::output("cargo", &["deny", "--version"], root).is_ok() {
