@@ -40,7 +40,7 @@ use crate::key_ring::KeyRing;
 use crate::receive::{Edus, Receiver};
 
 pub use error::{Error, Result};
-pub use remote::Remote;
+pub use remote::{Remote, Spawner};
 
 /// Verdicts on ACLs that are remembered.
 const HEARD_MAX: usize = 10_000;

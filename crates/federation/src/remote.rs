@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+
 use crate::Federation;
 use crate::client::Client;
 use crate::handshakes::Handshakes;
 use crate::outbound::Outbound;
 use crate::remote_devices::RemoteDevices;
+
+/// Lets work go on though its caller goes.
+pub type Spawner = Arc<dyn Fn(BoxFuture<'static, ()>) + Send + Sync>;
 
 /// What is asked of other servers on behalf of this server's users.
 pub struct Remote {
@@ -20,4 +25,6 @@ pub struct Remote {
     pub devices: Arc<RemoteDevices>,
     /// What others ask and send.
     pub federation: Arc<Federation>,
+    /// For what may take longer than its caller waits.
+    pub spawner: Spawner,
 }

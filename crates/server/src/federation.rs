@@ -12,7 +12,7 @@ use federation::outbound::{self, Outbound};
 use federation::receive::WORKERS;
 use federation::remote_devices::RemoteDevices;
 use federation::transport::Transport;
-use federation::{Federation, Remote};
+use federation::{Federation, Remote, Spawner};
 use media::Media;
 use rooms::Rooms;
 use store::Store;
@@ -147,7 +147,8 @@ pub async fn build(base: Base<'_>, client: Client) -> Result<Arc<Remote>, Error>
             ..Default::default()
         },
     });
-    Ok(Arc::new(Remote { client, handshakes, outbound, devices, federation }))
+    let spawner: Spawner = Arc::new(|work| drop(tokio::spawn(work)));
+    Ok(Arc::new(Remote { client, handshakes, outbound, devices, federation, spawner }))
 }
 
 /// Receives and sends until `stop` becomes true.

@@ -80,8 +80,14 @@ pub fn signal(name: &str, pid: u32) -> Result<(), Error> {
 /// Whether a program of that name can be started.
 #[must_use]
 pub fn exists(program: &str) -> bool {
+    answers(program, "--version")
+}
+
+/// Whether a program can be run and takes this argument, with which it says something of itself.
+#[must_use]
+pub fn answers(program: &str, argument: &str) -> bool {
     let mut command = Command::new(program);
-    command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+    command.arg(argument).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 

@@ -40,7 +40,7 @@ const PACKAGES: &[Package] = &[
     // `kill`: tests of the program end it with signals.
     Package { name: "procps", present: || run::exists("kill") },
     // `ip`: stories of DNS are played in a network namespace.
-    Package { name: "iproute2", present: || run::exists("ip") },
+    Package { name: "iproute2", present: || run::answers("ip", "-V") },
     Package { name: "openssl", present: || run::output("openssl", &["version"], Path::new("/")).is_ok() },
 ];
 

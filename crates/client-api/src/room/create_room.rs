@@ -8,8 +8,8 @@ use axum::{Json, Router, extract};
 use endpoint::{Error, JsonBody, RateClass, Requester};
 use event::{Json as EventJson, Object};
 use federation::Remote;
-use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use rooms::aliases::is_alias_localpart;
 use rooms::{CreateRoom, Rooms};
 use serde::Deserialize;
@@ -93,8 +93,10 @@ async fn create_room(
         && request.invite.iter().any(|user| !state.rooms.is_local(user))
     {
         // They go on when the client has lost its patience, or its connection.
-        let invites = tokio::spawn(invite_remote(remote, Arc::clone(&state.rooms), request, room_id.clone()));
-        drop(tokio::time::timeout(PATIENCE, invites).await);
+        let (done, invited) = tokio::sync::oneshot::channel();
+        let invites = invite_remote(Arc::clone(&remote), Arc::clone(&state.rooms), request, room_id.clone());
+        (remote.spawner)(Box::pin(invites.map(|()| done.send(()).unwrap_or_default())));
+        drop(tokio::time::timeout(PATIENCE, invited).await);
     }
     Ok(Json(json!({ "room_id": room_id })))
 }
