@@ -99,6 +99,7 @@ pub struct Users {
     passwords: passwords::Passwords,
     sessions: Arc<sessions::Cache>,
     push_rules: Arc<push_rules::Cache>,
+    key_texts: keys::device_keys::Cache,
     volatile: Arc<Volatile>,
     typing: Arc<typing::Typists>,
     presence: presence::Board,
@@ -130,6 +131,7 @@ impl Users {
         let typing = Arc::new(typing::Typists::new(Arc::clone(&volatile)));
         store.notifier().add_follower(Arc::clone(&typing) as Arc<dyn store::Follower>);
         let users = Self {
+            key_texts: keys::device_keys::Cache::default(),
             passwords: passwords::Passwords::new(blocking, Arc::clone(&entropy)),
             typing,
             presence: presence::Board::new(Arc::clone(&volatile), options.server_name.clone()),

@@ -128,6 +128,13 @@ impl Bench {
         Self { users: users.await.unwrap(), clock, store, hashing }
     }
 
+    /// Another node on the same store.
+    pub(crate) async fn neighbor(&self) -> Arc<Users> {
+        let (clock, entropy) = (Arc::clone(&self.clock) as Arc<dyn Clock>, Arc::new(FakeEntropy(AtomicU64::new(2))));
+        let blocking = Arc::clone(&self.hashing) as Arc<dyn Blocking>;
+        Users::new(self.store.clone(), clock, entropy, blocking, Options::new("example.org")).await.unwrap()
+    }
+
     /// A logged-in user with the password `secret`.
     pub(crate) async fn join(&self, name: &str) -> LoggedIn {
         let new = NewAccount {

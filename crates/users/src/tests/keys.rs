@@ -467,3 +467,34 @@ async fn ce7_an_upload_that_is_repeated_late_takes_no_signature_away() {
     bench.users.put_device_keys(&alice, &device, &device_keys(&login, 2)).await.unwrap();
     assert!(found().await.get(format!("ed25519:{signer}")).is_none(), "it is none of other keys");
 }
+
+#[tokio::test]
+async fn ce8_what_is_kept_of_keys_is_as_new_as_what_another_node_has_stored() {
+    let here = Bench::new().await;
+    let there = here.neighbor().await;
+    let (login, alice) = (here.join("alice").await, user("alice"));
+    let (device, bob) = (login.device.clone(), user("bob"));
+    let wanted = BTreeMap::from([(alice.clone(), vec![])]);
+    let told = async |asker: &UserId| there.query_keys(asker, &wanted).await.unwrap();
+    assert!(told(&bob).await.device_keys.is_empty());
+    here.users.put_device_keys(&alice, &device, &device_keys(&login, 1)).await.unwrap();
+    let first = told(&bob).await.device_keys[&alice][device.as_str()].clone();
+    assert_eq!(first["unsigned"], Json::Null);
+    here.users.put_device(&alice, &device, Some("phone".to_owned()), false).await.unwrap();
+    assert_eq!(told(&bob).await.device_keys[&alice][device.as_str()]["unsigned"]["device_display_name"], "phone");
+    here.users.put_cross_signing_keys(&alice, &cross_keys(&alice, 10)).await.unwrap();
+    assert_eq!(told(&bob).await.master_keys.len(), 1);
+    assert_eq!((told(&bob).await.user_signing_keys.len(), told(&alice).await.user_signing_keys.len()), (0, 1));
+    here.users.put_cross_signing_keys(&bob, &cross_keys(&bob, 20)).await.unwrap();
+    let (master, signer) = (key(10).public_b64(), key(22).public_b64());
+    let by_bob = signed(&told(&bob).await.master_keys[&alice], &bob, &key(22), &signer);
+    let upload = BTreeMap::from([(alice.clone(), BTreeMap::from([(master, by_bob)]))]);
+    assert!(here.users.put_signatures(&bob, &upload, &Queried::default()).await.unwrap().is_empty());
+    let of_bob = |queried: Queried| queried.master_keys[&alice]["signatures"][bob.as_str()].clone();
+    assert!(of_bob(told(&bob).await).is_object(), "who signed sees it");
+    assert!(of_bob(told(&alice).await).is_null() && of_bob(told(&user("carol")).await).is_null(), "and nobody else");
+    here.users.delete_devices(&alice, std::slice::from_ref(&device)).await.unwrap();
+    assert!(told(&bob).await.device_keys.is_empty());
+    here.users.deactivate(&alice, false).await.unwrap();
+    assert!(told(&bob).await.master_keys.is_empty());
+}
