@@ -165,6 +165,11 @@ impl<'a> Viewer<'a> {
         if let Some(then) = self.seen.get(&state) {
             return Ok(then.clone());
         }
+        let head = self.room.head();
+        if state.members == head.state.members && head.local.contains(self.user) {
+            // Nobody has come or gone since: a member was one then, for whom the visibility makes no difference.
+            return Ok(Then { visibility: Visibility::Joined, membership: "join".to_owned() });
+        }
         let pairs = [type_key(HISTORY_VISIBILITY, ""), type_key(MEMBER, self.user.as_str())];
         let found = self.rooms.state_map(self.room, None, state, &pairs).await?;
         let then = Then {
