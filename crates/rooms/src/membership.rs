@@ -299,6 +299,27 @@ impl Rooms {
         self.rooms.lock().peek(room).map(|room| Arc::clone(&room.head().local))
     }
 
+    /// The position of each room's newest event, whoever may see it; `None` for an unknown room. Rooms that are not in memory
+    /// are looked up together, and stay where they are.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn last_positions(&self, rooms: &[RoomNum]) -> Result<Vec<Option<StreamPosition>>> {
+        let mut found: Vec<Option<StreamPosition>> = {
+            let held = self.rooms.lock();
+            let alive = |room: &RoomNum| held.peek(*room).filter(|room| !room.is_dead());
+            rooms.iter().map(|room| alive(room).map(|room| room.head().row.last_pos)).collect()
+        };
+        let unread = found.iter().zip(rooms).filter(|(found, _)| found.is_none());
+        let reads = unread.map(|(_, room)| Read::get::<RoomRow>(vec![(*room).into()])).collect();
+        let mut rows = self.store.read(reads).await?.into_iter();
+        for found in found.iter_mut().filter(|found| found.is_none()) {
+            let row: Option<RoomRow> = rows.next().unwrap_or_default().one()?;
+            *found = row.map(|row| row.last_pos);
+        }
+        Ok(found)
+    }
+
     /// The current state event of a room, past any check of who asks.
     ///
     /// # Errors

@@ -132,6 +132,7 @@ impl Sync {
     /// is not, what happens there does not show: the last change of membership counts.
     async fn order(&self, ctx: &Context<'_>) -> Result<Order, Error> {
         let (mut rooms, mut leaving) = (Vec::with_capacity(ctx.memberships.rows.len()), BTreeSet::new());
+        let mut joined = Vec::with_capacity(rooms.capacity());
         for row in ctx.memberships.rows.values() {
             if !is_listed(ctx, row) {
                 if !is_leaving(ctx, row) {
@@ -139,15 +140,13 @@ impl Sync {
                 }
                 leaving.insert(row.room);
             }
-            let newest = match row.membership.as_str() {
-                "join" => match self.rooms.room_by_num(row.room).await? {
-                    Some(room) => room.head().row.last_pos,
-                    None => continue,
-                },
-                _ => row.pos,
-            };
-            rooms.push((std::cmp::Reverse(newest), row.room));
+            match row.membership.as_str() {
+                "join" => joined.push(row.room),
+                _ => rooms.push((std::cmp::Reverse(row.pos), row.room)),
+            }
         }
+        let newest = self.rooms.last_positions(&joined).await?.into_iter().zip(joined);
+        rooms.extend(newest.filter_map(|(newest, room)| Some((std::cmp::Reverse(newest?), room))));
         rooms.sort_unstable();
         Ok(Order { rooms: rooms.into_iter().map(|(_, room)| room).collect(), leaving })
     }
