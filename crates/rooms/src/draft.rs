@@ -7,8 +7,8 @@ use std::sync::Arc;
 use event::Pdu;
 use ruma_common::OwnedEventId;
 use store::tables::rooms::{
-    EventBytesRow, EventRow, MembershipRow, NotificationRow, OwnMessageRow, PartialEventRow, RelationRow, RoomHeadRow,
-    RoomRow, StateEventRow, StateKeyRow, StateSegmentRow, ThreadRow,
+    EventBytesRow, EventRow, MembershipRow, NotificationRow, OwnInThreadRow, OwnMessageRow, PartialEventRow,
+    RelationRow, RoomHeadRow, RoomRow, StateEventRow, StateKeyRow, StateSegmentRow, ThreadAsideRow, ThreadRow,
 };
 use store::{CommitBatch, EventNum, RoomNum, StreamKind, StreamPosition, UserId};
 use tokio::sync::MutexGuard;
@@ -592,14 +592,18 @@ impl<'a> Draft<'a> {
         })
     }
 
-    /// Sending is reading: remembers the position of a local sender's last message.
+    /// Sending is reading, in the main timeline or in a thread: remembers the position of a local sender's last event
+    /// there.
     fn keep_own(&mut self, event: &Arc<Event>, pos: StreamPosition) {
         let user_id = event.row.sender.clone();
-        if event.pdu.is_state() || event.row.thread.is_some() || !self.head.local.contains(&user_id) {
+        if event.pdu.is_state() || !self.head.local.contains(&user_id) {
             return;
         }
-        let messages = self.head.row.messages;
-        self.batch.put(OwnMessageRow { user_id, room: self.room.num, pos, messages });
+        let room = self.room.num;
+        match event.row.thread.clone() {
+            Some(root) => self.batch.put(OwnInThreadRow { user_id, room, root, pos }),
+            None => self.batch.put(OwnMessageRow { user_id, room, pos, messages: self.head.row.messages }),
+        };
     }
 
     /// Keeps the auth edges of a state event where the auth graph is loaded from.
@@ -629,6 +633,10 @@ impl<'a> Draft<'a> {
     }
 
     fn keep_notifications(&mut self, event: &Arc<Event>, pos: StreamPosition, notified: Judgement) {
+        let is_reply = event.relation().is_some_and(|(rel_type, _)| rel_type == "m.thread");
+        if let Some(root) = event.row.thread.clone().filter(|_| notified.by_default && !is_reply) {
+            self.batch.put(ThreadAsideRow { room: self.room.num, pos, root });
+        }
         for exception in notified.exceptions {
             self.batch.put(NotificationRow {
                 user_id: exception.user,

@@ -11,8 +11,9 @@ use std::ops::Bound;
 use store::tables::core::JobRow;
 use store::tables::rooms::{
     AliasRow, EventBytesRow, EventRow, FragmentRow, HistoryGapRow, LeftOutRow, MembershipRow, MissingPrevRow,
-    NotificationRow, PartialEventRow, PartialRoomRow, RedactionRow, RelationRow, ResidencyRow, RoomHeadRow, RoomRow,
-    RoomServerRow, StateEventRow, StateKeyRow, StateSegmentRow, ThreadRow, UncountedRow,
+    NotificationRow, OwnInThreadRow, OwnMessageRow, PartialEventRow, PartialRoomRow, RedactionRow, RelationRow,
+    ResidencyRow, RoomHeadRow, RoomRow, RoomServerRow, StateEventRow, StateKeyRow, StateSegmentRow, ThreadAsideRow,
+    ThreadRow, UncountedRow,
 };
 use store::{CommitBatch, CommitError, EventNum, Read, RoomNum, Row, StreamKind, UserId, Value};
 
@@ -110,6 +111,7 @@ impl Rooms {
             || self.remove::<RelationRow>(prefix(), relation_key).await?
             || self.remove::<RedactionRow>(prefix(), redaction_key).await?
             || self.remove::<UncountedRow>(prefix(), |row| vec![room.into(), row.pos.into()]).await?
+            || self.remove::<ThreadAsideRow>(prefix(), |row| vec![room.into(), row.pos.into()]).await?
             || self.remove::<ThreadRow>(prefix(), |row| vec![room.into(), row.root.as_str().into()]).await?
             || self.remove::<FragmentRow>(prefix(), |row| vec![room.into(), row.fragment.into()]).await?
             || self.remove::<MissingPrevRow>(prefix(), missing_key).await?
@@ -165,6 +167,8 @@ impl Rooms {
             let user: &UserId = &row.user_id;
             batch.delete::<MembershipRow>(vec![user.into(), room.into()]);
             batch.delete_prefix::<NotificationRow>(vec![user.into(), room.into()]);
+            batch.delete::<OwnMessageRow>(vec![user.into(), room.into()]);
+            batch.delete_prefix::<OwnInThreadRow>(vec![user.into(), room.into()]);
             batch.announce(StreamKind::Membership, None, Some(user.clone()), None);
         }
         if !rows.is_empty() {

@@ -4,7 +4,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use store::tables::rooms::{MembershipRow, NotificationRow, OwnMessageRow, RelationRow, ThreadRow, UncountedRow};
+use store::tables::rooms::{
+    MembershipRow, NotificationRow, OwnInThreadRow, OwnMessageRow, RelationRow, ThreadAsideRow, ThreadRow, UncountedRow,
+};
 use store::{EventNum, Read, StreamPosition};
 
 use crate::room::Room;
@@ -64,6 +66,13 @@ pub struct Unread {
     pub threads: BTreeMap<String, Counts>,
 }
 
+/// What was found after the mark of a room as a whole.
+struct Threads {
+    threads: Vec<ThreadRow>,
+    rows: Vec<NotificationRow>,
+    asides: Vec<ThreadAsideRow>,
+}
+
 impl Unread {
     /// Main timeline and threads together.
     pub fn total(&self) -> Counts {
@@ -86,82 +95,104 @@ impl Rooms {
         let rows_read = Read::prefix::<NotificationRow>(vec![(&row.user_id).into(), room.num.into()]).after(all.pos);
         let threads_read = Read::along::<ThreadRow>(ThreadRow::BY_POS, vec![room.num.into()]).after(all.pos).reverse();
         let redacted_read = Read::prefix::<UncountedRow>(vec![room.num.into()]).after(all.pos);
+        let asides_read = Read::prefix::<ThreadAsideRow>(vec![room.num.into()]).after(all.pos);
         let own_read = Read::get::<OwnMessageRow>(vec![(&row.user_id).into(), room.num.into()]);
-        let few = [&rows_read, &threads_read, &redacted_read].map(|read| read.clone().limit(FEW));
+        let few = [&rows_read, &threads_read, &redacted_read, &asides_read].map(|read| read.clone().limit(FEW));
         let reads = few.into_iter().chain([own_read]).collect();
         let mut found = self.store.read(reads).await?.into_iter();
         let mut rows = found.next().unwrap_or_default().all::<NotificationRow>()?;
         let mut threads = found.next().unwrap_or_default().all::<ThreadRow>()?;
         let mut redacted = found.next().unwrap_or_default().all::<UncountedRow>()?;
+        let mut asides = found.next().unwrap_or_default().all::<ThreadAsideRow>()?;
         let own = found.next().unwrap_or_default().one::<OwnMessageRow>()?;
-        if [rows.len(), threads.len(), redacted.len()].into_iter().max() >= Some(FEW as usize) {
-            let reads = vec![rows_read.limit(ROWS_MAX), threads_read.limit(THREADS_MAX), redacted_read.limit(ROWS_MAX)];
+        let most = [rows.len(), threads.len(), redacted.len(), asides.len()].into_iter().max();
+        if most >= Some(FEW as usize) {
+            let [rows_read, redacted_read, asides_read] =
+                [rows_read, redacted_read, asides_read].map(|read| read.limit(ROWS_MAX));
+            let reads = vec![rows_read, threads_read.limit(THREADS_MAX), redacted_read, asides_read];
             let mut found = self.store.read(reads).await?.into_iter();
             rows = found.next().unwrap_or_default().all()?;
             threads = found.next().unwrap_or_default().all()?;
             redacted = found.next().unwrap_or_default().all()?;
+            asides = found.next().unwrap_or_default().all()?;
         }
-        // Both in the order of positions.
-        rows.retain(|row| redacted.binary_search_by_key(&row.pos, |redacted| redacted.pos).is_err());
+        // All in the order of positions.
+        let stands = |pos: StreamPosition| redacted.binary_search_by_key(&pos, |redacted| redacted.pos).is_err();
+        rows.retain(|row| stands(row.pos));
+        asides.retain(|aside| stands(aside.pos));
         let own = own.map_or(Mark::default(), |row| Mark { pos: row.pos, messages: row.messages });
         let main = all.max(own).max(marks.main);
         let mut unread = Unread::default();
         let gone = redacted.iter().filter(|redacted| redacted.by_default && redacted.pos > main.pos).count();
         unread.main.notifications = (head.row.messages - main.messages).max(0) - i64::try_from(gone).unwrap_or(0);
-        let looked_at: BTreeSet<String> = threads.iter().map(|thread| thread.root.clone()).collect();
-        for thread in threads {
-            let mark = all.max(marks.threads.get(&thread.root).copied().unwrap_or_default());
-            let (counts, mark) = self.unread_in_thread(room, row, &thread, mark).await?;
-            let mut counts = Counts { notifications: counts, highlights: 0 };
-            for row in rows.iter().filter(|row| row.thread == thread.root && row.pos > mark) {
-                add(&mut counts, row);
-            }
-            if counts != Counts::default() {
-                unread.threads.insert(thread.root, counts);
-            }
-        }
         for row in rows.iter().filter(|row| row.thread.is_empty() && row.pos > main.pos) {
             add(&mut unread.main, row);
         }
-        // An edit or a reaction can be newer than every reply of its thread.
-        for row in rows.iter().filter(|row| !row.thread.is_empty() && !looked_at.contains(&row.thread)) {
-            let mark = all.max(marks.threads.get(&row.thread).copied().unwrap_or_default());
-            if row.pos > mark.pos {
-                add(unread.threads.entry(row.thread.clone()).or_default(), row);
-            }
-        }
         unread.main.notifications = unread.main.notifications.max(0);
+        unread.threads = self.unread_threads(room, row, (marks, all), &Threads { threads, rows, asides }).await?;
         Ok(unread)
     }
 
-    /// Notifiable messages of a thread behind the mark or the user's own last one, whichever is later.
-    async fn unread_in_thread(
+    /// Threads with something unread: of those with replies after the mark, and those of which there is something else,
+    /// since an edit or a reaction can be newer than every reply of its thread.
+    async fn unread_threads(
         &self,
         room: &Room,
         row: &MembershipRow,
-        thread: &ThreadRow,
-        mark: Mark,
-    ) -> Result<(i64, StreamPosition)> {
-        if thread.last_pos <= mark.pos {
-            return Ok((0, mark.pos));
+        (marks, all): (&ReadMarks, Mark),
+        found: &Threads,
+    ) -> Result<BTreeMap<String, Counts>> {
+        let rows = found.rows.iter().filter(|row| !row.thread.is_empty());
+        let roots = found.threads.iter().map(|thread| &thread.root).chain(rows.clone().map(|row| &row.thread));
+        let roots = roots.chain(found.asides.iter().map(|aside| &aside.root)).collect();
+        let own = self.own_in_threads(room, row, &roots).await?;
+        let read = |root: &String| {
+            let mark = marks.threads.get(root).map_or(StreamPosition::ZERO, |mark| mark.pos);
+            all.pos.max(mark).max(own.get(root).copied().unwrap_or(StreamPosition::ZERO))
+        };
+        let mut unread: BTreeMap<String, Counts> = BTreeMap::new();
+        for thread in found.threads.iter().filter(|thread| thread.last_pos > read(&thread.root)) {
+            let notifications = self.unread_in_thread(room, &thread.root, read(&thread.root)).await?;
+            unread.insert(thread.root.clone(), Counts { notifications, highlights: 0 });
         }
-        let prefix = vec![room.num.into(), thread.root.as_str().into(), "m.thread".into()];
+        for aside in found.asides.iter().filter(|aside| aside.pos > read(&aside.root)) {
+            unread.entry(aside.root.clone()).or_default().notifications += 1;
+        }
+        for row in rows.filter(|row| row.pos > read(&row.thread)) {
+            add(unread.entry(row.thread.clone()).or_default(), row);
+        }
+        unread.retain(|_, counts| *counts != Counts::default());
+        Ok(unread)
+    }
+
+    /// Where the user has last sent something in these threads.
+    async fn own_in_threads(
+        &self,
+        room: &Room,
+        row: &MembershipRow,
+        roots: &BTreeSet<&String>,
+    ) -> Result<BTreeMap<String, StreamPosition>> {
+        if roots.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let key = |root: &str| vec![(&row.user_id).into(), room.num.into(), root.into()];
+        let reads = roots.iter().map(|root| Read::get::<OwnInThreadRow>(key(root))).collect();
+        let mut own = BTreeMap::new();
+        for found in self.store.read(reads).await? {
+            own.extend(found.one::<OwnInThreadRow>()?.map(|row| (row.root, row.pos)));
+        }
+        Ok(own)
+    }
+
+    /// Notifiable messages of a thread behind what is read of it.
+    async fn unread_in_thread(&self, room: &Room, root: &str, read_to: StreamPosition) -> Result<i64> {
+        let prefix = vec![room.num.into(), root.into(), "m.thread".into()];
         let read = Read::prefix::<RelationRow>(prefix).reverse().limit(THREAD_MESSAGES_MAX);
         let rows: Vec<RelationRow> = self.store.all(read).await?;
         let nums: Vec<EventNum> = rows.iter().map(|row| row.event).collect();
-        let mut events = self.events(room, None, &nums).await?;
-        events.sort_by_key(|event| std::cmp::Reverse(event.row.pos));
-        let mut count = 0;
-        for event in events {
-            if event.pos() <= mark.pos {
-                break;
-            }
-            if event.row.sender == row.user_id {
-                return Ok((count, event.pos()));
-            }
-            count += i64::from(event.has(flags::NOTIFIABLE));
-        }
-        Ok((count, mark.pos))
+        let events = self.events(room, None, &nums).await?;
+        let unread = events.iter().filter(|event| event.pos() > read_to && event.has(flags::NOTIFIABLE));
+        Ok(i64::try_from(unread.count()).unwrap_or(0))
     }
 }
 

@@ -8,7 +8,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rooms::unread::{Mark, ReadMarks};
 use rooms::{Event, NewEvent, Preset};
-use serde_json::json;
+use serde_json::{Value, json};
+use store::UserId;
 
 use crate::harness::{content, room_of, rooms, text, user};
 
@@ -21,7 +22,7 @@ struct Read {
 }
 
 /// Unread messages of `me`, who sees all of `said`: of the main timeline, and of threads with something unread. What is
-/// redacted counts no more, but has been said.
+/// redacted counts no more, but has been said, also in a thread.
 fn count(said: &[Arc<Event>], gone: &BTreeSet<usize>, me: &str, read: &Read) -> (i64, BTreeMap<String, i64>) {
     let (mut main, mut threads) = (0, BTreeMap::new());
     // Whoever says something has read what stands before it, there.
@@ -34,9 +35,9 @@ fn count(said: &[Arc<Event>], gone: &BTreeSet<usize>, me: &str, read: &Read) -> 
         match &event.row.thread {
             None => main += i64::from(unread_after(read.main) && unread_after(own_main)),
             Some(root) => {
-                let own = said.iter().enumerate().rposition(|(place, other)| {
-                    other.row.thread.as_ref() == Some(root) && other.row.sender.as_str() == me && !gone.contains(&place)
-                });
+                let own = said
+                    .iter()
+                    .rposition(|other| other.row.thread.as_ref() == Some(root) && other.row.sender.as_str() == me);
                 if unread_after(read.threads.get(root).copied()) && unread_after(own) {
                     *threads.entry(root.clone()).or_default() += 1;
                 }
@@ -108,4 +109,40 @@ async fn unread_counts_are_what_slow_counting_says() {
             assert_eq!(found, threads, "seed {seed}, step {step}: {read:?}");
         }
     }
+}
+
+/// What a user has not read of the main timeline, and of all threads.
+async fn sums(rooms: &rooms::Rooms, room_id: &str, me: &UserId) -> (i64, i64) {
+    let room = rooms.room(room_id).await.unwrap().unwrap();
+    let row = rooms.membership_row(room.num, me).await.unwrap().unwrap();
+    let unread = rooms.unread(&room, &row, &ReadMarks::default()).await.unwrap();
+    (unread.main.notifications, unread.threads.values().map(|counts| counts.notifications).sum())
+}
+
+#[tokio::test]
+async fn whatever_one_sends_into_a_thread_is_reading_it() {
+    let rooms = rooms().await;
+    let [alice, bob] = ["alice", "bob"].map(user);
+    let room_id = rooms.create_room(&room_of(&alice, "11", Preset::PublicChat)).await.unwrap();
+    rooms.join(&room_id, &bob, None, content(json!({}))).await.unwrap();
+    let relate = async |sender: &UserId, kind: &str, relation: Value| {
+        let body = content(json!({ "msgtype": "m.text", "body": "x", "m.relates_to": relation }));
+        rooms.send(&room_id, NewEvent::message(sender, kind, body)).await.unwrap()
+    };
+    let root = rooms.send(&room_id, text(&alice, "root")).await.unwrap();
+    let reply = relate(&alice, "m.room.message", json!({ "rel_type": "m.thread", "event_id": root })).await;
+    assert_eq!(sums(&rooms, &room_id, &bob).await, (1, 1));
+    let like = json!({ "rel_type": "m.annotation", "event_id": reply, "key": "+" });
+    let reaction = relate(&bob, "m.reaction", like).await;
+    assert_eq!(sums(&rooms, &room_id, &bob).await, (1, 0));
+    let mut redaction = NewEvent::message(&alice, "m.room.redaction", Object::new());
+    redaction.redacts = Some(reaction);
+    rooms.send(&room_id, redaction).await.unwrap();
+    assert_eq!(sums(&rooms, &room_id, &bob).await, (1, 0), "what was read stays read");
+    let edit = relate(&alice, "m.room.message", json!({ "rel_type": "m.replace", "event_id": reply })).await;
+    assert_eq!(sums(&rooms, &room_id, &bob).await, (1, 1), "what notifies counts in its thread, reply or not");
+    let mut redaction = NewEvent::message(&alice, "m.room.redaction", Object::new());
+    redaction.redacts = Some(edit);
+    rooms.send(&room_id, redaction).await.unwrap();
+    assert_eq!(sums(&rooms, &room_id, &bob).await, (1, 0));
 }

@@ -22,6 +22,8 @@ pub const TABLES: &[&Table] = &[
     UncountedRow::TABLE,
     ThreadRow::TABLE,
     OwnMessageRow::TABLE,
+    OwnInThreadRow::TABLE,
+    ThreadAsideRow::TABLE,
     HistoryGapRow::TABLE,
     RoomServerRow::TABLE,
     ResidencyRow::TABLE,
@@ -388,6 +390,33 @@ table! {
         pos: StreamPosition,
         /// The room's message counter at it.
         messages: i64,
+    }
+}
+
+table! {
+    /// A local user's own last event in a thread, of whatever kind: sending is reading there, too.
+    "own_in_threads" => OwnInThreadRow key(user_id, room, root) {
+        /// The user.
+        user_id: UserId,
+        /// The room.
+        room: RoomNum,
+        /// Event id of the thread's root.
+        root: String,
+        /// Position of the event.
+        pos: StreamPosition,
+    }
+}
+
+table! {
+    /// An event that notifies by the default rules and stands in a thread without being a reply: an edit that mentions the
+    /// room, say. No counter holds it.
+    "thread_asides" => ThreadAsideRow key(room, pos) {
+        /// The room.
+        room: RoomNum,
+        /// The event's position.
+        pos: StreamPosition,
+        /// Event id of the thread's root.
+        root: String,
     }
 }
 
