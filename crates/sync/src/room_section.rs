@@ -327,7 +327,8 @@ impl Sync {
         };
         self.add_meanwhile(room, &meanwhile, end, &timeline.events, &mut state).await?;
         let at_start = if reader.use_state_after { end } else { start };
-        self.select_members(room, reader, &mut state, &timeline, at_start, whole).await?;
+        let changed = if whole { Some(self.changed_members(room, reader, since, end).await?) } else { None };
+        self.select_members(room, reader, &mut state, &timeline, at_start, changed).await?;
         let filter = &reader.filter.room.state;
         state.retain(|event| filter.accepts_event(event) && filter.accepts_room(&room.id));
         let sums = |event: &Arc<Event>| SUMMED.contains(&event.pdu.kind.as_str());
@@ -395,8 +396,26 @@ impl Sync {
         Ok(())
     }
 
-    /// With lazy loading, keeps of a whole state only the members that the timeline needs, and adds those that an
-    /// incremental answer needs besides.
+    /// Members that have changed since the reader's token, though the state is told whole: one that loads members lazily
+    /// may hold any of them, and would keep what is no longer so.
+    async fn changed_members(
+        &self,
+        room: &Room,
+        reader: &Reader<'_>,
+        since: StreamPosition,
+        end: Roots,
+    ) -> Result<BTreeSet<UserId>, Error> {
+        if !reader.filter.room.state.lazy_load_members || since == StreamPosition::ZERO || end == Roots::EMPTY {
+            return Ok(BTreeSet::new());
+        }
+        let members = |roots: Roots| Roots { rest: Root::EMPTY, ..roots };
+        let known = self.state_at(room, since.max(room.whole_pos())).await?;
+        let changed = state_delta::after_timeline(&self.rooms, room, members(known), members(end)).await?;
+        Ok(changed.iter().filter_map(|event| event.pdu.state_key.as_deref().map(UserId::from)).collect())
+    }
+
+    /// With lazy loading, keeps of a whole state only the members that the timeline needs and those that have changed, and
+    /// adds those that an incremental answer needs besides. `changed` is `None` where the state is not whole.
     async fn select_members(
         &self,
         room: &Arc<Room>,
@@ -404,7 +423,7 @@ impl Sync {
         state: &mut Vec<Arc<Event>>,
         timeline: &Timeline,
         at: Roots,
-        whole: bool,
+        changed: Option<BTreeSet<UserId>>,
     ) -> Result<(), Error> {
         let filter = &reader.filter.room.state;
         if !filter.lazy_load_members {
@@ -414,7 +433,7 @@ impl Sync {
         let mut needed: BTreeSet<UserId> =
             timeline.events.iter().map(|event| UserId::from(event.pdu.sender.as_str())).collect();
         self.lazy.begin(reader.user, &device, room.num, reader.since);
-        if whole {
+        if let Some(changed) = changed {
             self.lazy.forget(reader.user, &device, room.num);
             needed.insert(reader.user.clone());
             if reader.use_state_after {
@@ -423,7 +442,8 @@ impl Sync {
                 needed.extend(members.filter_map(|event| event.pdu.state_key.as_deref()).map(UserId::from));
             }
             state.retain(|event| {
-                event.pdu.kind != MEMBER || event.pdu.state_key.as_deref().is_some_and(|user| needed.contains(user))
+                let is_kept = |user: &str| needed.contains(user) || changed.contains(user);
+                event.pdu.kind != MEMBER || event.pdu.state_key.as_deref().is_some_and(is_kept)
             });
         }
         let told = |event: &Arc<Event>| event.pdu.state_key.as_deref().map(UserId::from);

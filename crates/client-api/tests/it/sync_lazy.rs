@@ -176,3 +176,27 @@ async fn cy8_without_others_those_who_left_are_heroes() {
     assert_eq!(joined(&answer, &room)["summary"]["m.heroes"], json!([bob.user]));
     assert!(of_type(events(joined(&answer, &room), "timeline"), "m.room.create").is_some());
 }
+
+#[tokio::test]
+async fn cy7_who_left_while_one_was_out_oneself_is_told_of() {
+    let server = Server::new().await;
+    let (alice, others, room) = room_of(&server, &["bob", "carol"]).await;
+    let [bob, carol] = &others[..] else { panic!() };
+    carol.say(&room, "hello").await;
+    let short = json!({ "room": { "timeline": { "limit": 1 }, "state": { "lazy_load_members": true } } }).to_string();
+    for after in ["", "&use_state_after=true"] {
+        let query = format!("filter={}{after}", encoded(&short));
+        carol.join(&room).await;
+        carol.say(&room, "hello again").await;
+        let start = bob.sync_with(&query).await;
+        bob.leave(&room).await;
+        carol.leave(&room).await;
+        bob.join(&room).await;
+        alice.say(&room, "bye").await;
+        let answer = bob.sync_since(&start, &query).await;
+        let part = if after.is_empty() { "state" } else { "state_after" };
+        let state = events(joined(&answer, &room), part);
+        let of_carol = state.iter().find(|event| event["state_key"] == json!(carol.user));
+        assert_eq!(of_carol.map(|event| &event["content"]["membership"]), Some(&json!("leave")), "{answer}");
+    }
+}
