@@ -220,7 +220,15 @@ impl Sync {
         let receipts = self.receipts(room, reader, window, fresh).await?;
         let has_read = receipts.iter().any(|row| row.user_id == *reader.user);
         let ephemeral = self.ephemeral(room, reader, window, fresh, receipts);
-        let account_data = account_data_of(reader, room, account_data);
+        let own: Vec<AccountData>;
+        let account_data = match fresh && !returned && window.since.is_some() && !window.lost {
+            // What was set while the user was not in the room was not told then.
+            true => {
+                own = self.users.room_account_data(reader.user, &room.id).await?;
+                account_data_of(reader, room, own.iter().filter(|one| one.pos <= window.upto))
+            }
+            false => account_data_of(reader, room, account_data.iter()),
+        };
         let moved = fresh || reader.full_state || room.head().row.last_pos > since;
         if !moved && !has_read && ephemeral.is_empty() && account_data.is_empty() {
             return Ok(None);
@@ -616,12 +624,16 @@ fn add_state_after(section: &mut Object, state: &[String]) {
     section.raw("state_after", &text).raw("org.matrix.msc4222.state_after", &text);
 }
 
-fn account_data_of(reader: &Reader<'_>, room: &Room, account_data: &[AccountData]) -> Vec<String> {
+fn account_data_of<'a>(
+    reader: &Reader<'_>,
+    room: &Room,
+    account_data: impl Iterator<Item = &'a AccountData>,
+) -> Vec<String> {
     let filter = &reader.filter.room.account_data;
     if !filter.accepts_room(&room.id) {
         return Vec::new();
     }
-    account_data.iter().filter(|one| filter.accepts(&one.kind, None)).map(account_data_event).collect()
+    account_data.filter(|one| filter.accepts(&one.kind, None)).map(account_data_event).collect()
 }
 
 /// A piece of account data as an event.

@@ -796,3 +796,18 @@ async fn cy6_events_come_as_in_federation() {
     let refused = bob.get(&format!("/_matrix/client/v3/sync?{}", filter(json!({ "event_format": "other" })))).await;
     refused.refused(400, "M_INVALID_PARAM");
 }
+
+#[tokio::test]
+async fn cy4_account_data_that_was_set_outside_comes_with_the_room() {
+    let server = Server::new().await;
+    let (_, bob, room) = two(&server).await;
+    bob.leave(&room).await;
+    let first = bob.sync("").await;
+    let path = format!("/user/{}/rooms/{}/account_data/x.y", encoded(&bob.user), encoded(&room));
+    bob.put(&path, json!({ "a": 1 })).await.ok();
+    let second = bob.sync_since(&first, "").await;
+    bob.join(&room).await;
+    let third = bob.sync_since(&second, "").await;
+    let expected = json!({ "type": "x.y", "content": { "a": 1 } });
+    assert_eq!(events(joined(&third, &room), "account_data"), [expected]);
+}
