@@ -572,7 +572,7 @@ impl Sync {
         let receipts: Vec<ReceiptRow> =
             receipts.into_iter().filter(|row| filter.accepts("m.receipt", Some(row.user_id.as_str()))).collect();
         if !receipts.is_empty() {
-            events.push(receipt_event(&receipts));
+            events.extend(receipt_events(&receipts));
         }
         if filter.accepts("m.typing", None) {
             let typing = match (fresh, window.epoch_is_new) {
@@ -645,18 +645,32 @@ fn counts(counts: Counts) -> String {
     format!("{{\"notification_count\":{},\"highlight_count\":{}}}", counts.notifications, counts.highlights)
 }
 
-/// The content of `m.receipt`: event, type, user.
-pub(crate) fn receipt_event(rows: &[ReceiptRow]) -> String {
-    let mut content: BTreeMap<&str, BTreeMap<&str, BTreeMap<&str, Value>>> = BTreeMap::new();
+/// Receipts by event, type and user.
+type Receipts<'a> = BTreeMap<&'a str, BTreeMap<&'a str, BTreeMap<&'a str, Value>>>;
+
+/// Receipts as `m.receipt`: content by event, type and user. Where a user has several at one event, for several threads,
+/// each event holds one of them: the first what counts most, without a thread, then for the main timeline.
+pub(crate) fn receipt_events(rows: &[ReceiptRow]) -> Vec<String> {
+    let mut contents: Vec<Receipts<'_>> = Vec::new();
+    let mut rows: Vec<&ReceiptRow> = rows.iter().collect();
+    rows.sort_by_key(|row| (!row.thread.is_empty(), row.thread != "main"));
     for row in rows {
         let mut receipt = json!({ "ts": row.ts });
         if let (false, Some(receipt)) = (row.thread.is_empty(), receipt.as_object_mut()) {
             receipt.insert("thread_id".to_owned(), json!(row.thread));
         }
-        let of_type = content.entry(&row.event_id).or_default().entry(&row.receipt_type).or_default();
-        of_type.insert(row.user_id.as_str(), receipt);
+        let (event, kind, user) = (row.event_id.as_str(), row.receipt_type.as_str(), row.user_id.as_str());
+        let is_taken =
+            |content: &Receipts<'_>| content.get(event).and_then(|types| types.get(kind)?.get(user)).is_some();
+        let free = contents.iter().position(|content| !is_taken(content)).unwrap_or(contents.len());
+        if free == contents.len() {
+            contents.push(BTreeMap::new());
+        }
+        if let Some(content) = contents.get_mut(free) {
+            content.entry(event).or_default().entry(kind).or_default().insert(user, receipt);
+        }
     }
-    json!({ "type": "m.receipt", "content": content }).to_string()
+    contents.into_iter().map(|content| json!({ "type": "m.receipt", "content": content }).to_string()).collect()
 }
 
 /// How far a user has read, from the user's receipts: public and private alike, the more advanced counts.

@@ -520,3 +520,21 @@ async fn cz5_counts_follow_what_is_read() {
     let second = slider.woken_by(&first, &all(), read(&bob, &room, &message, ReceiptType::ReadPrivate)).await;
     assert_eq!(second["rooms"][&room]["notification_count"], 0, "{second}");
 }
+
+#[tokio::test]
+async fn cz8_of_several_receipts_at_one_event_the_one_for_all_threads_comes() {
+    for dialect in DIALECTS {
+        let server = Server::new().await;
+        let [alice, bob] = server.people(["alice", "bob"]).await;
+        let room = alice.public_room().await;
+        bob.join(&room).await;
+        let message = alice.say(&room, "x").await;
+        let path = format!("/rooms/{}/receipt/m.read/{}", encoded(&room), encoded(&message));
+        bob.post(&path, json!({})).await.ok();
+        bob.post(&path, json!({ "thread_id": "main" })).await.ok();
+        let body = with(&all(), json!({ "receipts": { "enabled": true } }));
+        let answer = Slider::new(&alice, dialect).first(&body).await;
+        let told = &answer["extensions"]["receipts"]["rooms"][&room]["content"][&message]["m.read"][&bob.user];
+        assert!(told["ts"].is_i64() && told.get("thread_id").is_none(), "{answer}");
+    }
+}

@@ -811,3 +811,18 @@ async fn cy4_account_data_that_was_set_outside_comes_with_the_room() {
     let expected = json!({ "type": "x.y", "content": { "a": 1 } });
     assert_eq!(events(joined(&third, &room), "account_data"), [expected]);
 }
+
+#[tokio::test]
+async fn cr25_receipts_for_several_threads_at_one_event_all_come() {
+    let server = Server::new().await;
+    let (alice, bob, room) = two(&server).await;
+    let message = alice.say(&room, "x").await;
+    let path = format!("/rooms/{}/receipt/m.read/{}", encoded(&room), encoded(&message));
+    bob.post(&path, json!({})).await.ok();
+    bob.post(&path, json!({ "thread_id": "main" })).await.ok();
+    let answer = alice.sync("").await;
+    let receipts = events(joined(&answer, &room), "ephemeral").iter().filter(|event| event["type"] == "m.receipt");
+    let threads: Vec<&Value> =
+        receipts.map(|event| &event["content"][&message]["m.read"][&bob.user]["thread_id"]).collect();
+    assert_eq!(threads, [&Value::Null, &json!("main")]);
+}

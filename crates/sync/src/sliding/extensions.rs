@@ -10,7 +10,7 @@ use users::account_data::AccountData;
 
 use crate::device_lists::{DeviceLists, People};
 use crate::json::{Object, array, quote};
-use crate::room_section::{account_data_event, receipt_event};
+use crate::room_section::{account_data_event, receipt_events};
 use crate::sliding::Context;
 use crate::sliding::answer::Answer;
 use crate::sliding::connection::{Sent, Step, Upto};
@@ -284,10 +284,11 @@ impl Sync {
             if sent.receipts != Upto::Live {
                 making.note(ctx, room, |sent| sent.receipts = Upto::Live);
             }
-            if !rows.is_empty()
+            // There is one event of a room only; what does not fit into it counts less than what does.
+            if let Some(receipts) = receipt_events(&rows).first()
                 && let Some(room_id) = self.room_id(room).await?
             {
-                rooms.raw(&room_id, &receipt_event(&rows));
+                rooms.raw(&room_id, receipts);
             }
         }
         if !rooms.is_empty() {
