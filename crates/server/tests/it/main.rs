@@ -12,5 +12,6 @@ mod outage;
 mod postgres;
 mod program;
 mod restart;
+mod side_by_side;
 mod two_nodes;
 mod two_servers;
