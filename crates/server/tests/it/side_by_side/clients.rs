@@ -100,7 +100,9 @@ impl Client {
         let (ranges, limit) = (json!([0, last.unwrap_or(99)]), self.limit);
         let extensions = json!({ "receipts": { "enabled": true }, "account_data": { "enabled": true } });
         if self.dialect == Dialect::Accepted {
-            let state = json!({ "include": [{}], "lazy_members": self.lazy });
+            // Who wants the own membership kept beside lazy members says so.
+            let own = json!({ "type": MEMBER, "state_key": self.user });
+            let state = json!({ "include": [{}, own], "lazy_members": self.lazy });
             let all = json!({ "range": ranges, "timeline_limit": limit, "required_state": state });
             return json!({
                 "pos": self.at, "set_presence": "offline", "lists": { "all": all }, "extensions": extensions,

@@ -409,16 +409,16 @@ impl World {
     async fn set_something(&mut self, room: usize, user: &str) {
         let word = WORDS[self.below(WORDS.len())];
         let owner = self.users[0].clone();
-        match self.below(8) {
+        match self.below(10) {
             0 | 1 => self.set_state(room, user, "x.y", word, json!({ "n": self.transactions })).await,
             2 | 3 => self.set_state(room, user, "m.room.topic", "", json!({ "topic": word })).await,
             4 => self.set_state(room, &owner, "m.room.name", "", json!({ "name": word })).await,
-            5 => {
-                let words = ["joined", "invited", "shared", "shared", "world_readable"];
+            5..8 => {
+                let words = ["joined", "invited", "invited", "shared", "world_readable"];
                 let content = json!({ "history_visibility": words[self.below(5)] });
                 self.set_state(room, &owner, "m.room.history_visibility", "", content).await;
             }
-            6 => {
+            8 => {
                 if self.rooms[room].membership(user) == "join" {
                     let content = json!({ "membership": "join", "displayname": word });
                     self.set_state(room, user, MEMBER, user, content).await;
@@ -442,11 +442,11 @@ impl World {
             28..46 => self.answer(room, &anyone).await,
             46..56 => self.set_something(room, &anyone).await,
             56..63 => self.change_member(room, &guest, &guest, "join").await,
-            63..67 => self.change_member(room, &guest, &guest, "leave").await,
-            67..70 => self.change_member(room, &owner, &guest, "kick").await,
-            70..72 => self.change_member(room, &owner, &guest, "ban").await,
-            72..75 => self.change_member(room, &owner, &guest, "unban").await,
-            75..79 => self.change_member(room, &owner, &guest, "invite").await,
+            63..66 => self.change_member(room, &guest, &guest, "leave").await,
+            66..69 => self.change_member(room, &owner, &guest, "kick").await,
+            69..71 => self.change_member(room, &owner, &guest, "ban").await,
+            71..74 => self.change_member(room, &owner, &guest, "unban").await,
+            74..79 => self.change_member(room, &owner, &guest, "invite").await,
             79..92 => self.read(room, &guest).await,
             92..97 => self.change_rules(&guest).await,
             97 => self.ignore().await,
