@@ -79,13 +79,8 @@ pub struct Options {
     #[arg(long)]
     pub jobs: Option<usize>,
     /// A server that is built already, instead of building one.
-    #[arg(long, value_parser = absolute)]
+    #[arg(long, value_parser = run::absolute)]
     pub hearth: Option<PathBuf>,
-}
-
-/// A path for programs that run in other folders.
-fn absolute(path: &str) -> Result<PathBuf, std::io::Error> {
-    std::path::absolute(path)
 }
 
 /// The parts, in their order.

@@ -1,7 +1,7 @@
 //! Running other programs: with their output shown, caught, or read along.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::Error;
@@ -75,6 +75,14 @@ pub fn read_along(command: &mut Command, mut each: impl FnMut(&str)) -> Result<b
 /// There is no such process.
 pub fn signal(name: &str, pid: u32) -> Result<(), Error> {
     output("sh", &["-c", "kill -s \"$0\" \"$1\"", name, &pid.to_string()], Path::new("/")).map(|_| ())
+}
+
+/// A path for programs that run in other folders.
+///
+/// # Errors
+/// The path is empty, or there is no current folder.
+pub fn absolute(path: &str) -> Result<PathBuf, std::io::Error> {
+    std::path::absolute(path)
 }
 
 /// Whether a program of that name can be started.

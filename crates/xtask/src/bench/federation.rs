@@ -35,7 +35,7 @@ pub struct Options {
     #[arg(long)]
     pub no_synapse: bool,
     /// A server that is built already, instead of building one.
-    #[arg(long)]
+    #[arg(long, value_parser = crate::run::absolute)]
     pub hearth: Option<PathBuf>,
     /// A peer that is built already, instead of building one.
     #[arg(long)]

@@ -38,7 +38,7 @@ pub struct Options {
     #[arg(long)]
     pub no_synapse: bool,
     /// A server that is built already, instead of building one.
-    #[arg(long)]
+    #[arg(long, value_parser = crate::run::absolute)]
     pub hearth: Option<PathBuf>,
 }
 
