@@ -15,7 +15,7 @@ pub mod sync;
 mod table;
 mod world;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::postgres::{Durability, Postgres};
 use crate::{Error, run, setup};
@@ -42,8 +42,17 @@ pub struct Options {
     #[arg(long, default_value_t = 1)]
     pub scale: usize,
     /// A server that is built already, instead of building one.
-    #[arg(long)]
-    pub hearth: Option<std::path::PathBuf>,
+    #[arg(long, value_parser = run::absolute)]
+    pub hearth: Option<PathBuf>,
+}
+
+/// A program that is given, or one that is built.
+fn built(root: &Path, given: Option<&Path>, args: &[&str], place: &str) -> Result<PathBuf, Error> {
+    if let Some(path) = given {
+        return Ok(path.to_path_buf());
+    }
+    run::shown("cargo", &[&["build", "--release"], args].concat(), root, &[])?;
+    Ok(root.join("target/release").join(place))
 }
 
 /// Builds the server, measures, prints the table, and writes it to `target/bench.md`.
@@ -52,13 +61,7 @@ pub struct Options {
 /// The server cannot be built or started.
 pub fn bench(root: &Path, options: &Options) -> Result<(), Error> {
     let tools = setup::setup(root)?;
-    let hearth = match &options.hearth {
-        Some(path) => path.clone(),
-        None => {
-            run::shown("cargo", &["build", "--release", "--package", "server"], root, &[])?;
-            root.join("target/release/hearth")
-        }
-    };
+    let hearth = built(root, options.hearth.as_deref(), &["--package", "server"], "hearth")?;
     let folder = root.join("target/bench");
     let postgres = match options.no_postgres {
         true => None,

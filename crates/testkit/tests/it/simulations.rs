@@ -9,8 +9,6 @@ use crate::simulation::story::{Mutant, Outcome, STATE_EVENTS_MIN, play};
 
 /// Seeds where `HEARTH_SIMULATIONS` does not say another number: unoptimized, each costs some seconds.
 const SEEDS: u64 = 3;
-/// Seeds that are played at the same time for each processor: one that waits for its disk's thread leaves room for another.
-const AT_ONCE: usize = 2;
 /// After so many seeds it is said how many are done.
 const PROGRESS: u64 = 100;
 
@@ -37,7 +35,7 @@ fn number(name: &str) -> Option<u64> {
 /// Plays seeds, several at once; answers the sums of their figures.
 fn simulate_all(seeds: &[u64]) -> BTreeMap<&'static str, u64> {
     let (next, sums, wrong) = (AtomicU64::new(0), Mutex::new(BTreeMap::new()), Mutex::new(Vec::new()));
-    let at_once = AT_ONCE * std::thread::available_parallelism().map_or(1, usize::from);
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..at_once {
             scope.spawn(|| {

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use self::join::Joined;
 use self::resident::Resident;
 use self::traffic::{Amount, Traffic};
+use super::built;
 use super::server::{Server, Tls};
 use super::world::{User, register};
 use crate::{Error, run, setup};
@@ -35,7 +36,7 @@ pub struct Options {
     #[arg(long)]
     pub no_synapse: bool,
     /// A server that is built already, instead of building one.
-    #[arg(long, value_parser = crate::run::absolute)]
+    #[arg(long, value_parser = run::absolute)]
     pub hearth: Option<PathBuf>,
     /// A peer that is built already, instead of building one.
     #[arg(long)]
@@ -75,15 +76,6 @@ pub fn bench(root: &Path, options: &Options) -> Result<(), Error> {
     println!("{text}");
     let path = root.join("target/bench-federation.md");
     std::fs::write(&path, &text).map_err(|source| Error::File { path, source })
-}
-
-/// A program that is given, or one that is built.
-fn built(root: &Path, given: Option<&Path>, args: &[&str], place: &str) -> Result<PathBuf, Error> {
-    if let Some(path) = given {
-        return Ok(path.to_path_buf());
-    }
-    run::shown("cargo", &[&["build", "--release"], args].concat(), root, &[])?;
-    Ok(root.join("target/release").join(place))
 }
 
 /// Everything on one server. Each part has a server of its own, so that one leaves nothing for the other.

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use self::meter::{Round, Summary};
 use self::people::World;
+use super::built;
 use super::server::Server;
 use crate::{Error, run, setup};
 
@@ -38,7 +39,7 @@ pub struct Options {
     #[arg(long)]
     pub no_synapse: bool,
     /// A server that is built already, instead of building one.
-    #[arg(long, value_parser = crate::run::absolute)]
+    #[arg(long, value_parser = run::absolute)]
     pub hearth: Option<PathBuf>,
 }
 
@@ -128,13 +129,7 @@ const MEASUREMENTS: &[Measurement] = &[
 /// The servers cannot be built or started.
 pub fn bench(root: &Path, options: &Options) -> Result<(), Error> {
     let tools = setup::setup(root)?;
-    let hearth = match &options.hearth {
-        Some(path) => path.clone(),
-        None => {
-            run::shown("cargo", &["build", "--release", "--package", "server"], root, &[])?;
-            root.join("target/release/hearth")
-        }
-    };
+    let hearth = built(root, options.hearth.as_deref(), &["--package", "server"], "hearth")?;
     let folder = root.join("target/bench-sync");
     let mut servers = vec![Server::hearth(&hearth, &folder.join("hearth"), None, None)?];
     match tools.synapse.filter(|_| !options.no_synapse) {

@@ -184,19 +184,23 @@ async fn fe7_an_event_that_fills_a_gap_takes_its_place_in_it() {
     assert!(matches!(two.accept(one.sent(&room_id, &unseen).await).await, Accepted::Known(_)));
 }
 
+/// The second server leaves, misses four messages, and joins again: its leave, these, and its join.
+async fn away_and_back(one: &Server, two: &Server, room_id: &str) -> (OwnedEventId, Vec<OwnedEventId>, Arc<Event>) {
+    two.rooms.leave(room_id, &two.user("bob"), None).await.unwrap();
+    let leave = two.room(room_id).await.head().extremities[0].id.clone();
+    one.accept(two.sent(room_id, &leave).await).await;
+    let mut unseen = Vec::new();
+    for number in 0..4 {
+        unseen.push(one.say(room_id, "alice", &format!("unseen {number}")).await);
+    }
+    (leave, unseen, join(two, one, room_id, "bob").await.unwrap())
+}
+
 /// What waits for an event is missing in the timeline: with it, it takes its place there, in the order of the graph.
 #[tokio::test]
 async fn fe7_an_event_for_which_one_in_a_gap_waits_takes_its_place_before_that() {
     let (one, two, room_id) = two("11").await;
-    let bob = two.user("bob");
-    two.rooms.leave(&room_id, &bob, None).await.unwrap();
-    let leave = two.room(&room_id).await.head().extremities[0].id.clone();
-    one.accept(two.sent(&room_id, &leave).await).await;
-    let mut unseen = Vec::new();
-    for number in 0..4 {
-        unseen.push(one.say(&room_id, "alice", &format!("unseen {number}")).await);
-    }
-    let again = join(&two, &one, &room_id, "bob").await.unwrap();
+    let (leave, unseen, again) = away_and_back(&one, &two, &room_id).await;
     for id in unseen[1..].iter().rev() {
         assert!(matches!(two.accept(one.sent(&room_id, id).await).await, Accepted::Waiting(_)));
     }
@@ -215,15 +219,7 @@ async fn fe7_an_event_for_which_one_in_a_gap_waits_takes_its_place_before_that()
 #[tokio::test]
 async fn fe7_an_event_with_a_told_state_for_which_one_in_a_gap_waits_takes_its_place_before_that() {
     let (one, two, room_id) = two("11").await;
-    let bob = two.user("bob");
-    two.rooms.leave(&room_id, &bob, None).await.unwrap();
-    let leave = two.room(&room_id).await.head().extremities[0].id.clone();
-    one.accept(two.sent(&room_id, &leave).await).await;
-    let mut unseen = Vec::new();
-    for number in 0..4 {
-        unseen.push(one.say(&room_id, "alice", &format!("unseen {number}")).await);
-    }
-    let again = join(&two, &one, &room_id, "bob").await.unwrap();
+    let (_, unseen, again) = away_and_back(&one, &two, &room_id).await;
     for id in unseen[2..].iter().rev() {
         assert!(matches!(two.accept(one.sent(&room_id, id).await).await, Accepted::Waiting(_)));
     }
