@@ -32,6 +32,8 @@ fn of(requester: &Requester, options: &Options, login_tokens: bool) -> Value {
         "m.set_avatar_url": { "enabled": user },
         "m.3pid_changes": { "enabled": false },
         "m.get_login_token": { "enabled": user && login_tokens },
+        // The same, as it was called in the proposal (MSC3882).
+        "org.matrix.msc3882.get_login_token": { "enabled": user && login_tokens },
         "m.profile_fields": { "enabled": user },
         "m.forget_forced_upon_leave": { "enabled": false },
     });

@@ -4,9 +4,9 @@
 
 use std::sync::LazyLock;
 
-use axum::Router;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Router, extract};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use serde_json::{Map, Value, json};
@@ -21,6 +21,8 @@ const VERSIONS: &[&str] = &[
 
 /// Proposals that clients look for by flag, also where the feature has long been part of the specification.
 const FEATURES: &[&str] = &[
+    // Spaces.
+    "org.matrix.msc2946",
     // Cross-signing.
     "org.matrix.e2e_cross_signing",
     // Private read receipts.
@@ -39,8 +41,12 @@ const FEATURES: &[&str] = &[
     "org.matrix.msc3952_intentional_mentions",
     // Dehydrated devices.
     "org.matrix.msc3814",
-    // Relations of relations.
+    // Relations in either order, and relations of relations.
+    "org.matrix.msc3715.stable",
     "org.matrix.msc3981",
+    // Rooms shared with another, under the name of the proposal and the final one.
+    "uk.half-shot.msc2666.query_mutual_rooms",
+    "uk.half-shot.msc2666.query_mutual_rooms.stable",
     // Fields of profiles.
     "uk.tcpip.msc4133",
     "uk.tcpip.msc4133.stable",
@@ -50,17 +56,25 @@ const FEATURES: &[&str] = &[
     "uk.timedout.msc4323",
 ];
 
+/// What stands here too where sessions can make a login token for another device.
+const LOGIN_TOKENS: &str = "org.matrix.msc3882";
+
 /// The routes of this file.
 pub fn routes() -> Router<State> {
     Router::new().route("/_matrix/client/versions", get(versions))
 }
 
-/// The answer, made once.
-static ANSWER: LazyLock<Bytes> = LazyLock::new(|| {
-    let features: Map<String, Value> = FEATURES.iter().map(|name| ((*name).to_owned(), Value::Bool(true))).collect();
-    json!({ "versions": VERSIONS, "unstable_features": features }).to_string().into()
+/// The answers, made once: without login tokens and with them.
+static ANSWERS: LazyLock<[Bytes; 2]> = LazyLock::new(|| {
+    [false, true].map(|login_tokens| {
+        let names = FEATURES.iter().copied().chain(login_tokens.then_some(LOGIN_TOKENS));
+        let features: Map<String, Value> = names.map(|name| (name.to_owned(), Value::Bool(true))).collect();
+        json!({ "versions": VERSIONS, "unstable_features": features }).to_string().into()
+    })
 });
 
-async fn versions() -> Response {
-    ([(CONTENT_TYPE, "application/json")], ANSWER.clone()).into_response()
+async fn versions(extract::State(state): extract::State<State>) -> Response {
+    let [without, with] = &*ANSWERS;
+    let answer = if state.users.options().login_tokens { with } else { without };
+    ([(CONTENT_TYPE, "application/json")], answer.clone()).into_response()
 }

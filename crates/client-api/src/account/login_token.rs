@@ -1,5 +1,6 @@
 //! `POST /_matrix/client/v1/login/get_token`
-//! (<https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv1loginget_token>; behaviours CA10, CA19).
+//! (<https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv1loginget_token>; behaviours CA10, CA19), and
+//! the same under the name that it had as a proposal (MSC3882).
 
 use axum::routing::post;
 use axum::{Json, Router, extract};
@@ -11,7 +12,9 @@ use crate::{Routes, State, error_map};
 
 /// The routes of this file.
 pub fn routes() -> Router<State> {
-    Router::new().client_v1("/login/get_token", post(get_token))
+    Router::new()
+        .client_v1("/login/get_token", post(get_token))
+        .unstable("/org.matrix.msc3882/login/get_token", post(get_token))
 }
 
 async fn get_token(

@@ -24,6 +24,8 @@ pub fn routes() -> Router<State> {
 struct Parameters {
     user_id: String,
     from: Option<String>,
+    /// `from`, as it was called in the proposal: clients of today know no other name.
+    batch_token: Option<String>,
 }
 
 async fn mutual_rooms(
@@ -36,7 +38,8 @@ async fn mutual_rooms(
         return Err(Error::invalid_param("`user_id` is your own."));
     }
     let bad = || Error::invalid_param("`from` is no token of this list.");
-    let start = match parameters.from.as_deref().filter(|from| !from.is_empty()) {
+    let from = parameters.from.as_deref().or(parameters.batch_token.as_deref());
+    let start = match from.filter(|from| !from.is_empty()) {
         Some(from) => from.strip_prefix('r').and_then(|number| number.parse::<usize>().ok()).ok_or_else(bad)?,
         None => 0,
     };
@@ -57,6 +60,7 @@ async fn mutual_rooms(
     let mut answer = json!({ "joined": mutual.get(start.min(count)..end).unwrap_or_default(), "count": count });
     if end < count {
         answer["next_batch"] = format!("r{end}").into();
+        answer["next_batch_token"] = answer["next_batch"].clone();
     }
     Ok(Json(answer))
 }

@@ -1,5 +1,6 @@
 //! `GET /_matrix/client/v1/rooms/{roomId}/timestamp_to_event`
-//! (`data/api/client-server/room_event_by_timestamp.yaml`).
+//! (`data/api/client-server/room_event_by_timestamp.yaml`), and the same under the name that it had as a proposal
+//! (MSC3030).
 
 use std::sync::Arc;
 
@@ -20,7 +21,9 @@ const PAGES_MAX: usize = 200;
 
 /// The routes of this file.
 pub fn routes() -> Router<State> {
-    Router::new().client_v1("/rooms/{room_id}/timestamp_to_event", get(timestamp_to_event))
+    Router::new()
+        .client_v1("/rooms/{room_id}/timestamp_to_event", get(timestamp_to_event))
+        .unstable("/org.matrix.msc3030/rooms/{room_id}/timestamp_to_event", get(timestamp_to_event))
 }
 
 #[derive(Debug, Deserialize)]

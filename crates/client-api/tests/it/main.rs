@@ -20,5 +20,6 @@ mod spaces;
 mod sync;
 mod sync_lazy;
 mod sync_waiting;
+mod unstable_names;
 mod upgrade;
 mod user_directory;
