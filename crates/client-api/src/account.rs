@@ -32,6 +32,7 @@ mod tags;
 mod to_device;
 mod typing;
 mod uia;
+mod voip;
 mod whoami;
 
 use axum::Router;
@@ -72,6 +73,7 @@ pub fn routes() -> Router<State> {
         tags::routes(),
         to_device::routes(),
         typing::routes(),
+        voip::routes(),
         whoami::routes(),
     ];
     all.into_iter().fold(Router::new(), Router::merge)

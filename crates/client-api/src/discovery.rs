@@ -8,7 +8,7 @@ use axum::{Json, Router};
 use endpoint::Error;
 use serde_json::{Value, json};
 
-use crate::{Options, State};
+use crate::{Options, State, rtc};
 
 /// The routes of this file.
 pub fn routes() -> Router<State> {
@@ -18,7 +18,13 @@ pub fn routes() -> Router<State> {
 /// Absent (404) where no public address is configured: a wrong one would lock clients out.
 async fn client(extract::State(options): extract::State<Arc<Options>>) -> Result<Json<Value>, Error> {
     let base_url = options.public_base_url.as_ref().ok_or_else(|| Error::not_found("No address is configured."))?;
-    Ok(Json(json!({ "m.homeserver": { "base_url": base_url } })))
+    let mut answer = json!({ "m.homeserver": { "base_url": base_url } });
+    let transports = rtc::transports(&options);
+    if !transports.is_empty() {
+        // Where clients looked before there was an endpoint for it (MSC4143).
+        answer["org.matrix.msc4143.rtc_foci"] = transports.into();
+    }
+    Ok(Json(answer))
 }
 
 /// Absent (404) where nobody is named.

@@ -12,6 +12,7 @@ pub mod media;
 pub mod remote;
 pub mod room;
 pub mod routes;
+pub mod rtc;
 pub mod sliding_sync;
 pub mod state;
 pub mod sync;
@@ -33,6 +34,7 @@ pub fn router(state: State) -> Router {
         discovery::routes(),
         media::routes(),
         room::routes(),
+        rtc::routes(),
         sliding_sync::routes(),
         sync::routes(),
         third_party::routes(),

@@ -42,6 +42,8 @@ pub struct Options {
     pub support_contacts: Vec<SupportContact>,
     /// The page that `.well-known/matrix/support` names.
     pub support_page: Option<String>,
+    /// Addresses of services that let clients into calls over LiveKit, the preferred first.
+    pub livekit_urls: Vec<String>,
 }
 
 /// Somebody who answers for the server.

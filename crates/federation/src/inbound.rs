@@ -31,6 +31,7 @@ mod wellknown;
 use std::sync::Arc;
 
 use axum::Router;
+use users::Users;
 
 pub(crate) use self::body::Bodies;
 use crate::Federation;
@@ -49,7 +50,6 @@ impl Federation {
             keys::routes(),
             knocks::routes(),
             leaving::routes(),
-            openid::routes(),
             public_rooms::routes(),
             query::routes(),
             space_hierarchy::routes(),
@@ -58,9 +58,15 @@ impl Federation {
             user_devices::routes(),
             user_keys::routes(),
             version::routes(),
-            wellknown::routes(),
         ];
         let router = routes.into_iter().fold(Router::new(), Router::merge);
-        router.with_state(Arc::clone(self))
+        let alone = router_alone(Arc::clone(&self.users), self.options.delegated_to.clone());
+        router.with_state(Arc::clone(self)).merge(alone)
     }
+}
+
+/// The routes that are there even where this server speaks with no other. Services that are no servers, such as those that
+/// let users into calls, look for this server as servers do, and have it confirm who a user is.
+pub fn router_alone(users: Arc<Users>, delegated_to: Option<String>) -> Router {
+    openid::router(users).merge(wellknown::router(delegated_to))
 }

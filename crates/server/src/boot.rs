@@ -247,7 +247,10 @@ pub async fn build_on(
         rename: rename.filter(|_| config.server_name.is_none()),
         public_base_url: config.public_base_url.clone(),
     };
-    let others = remote.as_ref().map(|remote| remote.federation.router()).unwrap_or_default();
+    let others = match &remote {
+        Some(remote) => remote.federation.router(),
+        None => ::federation::inbound::router_alone(Arc::clone(&users), config.delegated_to.clone()),
+    };
     let routes = api
         .merge(others)
         .merge(first_account::routes(page))
@@ -300,7 +303,8 @@ async fn users_of(store: &Store, config: &Config, world: &World, server_name: &s
     };
     let guests = config.registration_guests;
     let shared_secret = config.registration_shared_secret.clone();
-    let options = users::Options { registration, guests, shared_secret, ..users::Options::new(server_name) };
+    let turn = config.calls.turn.clone();
+    let options = users::Options { registration, guests, shared_secret, turn, ..users::Options::new(server_name) };
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     Ok(Users::new(store.clone(), clock, entropy, world.password_threads(), options).await?)
 }
@@ -469,5 +473,6 @@ fn api_options(config: &Config, server_name: &str) -> client_api::Options {
         public_base_url: config.public_base_url.clone(),
         support_contacts: if named { vec![contact] } else { Vec::new() },
         support_page: config.support_page.clone(),
+        livekit_urls: config.calls.livekit_urls.clone(),
     }
 }

@@ -5,6 +5,7 @@
 //! (`HEARTH_SECTION__KEY`), the command line (`--set section.key=value`). A secret can also stand in a file of its own,
 //! named by the same key with `_file` behind it.
 
+pub mod calls;
 pub mod keys;
 pub mod sources;
 pub mod values;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use endpoint::rate_limit::Rate;
 use endpoint::{Network, RateClass, RateLimits};
 
+use calls::Calls;
 use keys::{Key, Kind};
 use sources::{Given, Settings};
 
@@ -196,6 +198,8 @@ pub struct Config {
     pub media_remote_bytes_max: u64,
     /// The folder of media.
     pub media_dir: PathBuf,
+    /// Services for calls.
+    pub calls: Calls,
     /// What is logged.
     pub log_filter: String,
     /// How it is logged.
@@ -268,6 +272,7 @@ impl Config {
             media_remote_days: settings.whole("media.remote_days")?,
             media_remote_bytes_max: settings.size("media.remote_bytes_max")? as u64,
             media_dir: media_dir(settings, &data_dir)?,
+            calls: Calls::of(settings)?,
             log_filter: log_filter(settings)?,
             log_format,
             data_dir,

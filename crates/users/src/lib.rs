@@ -29,6 +29,7 @@ pub mod reports;
 pub mod secret;
 pub mod sessions;
 pub mod to_device;
+pub mod turn;
 pub mod typing;
 pub mod uia;
 pub mod volatile;
@@ -71,6 +72,8 @@ pub struct Options {
     pub presence: bool,
     /// Where sessions of the OAuth API are sent to manage their account: an `https` address (CA12).
     pub account_management_url: Option<String>,
+    /// The TURN servers through which calls may go, if there are any.
+    pub turn: Option<turn::Servers>,
 }
 
 impl Options {
@@ -86,6 +89,7 @@ impl Options {
             login_tokens: false,
             presence: true,
             account_management_url: None,
+            turn: None,
         }
     }
 }

@@ -7,16 +7,16 @@ use axum::{Json, Router, extract};
 use endpoint::{Error, Query};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use users::Users;
 
 use super::error_map;
-use crate::Federation;
 
 /// Bytes of a token that is looked up at all.
 const TOKEN_BYTES_MAX: usize = 512;
 
 /// The routes of this file.
-pub(super) fn routes() -> Router<Arc<Federation>> {
-    Router::new().route("/_matrix/federation/v1/openid/userinfo", get(userinfo))
+pub(super) fn router(users: Arc<Users>) -> Router {
+    Router::new().route("/_matrix/federation/v1/openid/userinfo", get(userinfo)).with_state(users)
 }
 
 #[derive(Debug, Deserialize)]
@@ -25,14 +25,14 @@ struct Parameters {
 }
 
 async fn userinfo(
-    extract::State(federation): extract::State<Arc<Federation>>,
+    extract::State(users): extract::State<Arc<Users>>,
     Query(parameters): Query<Parameters>,
 ) -> Result<Json<Value>, Error> {
     let token = parameters.access_token.ok_or_else(Error::missing_token)?;
     if token.len() > TOKEN_BYTES_MAX {
         return Err(Error::unknown_token(false));
     }
-    let user = federation.users.openid_user(&token).await.map_err(error_map::users)?;
+    let user = users.openid_user(&token).await.map_err(error_map::users)?;
     let user = user.ok_or_else(|| Error::unknown_token(false))?;
     Ok(Json(json!({ "sub": user.as_str() })))
 }

@@ -7,16 +7,13 @@ use axum::{Json, Router, extract};
 use endpoint::Error;
 use serde_json::{Value, json};
 
-use crate::Federation;
-
 /// The routes of this file.
-pub(super) fn routes() -> Router<Arc<Federation>> {
-    Router::new().route("/.well-known/matrix/server", get(server))
+pub(super) fn router(delegated_to: Option<String>) -> Router {
+    Router::new().route("/.well-known/matrix/server", get(server)).with_state(Arc::new(delegated_to))
 }
 
 /// Absent (404) where nothing is configured: other servers then look for an SRV record, or try port 8448.
-async fn server(extract::State(federation): extract::State<Arc<Federation>>) -> Result<Json<Value>, Error> {
-    let delegated = federation.options.delegated_to.as_ref();
-    let delegated = delegated.ok_or_else(|| Error::not_found("This server is not delegated."))?;
+async fn server(extract::State(delegated): extract::State<Arc<Option<String>>>) -> Result<Json<Value>, Error> {
+    let delegated = delegated.as_ref().as_ref().ok_or_else(|| Error::not_found("This server is not delegated."))?;
     Ok(Json(json!({ "m.server": delegated })))
 }

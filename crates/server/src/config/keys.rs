@@ -134,6 +134,26 @@ const KEYS: &[Declared] = &[
          much as there is. Within an hour more may come.",
     ),
     ("media.store", Kind::Text, "\"file:\"", "Where media lies: `file:` (in data_dir) or `file:PATH`."),
+    (
+        "calls.livekit_urls",
+        Kind::Texts,
+        "[]",
+        "Addresses of services that let clients into calls over LiveKit (lk-jwt-service), the preferred first: for\n\
+         Element Call and others.",
+    ),
+    (
+        "calls.turn_uris",
+        Kind::Texts,
+        "[]",
+        "TURN servers for calls between two, such as \"turn:turn.example.org:3478?transport=udp\".",
+    ),
+    (
+        "calls.turn_shared_secret",
+        Kind::Secret,
+        "",
+        "The secret that the TURN servers share with this one (`static-auth-secret` of coturn).",
+    ),
+    ("calls.turn_lifetime", Kind::Time, "\"1 day\"", "How long credentials for the TURN servers are good."),
     ("support.email", Kind::Text, "", "E-mail address of the administrator, for /.well-known/matrix/support."),
     ("support.matrix_id", Kind::Text, "", "Matrix id of the administrator, for /.well-known/matrix/support."),
     ("support.page", Kind::Text, "", "A page for users who need help, for /.well-known/matrix/support."),

@@ -16,13 +16,15 @@ use testkit::FakeClock;
 use tower::ServiceExt;
 use users::registration::NewAccount;
 
-struct Here {
+/// A server.
+pub struct Here {
     clock: Arc<FakeClock>,
     running: Running,
     _folder: tempfile::TempDir,
 }
 
-async fn start(settings: &[&str]) -> Here {
+/// Starts one.
+pub async fn start(settings: &[&str]) -> Here {
     start_on(|_| Arc::new(Model::new()), settings).await
 }
 
@@ -38,13 +40,14 @@ async fn start_on(engine: impl FnOnce(&Path) -> Arc<dyn Engine>, settings: &[&st
 }
 
 impl Here {
-    async fn ask(&self, method: Method, path: &str, body: Value) -> (Response<()>, Value) {
+    /// One request of nobody.
+    pub async fn ask(&self, method: Method, path: &str, body: Value) -> (Response<()>, Value) {
         let request = Request::builder().method(method).uri(path);
         self.send(request.body(Body::from(body.to_string())).unwrap()).await
     }
 
     /// One request with a token; the path without its prefix.
-    async fn ask_as(&self, token: &str, method: Method, path: &str, body: Value) -> (u16, Value) {
+    pub async fn ask_as(&self, token: &str, method: Method, path: &str, body: Value) -> (u16, Value) {
         let request = Request::builder()
             .method(method)
             .uri(format!("/_matrix/client/v3/{path}"))
@@ -60,7 +63,7 @@ impl Here {
     }
 
     /// Makes an account and signs it in; answers its token.
-    async fn person(&self, name: &str) -> String {
+    pub async fn person(&self, name: &str) -> String {
         let (localpart, password) = (Some(name.to_owned()), Some("a secret!".to_owned()));
         let new = NewAccount { localpart, password, ..NewAccount::default() };
         self.running.users.register(new).await.unwrap();

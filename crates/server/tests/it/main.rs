@@ -1,6 +1,7 @@
 //! The program as an administrator meets it: configuration, listeners, restarts, commands.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod calls;
 mod commands;
 mod config;
 mod discovery;
