@@ -26,6 +26,7 @@ mod refresh;
 mod registration;
 mod registration_tokens;
 mod remote_keys;
+mod rendezvous;
 mod report_content;
 mod shared_secret;
 mod tags;
@@ -68,6 +69,7 @@ pub fn routes() -> Router<State> {
         refresh::routes(),
         registration::routes(),
         registration_tokens::routes(),
+        rendezvous::routes(),
         report_content::routes(),
         shared_secret::routes(),
         tags::routes(),

@@ -71,6 +71,11 @@ impl Error {
 
 /// What the request itself has wrong.
 impl Error {
+    /// 409: somebody else has written meanwhile (MSC4388).
+    pub fn concurrent_write() -> Self {
+        Self::new(StatusCode::CONFLICT, "M_CONCURRENT_WRITE", "There is something else already.")
+    }
+
     /// 400: JSON of the wrong shape, a missing member, a value that is not allowed.
     pub fn bad_json(message: impl Into<Message>) -> Self {
         Self::bad_request("M_BAD_JSON", message)

@@ -25,6 +25,7 @@ mod queues;
 pub mod receipts;
 pub mod registration;
 pub mod remote_devices;
+pub mod rendezvous;
 pub mod reports;
 pub mod secret;
 pub mod sessions;

@@ -341,7 +341,7 @@ impl Users {
     }
 
     /// Removes what has expired: sessions with their pending token uses, login and OpenID tokens, old transaction ids,
-    /// unused leave to reset cross-signing, connections of sliding sync that nobody uses.
+    /// unused leave to reset cross-signing, connections of sliding sync that nobody uses, ended rendezvous.
     /// To be called every few minutes.
     ///
     /// # Errors
@@ -382,6 +382,7 @@ impl Users {
             batch.delete::<ToDeviceTransactionRow>(key.to_vec());
         }
         self.add_unused_connections(&mut batch, PRUNED_MAX).await?;
+        self.add_ended_rendezvous(&mut batch, PRUNED_MAX).await?;
         if batch.is_empty() { Ok(()) } else { self.commit(batch).await.map(drop) }
     }
 }

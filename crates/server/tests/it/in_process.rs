@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::body::Body;
+use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -18,7 +19,8 @@ use users::registration::NewAccount;
 
 /// A server.
 pub struct Here {
-    clock: Arc<FakeClock>,
+    /// Its clock.
+    pub clock: Arc<FakeClock>,
     running: Running,
     _folder: tempfile::TempDir,
 }
@@ -57,9 +59,22 @@ impl Here {
     }
 
     async fn send(&self, request: Request<Body>) -> (Response<()>, Value) {
-        let (head, body) = self.running.router.clone().oneshot(request).await.unwrap().into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
+        let (head, bytes) = self.raw(request).await.into_parts();
         (Response::from_parts(head, ()), serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    /// One request, and the answer as it came.
+    pub async fn raw(&self, request: Request<Body>) -> Response<Bytes> {
+        let (head, body) = self.running.router.clone().oneshot(request).await.unwrap().into_parts();
+        Response::from_parts(head, body.collect().await.unwrap().to_bytes())
+    }
+
+    /// Another node of the same server.
+    pub async fn neighbor(&self) -> Self {
+        let config = &self.running.config;
+        let world = World::of(Arc::clone(&self.clock) as _, Arc::new(SystemEntropy));
+        let running = boot::build_on(self.running.store.clone().into(), config, &world, None).await.unwrap();
+        Self { clock: Arc::clone(&self.clock), running, _folder: tempfile::tempdir().unwrap() }
     }
 
     /// Makes an account and signs it in; answers its token.
@@ -82,7 +97,7 @@ impl Here {
     }
 
     /// Moves the clock, and lets the server notice.
-    async fn pass(&self, ms: i64) {
+    pub async fn pass(&self, ms: i64) {
         self.clock.advance(ms);
         self.running.tick().await;
     }

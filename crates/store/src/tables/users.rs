@@ -33,6 +33,7 @@ pub const TABLES: &[&Table] = &[
     RemoteDeviceRow::TABLE,
     BackupVersionRow::TABLE,
     BackupKeyRow::TABLE,
+    RendezvousRow::TABLE,
     ReportRow::TABLE,
     ErasedUserRow::TABLE,
     SyncConnectionRow::TABLE,
@@ -526,6 +527,27 @@ table! {
         /// The encrypted key, a JSON object.
         session_data: String,
     }
+}
+
+table! {
+    /// Where two devices meet for a sign-in by QR code: a place in a slot, for some minutes.
+    "rendezvous" => RendezvousRow key(slot) {
+        /// The slot: there is a fixed number of them.
+        slot: i64,
+        /// What one must know to find the place.
+        secret: String,
+        /// The form of the API by which it was opened.
+        dialect: String,
+        /// What was left there last.
+        data: Vec<u8>,
+        /// Rises with each write.
+        sequence: i64,
+        /// When it was written last, in milliseconds since the epoch.
+        changed_ms: i64,
+        /// When it ends, in milliseconds since the epoch.
+        expires_ms: i64,
+    }
+    index BY_EXPIRY(expires_ms);
 }
 
 table! {
