@@ -75,10 +75,7 @@ impl Event {
 
     /// State after the event. `None` for outliers.
     pub fn state_after(&self) -> Option<Roots> {
-        match self.row.state_after.as_deref() {
-            Some(bytes) => Roots::decode(bytes),
-            None => self.state_before(),
-        }
+        state_after(&self.row)
     }
 
     /// The relation in the event's content: (relation type, parent event id), where both are well formed.
@@ -99,6 +96,11 @@ impl Event {
         let (sent_by, transaction) = self.row.transaction.as_deref()?.split_once('\n')?;
         (device.map(store::DeviceId::as_str) == Some(sent_by)).then_some(transaction)
     }
+}
+
+/// State after an event, by its row. `None` for outliers.
+pub(crate) fn state_after(row: &EventRow) -> Option<Roots> {
+    row.state_after.as_deref().or(row.state_before.as_deref()).and_then(Roots::decode)
 }
 
 /// The relation in an event's content: (relation type, parent event id), where both are well formed. Longer ids than events

@@ -14,6 +14,7 @@ pub mod event;
 pub mod flags;
 mod guests;
 mod held;
+mod hold;
 mod load;
 pub mod membership;
 pub mod notify;

@@ -68,21 +68,6 @@ impl Rooms {
         self.events(room, None, &[num]).await?.into_iter().next().ok_or_else(|| lost(num))
     }
 
-    /// Stored events by number, past everything that is not yet written.
-    pub(crate) async fn events_by_num(
-        &self,
-        room: RoomNum,
-        version: &str,
-        nums: &[EventNum],
-    ) -> Result<Vec<Arc<Event>>> {
-        let events = self.stored_events(room, version, nums).await?;
-        if events.len() == nums.len() {
-            return Ok(events);
-        }
-        let missing = nums.iter().zip(&events).find(|(num, event)| event.num() != **num);
-        Err(missing.map(|(num, _)| num).or(nums.get(events.len())).map_or(Error::EventNotFound, |num| lost(*num)))
-    }
-
     /// Those of the events that are stored.
     async fn stored_events(&self, room: RoomNum, version: &str, nums: &[EventNum]) -> Result<Vec<Arc<Event>>> {
         if nums.is_empty() {
@@ -142,7 +127,7 @@ impl Rooms {
 
     /// Makes an event of its stored halves. It is cached unless a change was committed since `seen`, which was read
     /// before the rows were.
-    fn decode(&self, row: EventRow, json: Vec<u8>, version: &str, seen: u64) -> Result<Arc<Event>> {
+    pub(crate) fn decode(&self, row: EventRow, json: Vec<u8>, version: &str, seen: u64) -> Result<Arc<Event>> {
         let rules = stored_rules(version)?;
         let corrupt = |detail: String| Error::Store(store::Error::Corrupt { table: "event_bytes", detail });
         let id = OwnedEventId::try_from(row.event_id.as_str()).map_err(|error| corrupt(error.to_string()))?;
@@ -170,7 +155,7 @@ impl Rooms {
     }
 }
 
-fn lost(num: EventNum) -> Error {
+pub(crate) fn lost(num: EventNum) -> Error {
     Error::Store(store::Error::Corrupt {
         table: "events",
         detail: format!("event number {num} is referenced but not stored"),

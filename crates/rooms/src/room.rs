@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use event::{Pdu, Rules};
 use parking_lot::Mutex;
 use ruma_common::OwnedEventId;
-use store::tables::rooms::{LeftOutRow, MembershipRow, PartialRoomRow, RoomRow, RoomServerRow};
+use store::tables::rooms::{PartialRoomRow, RoomRow};
 use store::{EventNum, Read, RoomNum, StreamKind, StreamPosition, UserId};
 
-use crate::event::{Event, stored_rules};
+use crate::event::Event;
 use crate::remote::left_out::LeftOutEvents;
 use crate::state::{Roots, TypeKey};
-use crate::state_tree::{KeyId, Root, SegNo, Segment};
-use crate::{Result, Rooms, packed};
+use crate::state_tree::{KeyId, SegNo, Segment};
+use crate::{Result, Rooms};
 
 /// How long a batch may stay undecided before the in-memory room is given up.
 const UNDECIDED_MAX: std::time::Duration = std::time::Duration::from_secs(30);
@@ -144,8 +144,8 @@ pub struct Room {
     /// node adds comes with a commit that throws this room in memory away.
     pub(crate) keys: Mutex<HashMap<TypeKey, Option<KeyId>>>,
     pub(crate) graph: tokio::sync::Mutex<Option<crate::resolve::Graph>>,
-    dead: AtomicBool,
-    whole_pos: AtomicI64,
+    pub(crate) dead: AtomicBool,
+    pub(crate) whole_pos: AtomicI64,
     /// Told of every batch that was decided, either way.
     decided: tokio::sync::Notify,
 }
@@ -293,41 +293,6 @@ impl Rooms {
         self.room_by_num(num).await
     }
 
-    /// The room with this number.
-    ///
-    /// # Errors
-    /// As the store says.
-    pub async fn room_by_num(&self, num: RoomNum) -> Result<Option<Arc<Room>>> {
-        if let Some(room) = self.rooms.lock().get(num)
-            && !room.is_dead()
-        {
-            return Ok(Some(Arc::clone(room)));
-        }
-        // One loader at a time: a room must not exist twice in memory.
-        let _loading = self.loading.lock().await;
-        if let Some(room) = self.rooms.lock().get(num)
-            && !room.is_dead()
-        {
-            return Ok(Some(Arc::clone(room)));
-        }
-        let Some(room) = self.load_room(num).await? else { return Ok(None) };
-        let room = Arc::new(room);
-        // Dead until it is known to be up to date: nobody but this caller may take it from the map.
-        room.kill();
-        self.rooms.lock().insert(Arc::clone(&room));
-        // A commit between the read and the insertion was not followed; the row tells.
-        let key = vec![num.into()];
-        let version = self.store.get::<RoomRow>(key).await?.map(|row| row.version);
-        let rooms = self.rooms.lock();
-        // A commit since the insertion was followed, and took the room out.
-        let held = rooms.peek(num).is_some_and(|held| Arc::ptr_eq(held, &room));
-        if held && version == Some(room.head().row.version) {
-            room.dead.store(false, Ordering::Release);
-        }
-        drop(rooms);
-        Ok(Some(room))
-    }
-
     /// Waits until no undecided batch changes this user's membership.
     pub(crate) async fn wait_for_membership(&self, room: &Room, user: &UserId) -> Result<()> {
         wait_until(room, |unwritten| !unwritten.memberships.contains_key(user)).await
@@ -336,71 +301,6 @@ impl Rooms {
     /// Waits until every batch of the room that was submitted is durable.
     pub(crate) async fn wait_for_all(&self, room: &Room) -> Result<()> {
         wait_until(room, |unwritten| unwritten.heads.is_empty()).await
-    }
-
-    async fn load_room(&self, num: RoomNum) -> Result<Option<Room>> {
-        let reads = vec![
-            Read::get::<RoomRow>(vec![num.into()]),
-            Read::along::<MembershipRow>(MembershipRow::BY_ROOM, vec![num.into(), "join".into()]),
-            Read::prefix::<RoomServerRow>(vec![num.into()]),
-            Read::get::<PartialRoomRow>(vec![num.into()]),
-            Read::prefix::<LeftOutRow>(vec![num.into()]),
-        ];
-        let mut found = self.store.read(reads).await?.into_iter();
-        let Some(row) = found.next().unwrap_or_default().one::<RoomRow>()? else { return Ok(None) };
-        let joined = found.next().unwrap_or_default().all::<MembershipRow>()?;
-        let servers = found.next().unwrap_or_default().all::<RoomServerRow>()?;
-        let partial = found.next().unwrap_or_default().one::<PartialRoomRow>()?;
-        let left_out = found.next().unwrap_or_default().all::<LeftOutRow>()?;
-        let rules = stored_rules(&row.room_version)?;
-        let local = joined.into_iter().map(|row| row.user_id).collect();
-        let servers = servers.into_iter().map(|row| (row.server, row.joined)).collect();
-        let mut head = self.decode_head(row, local, servers).await?;
-        let whole_pos = partial.as_ref().map_or(0, |partial| partial.whole_pos.0);
-        head.partial = partial.filter(|_| whole_pos == 0).map(Arc::new);
-        head.left_out = LeftOutEvents::of(&left_out);
-        let create = self.create_event(&head).await?;
-        let room = Room::new(head, rules, create);
-        room.whole_pos.store(whole_pos, Ordering::Release);
-        Ok(Some(room))
-    }
-
-    async fn decode_head(&self, row: RoomRow, local: BTreeSet<UserId>, servers: BTreeMap<String, i64>) -> Result<Head> {
-        let corrupt = |detail: String| store::Error::Corrupt { table: "rooms", detail };
-        let root = |bytes: &[u8]| Root::from_bytes(bytes).map_err(|error| corrupt(error.to_string()));
-        let state = Roots { members: root(&row.head_members)?, rest: root(&row.head_rest)? };
-        let nums = packed::unpack(0, &row.extremities).map_err(|error| corrupt(error.to_string()))?;
-        let nums: Vec<EventNum> = nums.into_iter().map(EventNum).collect();
-        let events = self.events_by_num(row.room, &row.room_version, &nums).await?;
-        let extremities = events
-            .iter()
-            .map(|event| Extremity {
-                num: event.num(),
-                id: event.id().clone(),
-                depth: event.row.depth,
-                state: event.state_after(),
-            })
-            .collect();
-        Ok(Head {
-            row,
-            state,
-            extremities,
-            local: Arc::new(local),
-            servers: Arc::new(servers),
-            partial: None,
-            left_out: None,
-        })
-    }
-
-    /// The create event, read before the room is in memory: the first event of the room.
-    async fn create_event(&self, head: &Head) -> Result<Arc<Pdu>> {
-        let num = EventNum(head.row.create);
-        let found = self.events_by_num(head.row.room, &head.row.room_version, &[num]).await?;
-        let event = found.into_iter().next().ok_or_else(|| store::Error::Corrupt {
-            table: "rooms",
-            detail: format!("room {} has no create event", head.row.room_id),
-        })?;
-        Ok(Arc::clone(&event.pdu))
     }
 }
 

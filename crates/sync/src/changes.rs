@@ -1,9 +1,11 @@
 //! What changed last for whom, in memory: by this a sync knows what it need not read. It only ever says "nothing changed
 //! since" of the time since this process follows the stream; of the time before it knows nothing.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use parking_lot::Mutex;
+use store::tables::core::StreamRow;
 use store::{EventNum, RoomNum, StreamEntry, StreamKind, StreamPosition, UserId};
 
 /// Most rooms whose last change is remembered.
@@ -79,12 +81,7 @@ impl Changes {
     /// Notes a committed stream entry.
     pub fn note(&self, pos: StreamPosition, entry: &StreamEntry) {
         let mut inner = self.inner.lock();
-        // A private receipt wakes its user only, so its room stands in the number.
-        let room = match entry.kind {
-            StreamKind::Receipt => entry.room.or(entry.number.map(RoomNum)),
-            _ => entry.room,
-        };
-        if let Some(room) = room {
+        if let Some(room) = room_of(Some(entry.kind), entry.room, entry.number) {
             inner.note_room(pos.0, room);
             if let (StreamKind::Event, Some(number)) = (entry.kind, entry.number) {
                 inner.note_event(pos.0, room, EventNum(number));
@@ -116,6 +113,28 @@ impl Changes {
         changed.next().is_none().then_some(rooms)
     }
 
+    /// From where on the rooms that changed are known, if not from `since` on.
+    pub fn rooms_known_from(&self, since: StreamPosition) -> Option<StreamPosition> {
+        let from = self.inner.lock().rooms_from;
+        (since.0 < from).then_some(StreamPosition(from))
+    }
+
+    /// Notes what the stream holds in `(since, upto]`: the entries of all these positions, from before what was known.
+    pub fn recall(&self, since: StreamPosition, upto: StreamPosition, rows: &[StreamRow]) {
+        let mut inner = self.inner.lock();
+        if inner.rooms_from != upto.0 || inner.rooms.len() + rows.len() > ROOMS_MAX {
+            return;
+        }
+        for row in rows.iter().rev() {
+            let Some(room) = room_of(StreamKind::from_number(row.kind), row.room, row.number) else { continue };
+            if let Entry::Vacant(last) = inner.last.entry(room) {
+                last.insert(row.pos.0);
+                inner.rooms.insert(row.pos.0, room);
+            }
+        }
+        inner.rooms_from = since.0;
+    }
+
     /// The newest events in `(since, upto]` of a room's timeline, newest first, at most `limit`; `None` if that is not
     /// known.
     pub fn newest(
@@ -142,6 +161,14 @@ impl Changes {
     /// The last change of any device list.
     pub fn device_lists(&self) -> StreamPosition {
         self.inner.lock().device_lists
+    }
+}
+
+/// The room that an entry is about. A private receipt wakes its user only, so its room stands in the number.
+fn room_of(kind: Option<StreamKind>, room: Option<RoomNum>, number: Option<i64>) -> Option<RoomNum> {
+    match kind {
+        Some(StreamKind::Receipt) => room.or(number.map(RoomNum)),
+        _ => room,
     }
 }
 
@@ -239,6 +266,37 @@ mod tests {
         assert_eq!(newest(20, 22, 5), Some(vec![122, 121]));
         changes.note(StreamPosition(200), &entry(StreamKind::RoomPurged, Some(1), None, None));
         assert_eq!(newest(20, 22, 5), None);
+    }
+
+    #[test]
+    fn rooms_of_before_the_beginning_are_known_once_recalled() {
+        let changes = Changes::default();
+        changes.begin(StreamPosition(10));
+        changes.note(StreamPosition(11), &entry(StreamKind::Event, Some(1), None, Some(1)));
+        let row = |pos, kind: StreamKind, room: Option<i64>, number| StreamRow {
+            pos: StreamPosition(pos),
+            kind: kind as i64,
+            room: room.map(RoomNum),
+            user_id: None,
+            number,
+        };
+        let rows = [
+            row(7, StreamKind::Event, Some(2), Some(5)),
+            row(8, StreamKind::Receipt, None, Some(3)),
+            row(9, StreamKind::Event, Some(1), Some(6)),
+            row(10, StreamKind::Event, Some(2), Some(7)),
+        ];
+        let since = |pos| {
+            let rooms = changes.rooms_since(StreamPosition(pos), 9)?;
+            Some(rooms.into_iter().map(|room| room.0).collect::<Vec<_>>())
+        };
+        assert_eq!(changes.rooms_known_from(StreamPosition(6)), Some(StreamPosition(10)));
+        changes.recall(StreamPosition(6), StreamPosition(9), &rows);
+        assert_eq!(since(6), None, "up to another place than from where it is known");
+        changes.recall(StreamPosition(6), StreamPosition(10), &rows);
+        assert_eq!(changes.rooms_known_from(StreamPosition(6)), None);
+        assert_eq!((since(5), since(6), since(8)), (None, Some(vec![3, 2, 1]), Some(vec![2, 1])));
+        assert_eq!((since(10), since(11)), (Some(vec![1]), Some(vec![])));
     }
 
     #[test]

@@ -3,19 +3,23 @@
 //! Each thing is kept with the watermark from before it was read: all commits up to there are in it. It holds as long as
 //! the last change of its kind ([`crate::changes`]) is not later.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use rooms::unread::ReadMarks;
 use rooms::{Event, Room, Roots};
 use serde_json::{Value, json};
+use store::tables::core::StreamRow;
 use store::tables::rooms::MembershipRow;
-use store::{DeviceId, EventNum, RoomNum, StreamPosition, UserId};
+use store::{DeviceId, EventNum, Read, RoomNum, StreamPosition, UserId};
 
 use crate::json::Object;
 use crate::room_section::read_marks;
+use crate::sliding::config::Rules;
 use crate::{Error, Filter, Sync};
 
 /// Bytes of memory for memberships.
@@ -26,8 +30,19 @@ const MEMBERSHIP_BYTES: usize = 400;
 const KEPT_MAX: usize = 10_000;
 /// Most states and pieces of timelines that are kept.
 const ROOM_STATES_MAX: usize = 10_000;
+/// Most users of whom the order of their rooms is kept.
+const ORDERS_MAX: usize = 1_000;
+/// If more rooms than this moved, their order is made anew.
+const MOVED_MAX: usize = 32;
+/// Most sets of rules that are kept.
+const RULES_MAX: usize = 2_000;
 /// Most pieces of timelines that are kept.
 const PIECES_MAX: usize = 2_000;
+
+/// Most changed rooms of all users that are looked through for one user's.
+const CHANGED_MAX: usize = 1_000;
+/// Most entries of the stream that are read again to find out which rooms changed.
+const RECALLED_MAX: i64 = 20_000;
 
 /// Type of the account data that names direct chats.
 const DIRECT: &str = "m.direct";
@@ -49,13 +64,19 @@ pub(crate) struct Memberships {
     pub rows: BTreeMap<RoomNum, MembershipRow>,
     /// Rooms by the position of the last change, oldest first.
     by_pos: Vec<(StreamPosition, RoomNum)>,
+    /// Those of the rooms to which the user is not joined.
+    pub others: Vec<RoomNum>,
+    /// Whether all rooms to which the user is joined were taken into memory.
+    held: AtomicBool,
 }
 
 impl Memberships {
     fn new(rows: Vec<MembershipRow>) -> Self {
         let mut by_pos: Vec<_> = rows.iter().map(|row| (row.pos, row.room)).collect();
         by_pos.sort_unstable();
-        Self { rows: rows.into_iter().map(|row| (row.room, row)).collect(), by_pos }
+        let others = rows.iter().filter(|row| row.membership != "join").map(|row| row.room).collect();
+        let rows = rows.into_iter().map(|row| (row.room, row)).collect();
+        Self { rows, by_pos, others, held: AtomicBool::new(false) }
     }
 
     /// The position of the last change.
@@ -72,6 +93,17 @@ impl Memberships {
     pub fn joined(&self) -> impl Iterator<Item = &MembershipRow> {
         self.rows.values().filter(|row| row.membership == "join")
     }
+}
+
+/// A room by its newest event: of two, the later comes first.
+pub(crate) type Newest = (Reverse<StreamPosition>, RoomNum);
+
+/// The rooms to which a user is joined.
+pub(crate) struct Joined {
+    /// Of these memberships.
+    of: Arc<Memberships>,
+    /// In the order of their newest events, whoever may see these.
+    pub rooms: Vec<Newest>,
 }
 
 #[derive(Clone)]
@@ -92,6 +124,9 @@ pub(crate) struct Known {
     memberships: Cache<UserId, Kept<Arc<Memberships>>, Weight>,
     ignored: Cache<UserId, Kept<Arc<BTreeSet<String>>>>,
     direct: Cache<UserId, Kept<Arc<BTreeSet<String>>>>,
+    orders: Cache<UserId, Kept<Arc<Joined>>>,
+    /// What connections of sliding sync want of rooms: few sets of rules, which thousands of rooms share.
+    rules: Cache<Arc<Rules>, Arc<Rules>>,
     bumps: Cache<RoomNum, (StreamPosition, StreamPosition)>,
     keys: Cache<(UserId, DeviceId), Kept<Arc<str>>>,
     marks: Cache<(UserId, RoomNum), Kept<Arc<ReadMarks>>>,
@@ -113,6 +148,8 @@ impl Default for Known {
             memberships: Cache::with_weighter(users, MEMBERSHIP_BYTES_MAX, Weight),
             ignored: Cache::new(KEPT_MAX),
             direct: Cache::new(KEPT_MAX),
+            orders: Cache::new(ORDERS_MAX),
+            rules: Cache::new(RULES_MAX),
             bumps: Cache::new(ROOM_STATES_MAX),
             keys: Cache::new(KEPT_MAX),
             marks: Cache::new(KEPT_MAX),
@@ -126,6 +163,15 @@ impl Default for Known {
 }
 
 impl Known {
+    /// The same rules, in the one place where they are kept: what is equal is then mostly in the same place, too.
+    pub fn shared(&self, rules: &Arc<Rules>) -> Arc<Rules> {
+        if let Some(kept) = self.rules.get(rules) {
+            return kept;
+        }
+        self.rules.insert(Arc::clone(rules), Arc::clone(rules));
+        Arc::clone(rules)
+    }
+
     /// A room was purged: states and timelines are no longer what they were.
     pub fn purged(&self) {
         self.states.clear();
@@ -143,12 +189,96 @@ impl Sync {
         }
         let read_at = self.store.watermark();
         let value = Arc::new(Memberships::new(self.rooms.memberships(user).await?));
-        for row in value.joined() {
-            // A room in memory wakes its members, and nobody else.
-            self.rooms.room_by_num(row.room).await?;
-        }
         self.known.memberships.insert(user.clone(), Kept { read_at, value: Arc::clone(&value) });
         Ok(value)
+    }
+
+    /// Takes all rooms to which a user is joined into memory, if they were not taken before. A room in memory wakes its
+    /// members, and nobody else.
+    pub(crate) async fn hold_rooms(&self, memberships: &Memberships) -> Result<(), Error> {
+        if !memberships.held.load(Ordering::Acquire) {
+            let joined: Vec<RoomNum> = memberships.joined().map(|row| row.room).collect();
+            self.rooms.hold(&joined).await?;
+            memberships.held.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// The memberships of a user whose rooms are in memory already, if they are.
+    pub(crate) fn ready(&self, user: &UserId) -> Option<Arc<Memberships>> {
+        let kept = self.known.memberships.get(user)?;
+        kept.value.held.load(Ordering::Acquire).then_some(kept.value)
+    }
+
+    /// Sees to it that what happens in a user's rooms wakes the user. `ready` are the memberships for which that was so
+    /// before the last look: if these are others, it returns false, and the user has to look once more before waiting, since
+    /// what happened meanwhile may have woken nobody. Who does not wait need not have thousands of rooms loaded.
+    pub(crate) async fn may_wait(
+        &self,
+        ready: &mut Option<Arc<Memberships>>,
+        memberships: Arc<Memberships>,
+    ) -> Result<bool, Error> {
+        if ready.as_ref().is_some_and(|ready| Arc::ptr_eq(ready, &memberships)) {
+            return Ok(true);
+        }
+        self.hold_rooms(&memberships).await?;
+        *ready = Some(memberships);
+        Ok(false)
+    }
+
+    /// The rooms in which something changed after `since`; `None` if that is not known, or if they are more than `max`. What
+    /// happened before this process began to follow the stream is looked up there, as far as that is not too much.
+    pub(crate) async fn rooms_since(&self, since: StreamPosition, max: usize) -> Result<Option<Vec<RoomNum>>, Error> {
+        if let Some(upto) = self.changes.rooms_known_from(since)
+            && upto.0 - since.0 <= RECALLED_MAX
+        {
+            let read = Read::prefix::<StreamRow>(Vec::new()).after(since).up_to(upto);
+            let rows: Vec<StreamRow> = self.store.all(read).await?;
+            // Where positions were jumped over, nobody knows what they stood for.
+            if i64::try_from(rows.len()) == Ok(upto.0 - since.0) {
+                self.changes.recall(since, upto, &rows);
+            }
+        }
+        Ok(self.changes.rooms_since(since, max))
+    }
+
+    /// The rooms to which a user is joined, in the order of their newest events. Of those that moved since it was last asked
+    /// for, each is put into its new place.
+    pub(crate) async fn joined_by_newest(
+        &self,
+        user: &UserId,
+        memberships: &Arc<Memberships>,
+    ) -> Result<Arc<Joined>, Error> {
+        let read_at = self.store.watermark();
+        let kept = self.known.orders.get(user).filter(|kept| Arc::ptr_eq(&kept.value.of, memberships));
+        let moved = kept.as_ref().and_then(|kept| self.changes.rooms_since(kept.read_at, CHANGED_MAX));
+        let is_joined = |room: &RoomNum| memberships.rows.get(room).is_some_and(|row| row.membership == "join");
+        let moved = moved.map(|rooms| rooms.into_iter().filter(is_joined).collect::<Vec<_>>());
+        let value = match (kept, moved) {
+            (Some(kept), Some(moved)) if moved.is_empty() => kept.value,
+            (Some(kept), Some(moved)) if moved.len() <= MOVED_MAX => {
+                let mut rooms = kept.value.rooms.clone();
+                rooms.retain(|(_, room)| !moved.contains(room));
+                for newest in self.newest_of(&moved).await? {
+                    let place = rooms.binary_search(&newest).unwrap_or_else(|place| place);
+                    rooms.insert(place, newest);
+                }
+                Arc::new(Joined { of: Arc::clone(memberships), rooms })
+            }
+            _ => {
+                let joined: Vec<RoomNum> = memberships.joined().map(|row| row.room).collect();
+                let mut rooms = self.newest_of(&joined).await?;
+                rooms.sort_unstable();
+                Arc::new(Joined { of: Arc::clone(memberships), rooms })
+            }
+        };
+        self.known.orders.insert(user.clone(), Kept { read_at, value: Arc::clone(&value) });
+        Ok(value)
+    }
+
+    async fn newest_of(&self, rooms: &[RoomNum]) -> Result<Vec<Newest>, Error> {
+        let newest = self.rooms.last_positions(rooms).await?.into_iter().zip(rooms);
+        Ok(newest.filter_map(|(newest, room)| Some((Reverse(newest?), *room))).collect())
     }
 
     /// The users that a user ignores.

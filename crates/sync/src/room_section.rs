@@ -575,7 +575,7 @@ impl Sync {
             events.extend(receipt_events(&receipts));
         }
         if filter.accepts("m.typing", None) {
-            let typing = match (fresh, window.epoch_is_new) {
+            let typing = match (fresh, window.typing_is_lost) {
                 (true, _) => Some(self.users.typing_in(room.num)).filter(|users| !users.is_empty()),
                 (false, true) => Some(self.users.typing_in(room.num)),
                 (false, false) => self.users.typing_since(room.num, window.number),

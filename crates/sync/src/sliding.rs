@@ -21,6 +21,7 @@ mod room;
 pub(crate) mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use store::{DeviceId, RoomNum, StreamPosition};
 use users::connections::ConnectionId;
@@ -47,14 +48,14 @@ pub(crate) struct Context<'a> {
     pub state: &'a State,
     /// How far the answer goes.
     pub upto: StreamPosition,
-    pub memberships: &'a Memberships,
+    pub memberships: &'a Arc<Memberships>,
     pub ignored: &'a BTreeSet<String>,
     /// The ids of direct chats.
     pub direct: &'a BTreeSet<String>,
     /// Volatile changes after this number.
     pub number: i64,
-    /// The position was given by another process life.
-    pub epoch_is_new: bool,
+    /// The client may believe that somebody types of whom nothing is known any more.
+    pub typing_is_lost: bool,
     /// Under what the connection's members are remembered.
     pub lazy_device: DeviceId,
 }
@@ -87,6 +88,7 @@ impl Sync {
         };
         self.users.presence_seen(&request.user, request.set_presence);
         let deadline = deadline(request.timeout);
+        let mut ready = self.ready(&request.user);
         let mut waiting = self.waker.register(&request.user);
         let turn = self.turns.begin(&id);
         let mut acknowledged = false;
@@ -95,7 +97,7 @@ impl Sync {
             let volatile = self.users.volatile().position();
             let (upto, memberships) = self.settled(&request.user).await?;
             let (ignored, direct) = (self.ignored(&request.user).await?, self.direct(&request.user).await?);
-            let epoch = |pos: &Pos| pos.token.epoch != *volatile.epoch;
+            let typing_is_lost = |pos: &Pos| pos.token.typing && pos.token.epoch != *volatile.epoch;
             let ctx = Context {
                 request,
                 pos: asked.as_ref(),
@@ -105,7 +107,7 @@ impl Sync {
                 ignored: &ignored,
                 direct: &direct,
                 number: asked.as_ref().map_or(0, |pos| self.users.volatile().since(&pos.token.epoch, pos.token.number)),
-                epoch_is_new: asked.as_ref().is_some_and(epoch),
+                typing_is_lost: asked.as_ref().is_some_and(typing_is_lost),
                 lazy_device: lazy_device(&id),
             };
             if !acknowledged {
@@ -125,8 +127,12 @@ impl Sync {
                     (None, next) => self.put_connection(&id, None, next.unwrap_or_default()).await?,
                 };
                 let (epoch, number) = (volatile.epoch.to_string(), volatile.number);
-                let pos = Pos { token: Token { pos: upto, epoch, number, to_device: upto }, generation };
+                let typing = self.may_type(&memberships, number);
+                let pos = Pos { token: Token { pos: upto, epoch, number, typing, to_device: upto }, generation };
                 return Ok(answer.write(request.dialect, &pos.to_string(), request.txn_id.as_deref()));
+            }
+            if !self.may_wait(&mut ready, memberships).await? {
+                continue;
             }
             // Either way the answer is collected anew; running out of time is not an error.
             tokio::select! {
@@ -148,7 +154,7 @@ impl Sync {
     }
 
     async fn collect_sliding(&self, ctx: &Context<'_>) -> Result<(Answer, Step), Error> {
-        let changed = self.changed_rooms(ctx);
+        let changed = self.changed_rooms(ctx).await?;
         let wanted = self.wanted(ctx).await?;
         let (mut visits, mut step, mut answer) = (BTreeMap::new(), Step::default(), Answer::default());
         for (room, want) in &wanted.rooms {
@@ -172,13 +178,15 @@ impl Sync {
     }
 
     /// The user's rooms in which anything happened since the client's position; `None` if that is not known.
-    fn changed_rooms(&self, ctx: &Context<'_>) -> Option<BTreeSet<RoomNum>> {
-        ctx.pos?;
-        let changed = self.changes.rooms_since(ctx.since(), CHANGED_MAX)?;
-        let mut rooms: BTreeSet<RoomNum> =
-            changed.into_iter().filter(|room| ctx.memberships.rows.contains_key(room)).collect();
+    async fn changed_rooms(&self, ctx: &Context<'_>) -> Result<Option<BTreeSet<RoomNum>>, Error> {
+        if ctx.pos.is_none() {
+            return Ok(None);
+        }
+        let Some(changed) = self.rooms_since(ctx.since(), CHANGED_MAX).await? else { return Ok(None) };
+        let is_known = |room: &RoomNum| ctx.memberships.rows.contains_key(room) || ctx.state.rooms.contains_key(room);
+        let mut rooms: BTreeSet<RoomNum> = changed.into_iter().filter(is_known).collect();
         rooms.extend(ctx.memberships.since(ctx.since()));
-        Some(rooms)
+        Ok(Some(rooms))
     }
 
     /// Whether there may be something to tell of a room that is wanted.
@@ -190,7 +198,7 @@ impl Sync {
         changed: Option<&BTreeSet<RoomNum>>,
     ) -> Result<bool, Error> {
         let Some(sent) = ctx.state.rooms.get(&room).filter(|sent| sent.events == Upto::Live) else { return Ok(true) };
-        let more = want.config.timeline_limit > sent.depth || !sent.rules.cover(&want.config.rules);
+        let more = want.config.timeline_limit > sent.depth || !sent.has(&want.config.rules);
         if more || changed.is_none_or(|changed| changed.contains(&room)) {
             return Ok(true);
         }
@@ -209,13 +217,17 @@ impl Sync {
         changed: Option<&BTreeSet<RoomNum>>,
         step: &mut Step,
     ) -> Result<(), Error> {
-        for (room, sent) in &ctx.state.rooms {
+        let known: Vec<(&RoomNum, &Sent)> = match changed {
+            Some(changed) => changed.iter().filter_map(|room| ctx.state.rooms.get_key_value(room)).collect(),
+            None => ctx.state.rooms.iter().collect(),
+        };
+        for (room, sent) in known {
             let Some(row) = ctx.memberships.rows.get(room) else {
                 step.rooms.insert(*room, None);
                 continue;
             };
             let is_behind = sent.events != Upto::Live || step.rooms.contains_key(room);
-            if is_behind || changed.is_some_and(|changed| !changed.contains(room)) {
+            if is_behind {
                 continue;
             }
             let has_moved = match row.membership.as_str() {

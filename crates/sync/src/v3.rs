@@ -69,8 +69,8 @@ pub(crate) struct Window {
     pub upto: StreamPosition,
     /// Volatile changes after this number.
     pub number: i64,
-    /// The token was made by another process life.
-    pub epoch_is_new: bool,
+    /// The client may believe that somebody types of whom nothing is known any more.
+    pub typing_is_lost: bool,
     /// To-device messages after this position.
     pub to_device: StreamPosition,
     /// The token is of a lost future (see [`crate::lost`]): what the client knows of rooms is wrong.
@@ -106,6 +106,7 @@ impl Sync {
         }
         self.users.presence_seen(&request.user, request.set_presence);
         let deadline = deadline(request.timeout);
+        let mut ready = self.ready(&request.user);
         let mut waiting = self.waker.register(&request.user);
         loop {
             waiting.mark_seen();
@@ -116,10 +117,19 @@ impl Sync {
             let at_once = since.is_none() || lost || request.full_state || answer.news;
             if at_once || has_passed(deadline) {
                 let to_device = answer.to_device.unwrap_or(upto);
-                let next = Token { pos: upto, epoch: volatile.epoch.to_string(), number: volatile.number, to_device };
+                let next = Token {
+                    pos: upto,
+                    epoch: volatile.epoch.to_string(),
+                    number: volatile.number,
+                    typing: self.may_type(&memberships, volatile.number),
+                    to_device,
+                };
                 let mut body = Object::new();
                 body.text("next_batch", &next.to_string());
                 return Ok(join(body, answer.body));
+            }
+            if !self.may_wait(&mut ready, memberships).await? {
+                continue;
             }
             // Either way the answer is collected anew; running out of time is not an error.
             drop(tokio::time::timeout_at(deadline, waiting.changed()).await);
@@ -143,6 +153,11 @@ impl Sync {
                 return Ok((upto, memberships));
             }
         }
+    }
+
+    /// Whether an answer from the volatile number `since` on, made until now, may have told of somebody who types.
+    pub(crate) fn may_type(&self, memberships: &Memberships, since: i64) -> bool {
+        self.users.any_typing(|room| memberships.rows.contains_key(&room), since)
     }
 
     async fn filter(&self, request: &Request) -> Result<Arc<Filter>, Error> {
@@ -176,13 +191,13 @@ impl Sync {
     fn window(&self, since: Option<&Token>, upto: StreamPosition, lost: bool) -> Window {
         let Some(since) = since else {
             let (number, to_device) = (0, StreamPosition::ZERO);
-            return Window { since: None, upto, number, epoch_is_new: false, to_device, lost };
+            return Window { since: None, upto, number, typing_is_lost: false, to_device, lost };
         };
         Window {
             since: Some(since.pos),
             upto,
             number: self.users.volatile().since(&since.epoch, since.number),
-            epoch_is_new: *since.epoch != *self.users.volatile().position().epoch,
+            typing_is_lost: since.typing && *since.epoch != *self.users.volatile().position().epoch,
             to_device: since.to_device,
             lost,
         }
@@ -258,10 +273,10 @@ impl Sync {
         account_data: &BTreeMap<String, Vec<AccountData>>,
     ) -> Result<BTreeSet<RoomNum>, Error> {
         let all = || memberships.rows.keys().copied().collect();
-        let Some(since) = window.since.filter(|_| !reader.full_state && !window.epoch_is_new && !window.lost) else {
+        let Some(since) = window.since.filter(|_| !reader.full_state && !window.typing_is_lost && !window.lost) else {
             return Ok(all());
         };
-        let Some(changed) = self.changes.rooms_since(since, CHANGED_MAX.max(memberships.rows.len())) else {
+        let Some(changed) = self.rooms_since(since, CHANGED_MAX.max(memberships.rows.len())).await? else {
             return Ok(all());
         };
         let changed = changed.into_iter().chain(self.users.rooms_typed_since(window.number));

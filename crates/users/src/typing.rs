@@ -22,17 +22,24 @@ struct Room {
     changed: i64,
 }
 
+#[derive(Default)]
+struct Index {
+    /// Rooms by the number of their last change.
+    changes: BTreeMap<i64, RoomNum>,
+    /// Rooms in which somebody types.
+    busy: BTreeSet<RoomNum>,
+}
+
 /// The typists of all rooms.
 pub(crate) struct Typists {
     rooms: Mutex<HashMap<RoomNum, Room>>,
-    /// Rooms by the number of their last change.
-    changes: Mutex<BTreeMap<i64, RoomNum>>,
+    index: Mutex<Index>,
     volatile: Arc<Volatile>,
 }
 
 impl Typists {
     pub(crate) fn new(volatile: Arc<Volatile>) -> Self {
-        Self { rooms: Mutex::default(), changes: Mutex::default(), volatile }
+        Self { rooms: Mutex::default(), index: Mutex::default(), volatile }
     }
 
     /// Ends what is over. A room that falls silent keeps its number, so that readers learn of the silence.
@@ -58,9 +65,13 @@ impl Typists {
 
     fn change(&self, number: RoomNum, room: &mut Room) {
         self.volatile.change(VolatileChange::Typing(number), |changed| {
-            let mut changes = self.changes.lock();
-            changes.remove(&room.changed);
-            changes.insert(changed, number);
+            let mut index = self.index.lock();
+            index.changes.remove(&room.changed);
+            index.changes.insert(changed, number);
+            match room.until.is_empty() {
+                true => index.busy.remove(&number),
+                false => index.busy.insert(number),
+            };
             room.changed = changed;
         });
     }
@@ -110,9 +121,16 @@ impl Users {
         until.into_iter().flatten().filter(|(_, until)| **until > now).map(|(user, _)| user.clone()).collect()
     }
 
+    /// Whether in any of some rooms somebody types, or it changed who does after the volatile number `since`.
+    pub fn any_typing(&self, is_one: impl Fn(RoomNum) -> bool, since: i64) -> bool {
+        let index = self.typing.index.lock();
+        let changed = index.changes.range(since.saturating_add(1)..).map(|(_, room)| room);
+        index.busy.iter().chain(changed).any(|room| is_one(*room))
+    }
+
     /// The rooms in which it changed who types, after the volatile number `since`.
     pub fn rooms_typed_since(&self, since: i64) -> Vec<RoomNum> {
-        self.typing.changes.lock().range(since.saturating_add(1)..).map(|(_, room)| *room).collect()
+        self.typing.index.lock().changes.range(since.saturating_add(1)..).map(|(_, room)| *room).collect()
     }
 
     /// Who types in a room, if that changed after the volatile number `since`.

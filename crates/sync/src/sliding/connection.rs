@@ -73,8 +73,15 @@ pub(crate) struct Sent {
     pub is_dm: bool,
     /// How many of the newest events it has, at least.
     pub depth: usize,
-    /// Which state it was ever sent, and has been kept up to date about.
+    /// Which state it was ever sent, and has been kept up to date about. Equal rules mostly are in the same place.
     pub rules: Arc<Rules>,
+}
+
+impl Sent {
+    /// Whether the client was sent, and has been kept up to date about, whatever these rules want.
+    pub fn has(&self, rules: &Arc<Rules>) -> bool {
+        Arc::ptr_eq(&self.rules, rules) || self.rules.cover(rules)
+    }
 }
 
 /// What a connection has been sent.
@@ -125,9 +132,8 @@ pub(crate) struct Weight;
 
 impl Weighter<i64, Arc<State>> for Weight {
     fn weight(&self, _generation: &i64, state: &Arc<State>) -> u64 {
-        let rules: HashMap<*const Rules, usize> =
-            state.rooms.values().map(|sent| (Arc::as_ptr(&sent.rules), sent.rules.bytes())).collect();
-        let bytes = (state.rooms.len() + 4) * ROOM_BYTES + rules.values().sum::<usize>();
+        let rules: usize = Places::of(state).rules.iter().map(|rules| rules.bytes()).sum();
+        let bytes = (state.rooms.len() + 4) * ROOM_BYTES + rules;
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 }
@@ -150,7 +156,8 @@ impl Sync {
         }
         let stored = self.users.connection_state(id, generation).await?.ok_or(Error::UnknownPos)?;
         // A form of another version is as good as none.
-        let state = Arc::new(decode(&stored).ok_or(Error::UnknownPos)?);
+        let state = decode(&stored, |rules| self.known.shared(&rules));
+        let state = Arc::new(state.ok_or(Error::UnknownPos)?);
         self.connections.0.insert(generation, Arc::clone(&state));
         Ok((state, tip))
     }
@@ -175,19 +182,42 @@ impl Sync {
     }
 }
 
+/// Where each room's rules stand among those that differ. What is in the same place is not compared.
+#[derive(Default)]
+struct Places<'a> {
+    rules: Vec<&'a Rules>,
+    by_room: Vec<usize>,
+}
+
+impl<'a> Places<'a> {
+    fn of(state: &'a State) -> Self {
+        let mut places = Self::default();
+        let (mut by_address, mut by_content, mut last) = (HashMap::new(), HashMap::new(), None);
+        for sent in state.rooms.values() {
+            let address = Arc::as_ptr(&sent.rules);
+            let place = match last.filter(|(before, _)| *before == address) {
+                Some((_, place)) => place,
+                None => *by_address.entry(address).or_insert_with(|| {
+                    *by_content.entry(&*sent.rules).or_insert_with(|| {
+                        places.rules.push(&sent.rules);
+                        places.rules.len() - 1
+                    })
+                }),
+            };
+            last = Some((address, place));
+            places.by_room.push(place);
+        }
+        places
+    }
+}
+
 /// The stored form: version, global account data, distinct rules as JSON, rooms.
 fn encode(state: &State) -> Vec<u8> {
     let mut bytes = vec![VERSION];
     put_upto(&mut bytes, state.account_data);
-    let (mut places, mut rules) = (HashMap::new(), Vec::new());
-    for sent in state.rooms.values() {
-        places.entry(&*sent.rules).or_insert_with(|| {
-            rules.push(&*sent.rules);
-            rules.len() - 1
-        });
-    }
-    put_len(&mut bytes, rules.len());
-    for rules in rules {
+    let places = Places::of(state);
+    put_len(&mut bytes, places.rules.len());
+    for rules in &places.rules {
         // Strings and lists always serialize.
         let text = serde_json::to_vec(rules).unwrap_or_default();
         put_len(&mut bytes, text.len());
@@ -195,7 +225,7 @@ fn encode(state: &State) -> Vec<u8> {
     }
     put_len(&mut bytes, state.rooms.len());
     let mut before = 0;
-    for (room, sent) in &state.rooms {
+    for ((room, sent), place) in state.rooms.iter().zip(places.by_room) {
         put_number(&mut bytes, room.0 - before);
         before = room.0;
         bytes.push(u8::from(sent.joined) | u8::from(sent.is_dm) << 1);
@@ -203,13 +233,13 @@ fn encode(state: &State) -> Vec<u8> {
             put_upto(&mut bytes, upto);
         }
         put_len(&mut bytes, sent.depth);
-        put_len(&mut bytes, places.get(&*sent.rules).copied().unwrap_or(0));
+        put_len(&mut bytes, place);
     }
     bytes
 }
 
 /// Reads what [`encode`] wrote.
-fn decode(bytes: &[u8]) -> Option<State> {
+fn decode(bytes: &[u8], shared: impl Fn(Arc<Rules>) -> Arc<Rules>) -> Option<State> {
     let mut bytes = bytes;
     if take_byte(&mut bytes)? != VERSION {
         return None;
@@ -219,7 +249,7 @@ fn decode(bytes: &[u8]) -> Option<State> {
     for _ in 0..take_len(&mut bytes)? {
         let length = take_len(&mut bytes)?;
         let (text, rest) = bytes.split_at_checked(length)?;
-        rules.push(Arc::new(serde_json::from_slice::<Rules>(text).ok()?));
+        rules.push(shared(Arc::new(serde_json::from_slice::<Rules>(text).ok()?)));
         bytes = rest;
     }
     let (mut rooms, mut room) = (BTreeMap::new(), 0_i64);
@@ -348,11 +378,11 @@ mod tests {
         for _ in 0..200 {
             let state = state(&mut dice);
             let bytes = encode(&state);
-            assert_eq!(decode(&bytes).unwrap(), state);
-            assert_eq!(decode(&bytes[..bytes.len() - 1]), None);
+            assert_eq!(decode(&bytes, |rules| rules).unwrap(), state);
+            assert_eq!(decode(&bytes[..bytes.len() - 1], |rules| rules), None);
         }
-        assert_eq!(decode(&[]), None);
-        assert_eq!(decode(&[VERSION + 1, 0, 0, 0]), None);
+        assert_eq!(decode(&[], |rules| rules), None);
+        assert_eq!(decode(&[VERSION + 1, 0, 0, 0], |rules| rules), None);
     }
 
     #[test]

@@ -336,7 +336,7 @@ impl Sync {
             }
             let initial =
                 making.visits.get(&room).and_then(|visit| visit.answer.as_ref()).is_some_and(|one| one.initial);
-            let typing = match (initial, ctx.epoch_is_new) {
+            let typing = match (initial, ctx.typing_is_lost) {
                 (true, _) => Some(self.users.typing_in(room)).filter(|users| !users.is_empty()),
                 (false, true) => Some(self.users.typing_in(room)),
                 (false, false) => self.users.typing_since(room, ctx.number),

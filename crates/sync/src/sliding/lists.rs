@@ -93,10 +93,14 @@ impl Sync {
         let mut wanted = Wanted::default();
         let Order { rooms: order, leaving } =
             if ctx.request.lists.is_empty() { Order::default() } else { self.order(ctx).await? };
+        if ctx.request.lists.values().any(|list| list.filters.needs_rooms()) {
+            // All at once, which is quicker than one by one.
+            self.hold_rooms(ctx.memberships).await?;
+        }
         let known = self.known_of(ctx).await?;
         let mut unions = Unions::default();
         for (name, list) in &ctx.request.lists {
-            let config = Arc::new(list.config.clone());
+            let config = self.shared(&list.config);
             let found = match list.filters == Filters::default() {
                 true => order.clone(),
                 false => self.filtered(ctx, &order, &list.filters, &known).await?,
@@ -121,34 +125,42 @@ impl Sync {
             if is_there || was_there || ctx.is_told_of_less(row) {
                 let want = wanted.rooms.entry(row.room).or_default();
                 let first = want.lists.is_empty();
-                want.config = unions.of(&want.config, &Arc::new(config.clone()), first);
+                want.config = unions.of(&want.config, &self.shared(config), first);
                 want.subscribed = true;
             }
         }
         Ok(wanted)
     }
 
+    /// A configuration whose rules are those that connections remember, if they are the same.
+    fn shared(&self, config: &Config) -> Arc<Config> {
+        Arc::new(Config { rules: self.known.shared(&config.rules), ..config.clone() })
+    }
+
     /// The rooms that lists are made of: those with the newest event first, whoever may see it. Of rooms in which the user
     /// is not, what happens there does not show: the last change of membership counts.
     async fn order(&self, ctx: &Context<'_>) -> Result<Order, Error> {
-        let (mut rooms, mut leaving) = (Vec::with_capacity(ctx.memberships.rows.len()), BTreeSet::new());
-        let mut joined = Vec::with_capacity(rooms.capacity());
-        for row in ctx.memberships.rows.values() {
+        let joined = self.joined_by_newest(&ctx.request.user, ctx.memberships).await?;
+        let (mut others, mut leaving) = (Vec::new(), BTreeSet::new());
+        for row in ctx.memberships.others.iter().filter_map(|room| ctx.memberships.rows.get(room)) {
             if !is_listed(ctx, row) {
                 if !is_leaving(ctx, row) {
                     continue;
                 }
                 leaving.insert(row.room);
             }
-            match row.membership.as_str() {
-                "join" => joined.push(row.room),
-                _ => rooms.push((std::cmp::Reverse(row.pos), row.room)),
-            }
+            others.push((std::cmp::Reverse(row.pos), row.room));
         }
-        let newest = self.rooms.last_positions(&joined).await?.into_iter().zip(joined);
-        rooms.extend(newest.filter_map(|(newest, room)| Some((std::cmp::Reverse(newest?), room))));
-        rooms.sort_unstable();
-        Ok(Order { rooms: rooms.into_iter().map(|(_, room)| room).collect(), leaving })
+        others.sort_unstable();
+        let (mut rooms, mut joined) = (Vec::with_capacity(others.len() + joined.rooms.len()), &joined.rooms[..]);
+        for other in others {
+            let (newer, older) = joined.split_at(joined.partition_point(|newest| *newest < other));
+            rooms.extend(newer.iter().map(|(_, room)| *room));
+            rooms.push(other.1);
+            joined = older;
+        }
+        rooms.extend(joined.iter().map(|(_, room)| *room));
+        Ok(Order { rooms, leaving })
     }
 
     /// Reads what the filters of all lists need.
@@ -189,14 +201,16 @@ impl Sync {
             if filters.is_invite.is_some_and(|wanted| wanted != (row.membership == "invite")) {
                 continue;
             }
-            let Some(room_id) = self.room_id(row.room).await? else { continue };
-            if filters.is_dm.is_some_and(|wanted| wanted != ctx.direct.contains(&room_id)) {
-                continue;
+            if filters.needs_ids() {
+                let Some(room_id) = self.room_id(row.room).await? else { continue };
+                if filters.is_dm.is_some_and(|wanted| wanted != ctx.direct.contains(&room_id)) {
+                    continue;
+                }
+                if !known.allows(filters, &room_id) {
+                    continue;
+                }
             }
-            if !known.allows(filters, &room_id) {
-                continue;
-            }
-            if filters.looks_inside() && !filters.allow(&self.facts(row).await?) {
+            if filters.looks_inside() && !filters.allow(&self.facts(row, filters.is_encrypted.is_some()).await?) {
                 continue;
             }
             found.push(row.room);
@@ -212,18 +226,22 @@ impl Sync {
         Ok(self.rooms.remote_room(room).await?.map(|room| room.room_id))
     }
 
-    /// What a room is, as its member knows it: of a room that one is invited to, what the invite says.
-    async fn facts(&self, row: &MembershipRow) -> Result<Facts, Error> {
+    /// What a room is, as its member knows it: of a room that one is invited to, what the invite says. Whether it is
+    /// encrypted is looked up if that is asked for.
+    async fn facts(&self, row: &MembershipRow, with_encryption: bool) -> Result<Facts, Error> {
         if let Some(stripped) = row.stripped.as_deref().filter(|_| row.membership != "join") {
             return Ok(stripped_facts(stripped));
         }
         let Some(room) = self.rooms.room_by_num(row.room).await? else { return Ok(Facts::default()) };
+        let room_type = room.create.content.get("type").and_then(|kind| kind.as_str()).map(str::to_owned);
+        if !with_encryption {
+            return Ok(Facts { room_type, encrypted: false });
+        }
         let state = match row.membership.as_str() {
             "join" => room.head().state,
             _ => self.state_at(&room, row.left_pos).await?,
         };
         let found = self.rooms.state_map(&room, None, state, &[type_key(ENCRYPTION, "")]).await?;
-        let room_type = room.create.content.get("type").and_then(|kind| kind.as_str()).map(str::to_owned);
         Ok(Facts { room_type, encrypted: found.event(ENCRYPTION, "").is_some() })
     }
 }
@@ -241,6 +259,15 @@ impl Known {
 }
 
 impl Filters {
+    /// Whether room ids are compared.
+    fn needs_ids(&self) -> bool {
+        self.is_dm.is_some() || self.tags.is_some() || !self.not_tags.is_empty() || self.spaces.is_some()
+    }
+
+    fn needs_rooms(&self) -> bool {
+        self.needs_ids() || self.looks_inside()
+    }
+
     fn looks_inside(&self) -> bool {
         self.is_encrypted.is_some() || self.room_types.is_some() || !self.not_room_types.is_empty()
     }
@@ -260,10 +287,10 @@ impl Context<'_> {
     }
 }
 
-/// Whether a room stands in lists. What one has left does not; being removed by others is something to see.
+/// Whether a room to which the user is not joined stands in lists. What one has left does not; being removed by others is something to see.
 fn is_listed(ctx: &Context<'_>, row: &MembershipRow) -> bool {
     match row.membership.as_str() {
-        "join" | "knock" => true,
+        "knock" => true,
         "invite" => !ctx.ignored.contains(row.sender.as_str()),
         _ => row.sender != ctx.request.user && row.left_pos > StreamPosition::ZERO && !row.forgotten,
     }
@@ -273,7 +300,7 @@ fn is_listed(ctx: &Context<'_>, row: &MembershipRow) -> bool {
 /// place until it is told, and is not counted in the answer that does: the client would not hear of the smaller count
 /// before other news.
 fn is_leaving(ctx: &Context<'_>, row: &MembershipRow) -> bool {
-    !matches!(row.membership.as_str(), "join" | "knock" | "invite") && ctx.is_told_of_less(row)
+    !matches!(row.membership.as_str(), "knock" | "invite") && ctx.is_told_of_less(row)
 }
 
 fn tags(data: &AccountData) -> Vec<String> {

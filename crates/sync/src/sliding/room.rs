@@ -123,7 +123,7 @@ impl Sync {
         let initial = known.is_none();
         let since = known.unwrap_or(StreamPosition::ZERO);
         let expanded = !initial && want.config.timeline_limit > was.depth;
-        let grown = !initial && !was.rules.cover(&want.config.rules);
+        let grown = !initial && !was.has(&want.config.rules);
         let is_dm = ctx.direct.contains(&room.id);
         let moved = room.head().row.last_pos > since;
         let has_read = !initial && self.has_read(ctx, &room, since).await?;
@@ -273,7 +273,7 @@ impl Sync {
             true => (Upto::Never, Upto::Never),
             false => (was.receipts, was.account_data),
         };
-        let (rules, joined, is_dm) = (telling.rules(), telling.is_joined(), was.is_dm);
+        let (rules, joined, is_dm) = (self.known.shared(&telling.rules()), telling.is_joined(), was.is_dm);
         let sent = Sent { events: Upto::Live, receipts, account_data, joined, is_dm, depth, rules };
         Ok((answer, sent, news))
     }

@@ -52,9 +52,22 @@ pub struct Bench {
 impl Bench {
     /// On a store engine, with the sync engine's follower wrapped.
     pub async fn new(engine: Arc<dyn Engine>, wrap: impl FnOnce(Arc<dyn Follower>) -> Arc<dyn Follower>) -> Arc<Self> {
+        Self::of_life(engine, wrap, 1).await
+    }
+
+    /// Another process life on a store engine.
+    pub async fn restarted(engine: Arc<dyn Engine>) -> Arc<Self> {
+        Self::of_life(engine, |follower| follower, 2).await
+    }
+
+    async fn of_life(
+        engine: Arc<dyn Engine>,
+        wrap: impl FnOnce(Arc<dyn Follower>) -> Arc<dyn Follower>,
+        life: u64,
+    ) -> Arc<Self> {
         let store = Store::new(engine).await.unwrap();
         let clock: Arc<dyn Clock> = Arc::new(Ticking(AtomicI64::new(1_700_000_000_000)));
-        let entropy: Arc<dyn Entropy> = Arc::new(Counting(AtomicU64::new(1)));
+        let entropy: Arc<dyn Entropy> = Arc::new(Counting(AtomicU64::new(life)));
         let options = users::Options::new(NAME);
         let users =
             Users::new(store.clone(), clock.clone(), entropy.clone(), Arc::new(users::Inline), options).await.unwrap();

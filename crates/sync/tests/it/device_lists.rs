@@ -222,6 +222,23 @@ async fn ce4_a_change_elsewhere_wakes_who_shares_a_room() {
     assert_eq!(lists(&answer), (vec![bob.as_str()], vec![]), "{answer}");
 }
 
+/// The same right after a restart, when no room is in memory yet.
+#[tokio::test]
+async fn ce4_a_change_elsewhere_wakes_who_waits_since_before_a_restart() {
+    let engine = Arc::new(Model::new());
+    let bench = Bench::new(Arc::<Model>::clone(&engine), |follower| follower).await;
+    let (other, bob, room_id) = other().await;
+    let alice = user("alice");
+    join(&bench, &other, &room_id, &alice).await;
+    let start = bench.sync(&alice, None, Duration::ZERO).await;
+    let bench = Bench::restarted(engine).await;
+    let waiting = bench.sync(&alice, start["next_batch"].as_str(), PATIENCE);
+    let (answer, ()) = tokio::join!(waiting, async {
+        bench.users.remote_devices_changed(&bob).await.unwrap();
+    });
+    assert_eq!(lists(&answer), (vec![bob.as_str()], vec![]), "{answer}");
+}
+
 /// CE14: whoever sees a member for the first time knows whose keys to ask for, also where the answer was lost.
 #[tokio::test]
 async fn ce14_a_new_member_and_a_new_device_come_with_their_device_lists() {

@@ -6,6 +6,7 @@ mod deliveries;
 mod device_lists;
 mod lazy;
 mod remote;
+mod restarted;
 mod restored;
 mod simulated;
 mod sliding_model;
