@@ -193,7 +193,7 @@ impl Sqlite {
             return None;
         }
         let mut free = self.quick.iter().find_map(|quick| quick.try_lock())?;
-        free.as_mut()?.answer(reads).ok()
+        free.as_mut()?.answer(reads).ok().flatten()
     }
 
     /// Answers what was sent to threads that had ended by then. Each of them drains its queue after it has said that it

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use store::{Error, Read, Rows, Value};
+use store::{Error, LIMIT_MAX, Read, Rows, Value};
 use tokio::sync::oneshot;
 
 use crate::sql::{STATEMENTS_MAX, Statements, Texts};
@@ -73,7 +73,7 @@ impl Reader {
 }
 
 /// Reads of one call that are answered where they are asked, without a thread in between.
-const QUICK_READS_MAX: usize = 4;
+const QUICK_READS_MAX: usize = 8;
 /// Rows of each of them.
 const QUICK_ROWS_MAX: u32 = 4;
 
@@ -91,18 +91,32 @@ impl Quick {
         Ok(Self { connection, texts: Texts::default() })
     }
 
-    /// Whether the reads touch so little that they may be answered on the spot.
+    /// Whether the reads may touch so little that they can be answered on the spot. One that asks for more is tried too:
+    /// most have few rows.
     pub(crate) fn may_answer(reads: &[Read]) -> bool {
-        reads.len() <= QUICK_READS_MAX && reads.iter().all(|read| read.limit <= QUICK_ROWS_MAX)
+        let is_bounded = |read: &Read| read.limit <= QUICK_ROWS_MAX || read.limit == LIMIT_MAX;
+        reads.len() <= QUICK_READS_MAX && reads.iter().all(is_bounded)
     }
 
-    pub(crate) fn answer(&mut self, reads: &[Read]) -> Result<Vec<Rows>, Error> {
+    /// Answers the reads; `None` if there is more to read than this is meant for.
+    pub(crate) fn answer(&mut self, reads: &[Read]) -> Result<Option<Vec<Rows>>, Error> {
         let Self { connection, texts } = self;
-        let outcome = snapshot(connection, reads, |read| texts.select(connection, read));
+        let mut is_much = false;
+        let outcome = snapshot(connection, reads, |read| {
+            if read.limit <= QUICK_ROWS_MAX {
+                return texts.select(connection, read);
+            }
+            if is_much {
+                return Ok(Vec::new());
+            }
+            let rows = texts.select(connection, &read.clone().limit(QUICK_ROWS_MAX + 1))?;
+            is_much = rows.len() > QUICK_ROWS_MAX as usize;
+            Ok(rows)
+        });
         if outcome.is_err() && !connection.is_autocommit() {
             drop(connection.execute_batch("ROLLBACK"));
         }
-        outcome
+        Ok(outcome.map(Some)?.filter(|_| !is_much))
     }
 }
 
