@@ -18,6 +18,8 @@ pub const TABLES: &[&Table] = &[
     RedactionRow::TABLE,
     AliasRow::TABLE,
     TransactionRow::TABLE,
+    DelayedEventRow::TABLE,
+    DelayRow::TABLE,
     NotificationRow::TABLE,
     UncountedRow::TABLE,
     ThreadRow::TABLE,
@@ -121,7 +123,8 @@ table! {
         redacted_by: Option<EventNum>,
         /// For a state event: the one it replaced in the state before it.
         replaces: Option<EventNum>,
-        /// For a local event: the sending device and its transaction id, divided by a line feed.
+        /// For a local event: the sending device and its transaction id, divided by a line feed; or the delay id under
+        /// which it was scheduled, without one.
         transaction: Option<String>,
         /// Event numbers of its previous events that are known, packed.
         prev: Vec<u8>,
@@ -328,6 +331,54 @@ table! {
         at_ms: i64,
     }
     index BY_TIME(at_ms);
+}
+
+table! {
+    /// An event that a user has asked to be sent later, and for some days what became of it (MSC4140).
+    "delayed_events" => DelayedEventRow key(delay_id) {
+        /// Its id: who knows it may restart, send or cancel the event.
+        delay_id: String,
+        /// Whose.
+        user_id: UserId,
+        /// The room id; the room may be gone.
+        room_id: String,
+        /// Event type.
+        kind: String,
+        /// State key, if it is to be a state event.
+        state_key: Option<String>,
+        /// Content, as JSON.
+        content: String,
+        /// How long the event is to be sticky once it is sent, in milliseconds (MSC4354).
+        sticky_ms: Option<i64>,
+        /// How long after its last start it is sent, in milliseconds.
+        delay_ms: i64,
+        /// Its last start, once it is finalised; before that `delays` says so. In milliseconds since the epoch.
+        since_ms: Option<i64>,
+        /// When it was sent, cancelled or found impossible, in milliseconds since the epoch.
+        finalised_ms: Option<i64>,
+        /// The event that was sent.
+        event_id: Option<String>,
+        /// Why it could not be sent: the error as a client gets it, as JSON.
+        error: Option<String>,
+    }
+    index BY_USER(user_id);
+    index BY_FINALISED(finalised_ms);
+}
+
+table! {
+    /// When a delayed event is due; gone when it is finalised. All that a restart changes.
+    "delays" => DelayRow key(delay_id) {
+        /// The delayed event.
+        delay_id: String,
+        /// Whose.
+        user_id: UserId,
+        /// When it was scheduled or last restarted, in milliseconds since the epoch.
+        since_ms: i64,
+        /// When it is to be sent; later than asked for if that could not be done. In milliseconds since the epoch.
+        due_ms: i64,
+    }
+    index BY_DUE(due_ms);
+    index BY_USER(user_id, due_ms);
 }
 
 table! {
