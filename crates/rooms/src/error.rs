@@ -48,6 +48,12 @@ pub enum Error {
     /// The room's policy server cannot be asked.
     #[error("the policy server of the room cannot be asked: {0}")]
     PolicyServerAway(String),
+    /// An event may not be delayed for so long; the longest delay, in milliseconds.
+    #[error("an event may be delayed by {0} ms at most")]
+    DelayTooLong(i64),
+    /// The user has as many scheduled events as are allowed; the next one is sent in so many milliseconds.
+    #[error("the maximum number of delayed events has been reached")]
+    TooManyDelayed(u64),
     /// The invited user blocks invites.
     #[error("the user does not accept invites")]
     InviteBlocked,

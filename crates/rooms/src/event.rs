@@ -96,6 +96,12 @@ impl Event {
         let (sent_by, transaction) = self.row.transaction.as_deref()?.split_once('\n')?;
         (device.map(store::DeviceId::as_str) == Some(sent_by)).then_some(transaction)
     }
+
+    /// The id under which its sender had scheduled it, if it was sent with a delay (MSC4140).
+    pub fn delay_id(&self, user: &store::UserId) -> Option<&str> {
+        let id = self.row.transaction.as_deref().filter(|transaction| !transaction.contains('\n'))?;
+        (self.row.sender == *user).then_some(id)
+    }
 }
 
 /// State after an event, by its row. `None` for outliers.

@@ -6,6 +6,7 @@ pub mod accept;
 pub mod aliases;
 pub mod auth_graph;
 pub mod create;
+pub mod delayed;
 pub mod directory;
 mod draft;
 mod erased;
@@ -52,6 +53,7 @@ use store::{Clock, Entropy, EventNum, Follower, RoomNum, Store, StreamEntry, Str
 
 pub use accept::Accepted;
 pub use create::{CreateRoom, Preset};
+pub use delayed::{Delayed, NewDelayed};
 pub use error::{Error, Result};
 pub use event::Event;
 pub use guests::ClosedToGuests;
@@ -87,6 +89,10 @@ pub struct Options {
     pub segment_cache_bytes: u64,
     /// About how many rooms are kept in memory; those that are in use stay in any case.
     pub rooms_max: usize,
+    /// How long an event may be delayed, in milliseconds (MSC4140).
+    pub delay_ms_max: i64,
+    /// Events that a user may have scheduled at once; 0: nobody may delay events.
+    pub delayed_max: u32,
     /// What asks policy servers; without it, nothing can be sent into rooms that use one.
     pub policy_servers: Option<Arc<dyn PolicyServers>>,
 }
@@ -101,6 +107,8 @@ impl Options {
             event_cache_bytes: 24 << 20,
             segment_cache_bytes: 8 << 20,
             rooms_max: 5_000,
+            delay_ms_max: 24 * 3_600 * 1_000,
+            delayed_max: 100,
             policy_servers: None,
         }
     }
@@ -146,6 +154,8 @@ pub struct Rooms {
     /// Told whenever a room was joined with part of its state, and whenever the state of one has become whole.
     pub(crate) partial_begun: tokio::sync::Notify,
     pub(crate) partial_ended: tokio::sync::Notify,
+    /// Before this time no delayed event is due, as far as this node knows.
+    pub(crate) next_due_ms: AtomicI64,
     /// Transactions that were looked for in vain and not sent since.
     pub(crate) unanswered: Cache<u64, ()>,
     hashes: RandomState,
@@ -181,6 +191,7 @@ impl Rooms {
             unfinished: Mutex::new(Unfinished::Everything),
             partial_begun: tokio::sync::Notify::new(),
             partial_ended: tokio::sync::Notify::new(),
+            next_due_ms: AtomicI64::new(i64::MIN),
             unanswered: Cache::new(UNANSWERED_MAX),
             hashes: RandomState::new(),
             stripes: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),
@@ -228,6 +239,12 @@ impl Rooms {
 
     pub(crate) fn stripe(&self, user: &UserId, transaction: &Transaction) -> &tokio::sync::Mutex<()> {
         let place = usize::try_from(self.hash_of(user, transaction) % STRIPES as u64).unwrap_or(0);
+        &self.stripes[place]
+    }
+
+    /// The lock under which a user's delayed events are scheduled. Who holds it may not ask for another.
+    pub(crate) fn user_stripe(&self, user: &UserId) -> &tokio::sync::Mutex<()> {
+        let place = usize::try_from(self.hashes.hash_one(user) % STRIPES as u64).unwrap_or(0);
         &self.stripes[place]
     }
 

@@ -9,6 +9,7 @@ use store::tables::rooms::TransactionRow;
 use store::{DeviceId, EventNum, UserId};
 
 use crate::accept::{ATTEMPTS_MAX, judge, missing_of};
+use crate::delayed::{Delayed, Outcome};
 use crate::draft::{Draft, Judged};
 use crate::event::Event;
 use crate::room::{Extremity, Room};
@@ -46,6 +47,8 @@ pub struct NewEvent {
     pub ts: Option<i64>,
     /// The transaction, if the request has one.
     pub transaction: Option<Transaction>,
+    /// The delayed event that this one ends (MSC4140).
+    pub delayed: Option<Box<Delayed>>,
 }
 
 impl NewEvent {
@@ -59,6 +62,7 @@ impl NewEvent {
             redacts: None,
             ts: None,
             transaction: None,
+            delayed: None,
         }
     }
 
@@ -87,6 +91,11 @@ impl Rooms {
         for _ in 0..ATTEMPTS_MAX {
             if let Some(answer) = self.answered_now(&new).await? {
                 return Ok(answer);
+            }
+            if let Some(delayed) = &new.delayed
+                && let Some(sent) = self.sent_already(delayed).await?
+            {
+                return Ok(sent);
             }
             let room = self.room(room_id).await?.ok_or(Error::NotInRoom)?;
             match self.try_send(&room, &new).await {
@@ -133,6 +142,9 @@ impl Rooms {
         draft.check_alive()?;
         if let Some(same) = self.same_state(&draft, new).await? {
             self.make_durable(room, draft, same.num()).await?;
+            if let Some(delayed) = &new.delayed {
+                self.finalise(delayed, Outcome::Sent(same.id().as_str())).await?;
+            }
             return Ok(same.id().clone());
         }
         if let Some(same) = self.same_annotation(&draft, new).await? {
@@ -157,9 +169,12 @@ impl Rooms {
             _ => self.append_local(&mut draft, new).await?,
         };
         if let Some(transaction) = &new.transaction {
-            let row = transaction_row(new, transaction, event.id(), self.clock.now_ms());
+            let row = transaction_row(&new.sender, transaction, event.id().to_string(), self.clock.now_ms());
             draft.batch.expect_absent::<TransactionRow>(transaction_key(&new.sender, transaction));
             draft.batch.put(row);
+        }
+        if let Some(delayed) = &new.delayed {
+            self.finalise_with(&mut draft.batch, delayed, Outcome::Sent(event.id().as_str()));
         }
         self.commit(room, draft).await?;
         Ok(event.id().clone())
@@ -191,8 +206,11 @@ impl Rooms {
         if judged.flags & flags::HIDDEN != 0 {
             return Err(Error::Forbidden(judged.reason.unwrap_or_else(|| "the event is not allowed".to_owned())));
         }
-        let transaction = new.transaction.as_ref();
-        judged.transaction = transaction.map(|transaction| format!("{}\n{}", transaction.device, transaction.txn_id));
+        judged.transaction = match (&new.transaction, &new.delayed) {
+            (Some(transaction), _) => Some(format!("{}\n{}", transaction.device, transaction.txn_id)),
+            (None, Some(delayed)) => Some(delayed.row.delay_id.clone()),
+            (None, None) => None,
+        };
         self.place_redaction(draft, &mut judged).await?;
         let event = draft.append(judged).await?;
         self.apply_redactions(draft, &event).await?;
@@ -258,7 +276,7 @@ pub(crate) fn room_id(text: &str) -> Result<OwnedRoomId> {
     OwnedRoomId::try_from(text.to_owned()).map_err(|_| Error::NotInRoom)
 }
 
-fn transaction_key(sender: &UserId, transaction: &Transaction) -> Vec<store::Value> {
+pub(crate) fn transaction_key(sender: &UserId, transaction: &Transaction) -> Vec<store::Value> {
     vec![
         sender.into(),
         (&transaction.device).into(),
@@ -267,13 +285,18 @@ fn transaction_key(sender: &UserId, transaction: &Transaction) -> Vec<store::Val
     ]
 }
 
-fn transaction_row(new: &NewEvent, transaction: &Transaction, answer: &OwnedEventId, at_ms: i64) -> TransactionRow {
+pub(crate) fn transaction_row(
+    sender: &UserId,
+    transaction: &Transaction,
+    answer: String,
+    at_ms: i64,
+) -> TransactionRow {
     TransactionRow {
-        user_id: new.sender.clone(),
+        user_id: sender.clone(),
         device_id: transaction.device.clone(),
         path: transaction.path.clone(),
         txn_id: transaction.txn_id.clone(),
-        answer: answer.to_string(),
+        answer,
         at_ms,
     }
 }

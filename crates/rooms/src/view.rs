@@ -99,6 +99,10 @@ impl Rooms {
         if let Some(transaction) = event.transaction_id(rendering.user, rendering.device) {
             push_member(&mut unsigned, "transaction_id", transaction);
         }
+        if let Some(delay_id) = event.delay_id(rendering.user) {
+            push_member(&mut unsigned, "delay_id", delay_id);
+            push_member(&mut unsigned, "org.matrix.msc4140.delay_id", delay_id);
+        }
         unsigned
     }
 
