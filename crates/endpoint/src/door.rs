@@ -64,6 +64,14 @@ impl Door {
     pub fn limit_address(&self, class: RateClass, client: ClientAddress) -> Result<(), Error> {
         self.limiter.take(class, &address_key(client))
     }
+
+    /// Whether [`Door::limit_address`] would let the next request through.
+    ///
+    /// # Errors
+    /// `M_LIMIT_EXCEEDED`.
+    pub fn check_address(&self, class: RateClass, client: ClientAddress) -> Result<(), Error> {
+        self.limiter.check(class, &address_key(client))
+    }
 }
 
 /// An IPv4 address, or the /64 of an IPv6 address: whoever has one has them all.

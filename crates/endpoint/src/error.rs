@@ -336,6 +336,24 @@ impl Error {
         Self::new(StatusCode::NOT_FOUND, "M_UNABLE_DUE_TO_PARTIAL_STATE", message)
     }
 
+    /// 400: an event may not be delayed for so long, in the words that clients of the query parameter know (MSC4140).
+    pub fn max_delay_exceeded(max_delay_ms: i64) -> Self {
+        Self::bad_request("M_UNKNOWN", "The requested delay is longer than this server allows.")
+            .with("org.matrix.msc4140.errcode", "M_MAX_DELAY_EXCEEDED")
+            .with("org.matrix.msc4140.max_delay", max_delay_ms)
+    }
+
+    /// 400: the user has scheduled too many events, in the words that clients of the query parameter know (MSC4140).
+    pub fn max_delayed_events_exceeded() -> Self {
+        Self::bad_request("M_UNKNOWN", "The maximum number of delayed events has been reached.")
+            .with("org.matrix.msc4140.errcode", "M_MAX_DELAYED_EVENTS_EXCEEDED")
+    }
+
+    /// 409: something else has become of the delayed event already (MSC4140).
+    pub fn delayed_event_finalised() -> Self {
+        Self::unknown(StatusCode::CONFLICT, "This delayed event has been sent or cancelled already.")
+    }
+
     /// 400: the position of a sliding sync connection is not known any more.
     pub fn unknown_pos() -> Self {
         Self::bad_request("M_UNKNOWN_POS", "This position is not known: start again without one.")

@@ -31,13 +31,15 @@ pub enum RateClass {
     Uploads,
     /// Reports of content, per user.
     Reports,
+    /// Decisions about delayed events, among them heart-beats, per user whose event it is.
+    DelayedEvents,
     /// Everything else that the specification marks as rate-limited, per user or address.
     Requests,
 }
 
 impl RateClass {
     /// All classes.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Messages,
         Self::Logins,
         Self::Registrations,
@@ -46,6 +48,7 @@ impl RateClass {
         Self::RoomCreations,
         Self::Uploads,
         Self::Reports,
+        Self::DelayedEvents,
         Self::Requests,
     ];
 
@@ -60,6 +63,7 @@ impl RateClass {
             Self::RoomCreations => "room_creations",
             Self::Uploads => "uploads",
             Self::Reports => "reports",
+            Self::DelayedEvents => "delayed_events",
             Self::Requests => "requests",
         }
     }
@@ -75,6 +79,7 @@ impl RateClass {
             Self::RoomCreations => (0.5, 20.0),
             Self::Uploads => (2.0, 50.0),
             Self::Reports => (0.2, 10.0),
+            Self::DelayedEvents => (5.0, 100.0),
             Self::Requests => (50.0, 500.0),
         };
         Rate { per_second, burst }
