@@ -18,7 +18,18 @@ async fn capabilities(
     extract::State(state): extract::State<State>,
 ) -> Json<Value> {
     let login_tokens = state.users.options().login_tokens;
-    Json(json!({ "capabilities": of(&requester, &state.options, login_tokens) }))
+    let mut capabilities = of(&requester, &state.options, login_tokens);
+    let limits = state.rooms.options();
+    if limits.delayed_max > 0 {
+        let mut delays = json!({ "max_scheduled": limits.delayed_max });
+        if limits.delay_ms_max < i64::MAX {
+            delays["max_delay_ms"] = limits.delay_ms_max.into();
+        }
+        // Under the name of the proposal too, by which clients look for it.
+        capabilities["org.matrix.msc4140.delayed_events"] = delays.clone();
+        capabilities["m.delayed_events"] = delays;
+    }
+    Json(json!({ "capabilities": capabilities }))
 }
 
 fn of(requester: &Requester, options: &Options, login_tokens: bool) -> Value {

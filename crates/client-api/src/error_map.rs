@@ -11,7 +11,7 @@ pub fn rooms(error: ::rooms::Error) -> Error {
     use ::rooms::Error as E;
     let text = error.to_string();
     match error {
-        E::NotInRoom | E::Forbidden(_) | E::NotRecommended(_) => Error::forbidden(text),
+        E::NotInRoom | E::Forbidden(_) | E::DelayTooLong(_) | E::NotRecommended(_) => Error::forbidden(text),
         E::PolicyServerAway(_) => Error::unavailable("The policy server of this room cannot be asked: try again."),
         E::EventNotFound | E::NotFound(_) => Error::not_found(text),
         E::Invalid(_) | E::BadToken(_) => Error::invalid_param(text),
@@ -26,6 +26,7 @@ pub fn rooms(error: ::rooms::Error) -> Error {
         E::InviteBlocked => Error::invite_blocked(),
         E::Remote(_) => Error::forbidden(text),
         E::PartialState => Error::unavailable(text),
+        E::TooManyDelayed(wait_ms) => Error::limit_exceeded(wait_ms),
         E::Busy => Error::limit_exceeded(BUSY_RETRY_MS),
         E::Store(error) => error.into(),
     }

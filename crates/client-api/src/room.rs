@@ -3,6 +3,7 @@
 pub(crate) mod access;
 mod banning;
 mod create_room;
+pub mod delayed_events;
 mod directory;
 mod event_context;
 mod inviting;
@@ -39,6 +40,7 @@ pub fn routes() -> Router<State> {
     let all = [
         banning::routes(),
         create_room::routes(),
+        delayed_events::routes(),
         directory::routes(),
         event_context::routes(),
         inviting::routes(),

@@ -50,6 +50,9 @@ const FEATURES: &[&str] = &[
     // Fields of profiles.
     "uk.tcpip.msc4133",
     "uk.tcpip.msc4133.stable",
+    // Delayed events.
+    "org.matrix.msc4140",
+    "org.matrix.msc4140.stable",
     // Simplified sliding sync.
     "org.matrix.simplified_msc3575",
     // Locking and suspending accounts.

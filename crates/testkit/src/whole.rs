@@ -108,7 +108,11 @@ impl Server {
 
     /// The same server once more, as after a restart of its sync engine.
     pub fn with_sync(&self, sync: Arc<sync::Sync>) -> Restarted {
-        let state = State { sync, ..self.state.clone() };
+        self.with_state(State { sync, ..self.state.clone() })
+    }
+
+    /// The same server with other things given to its handlers.
+    pub fn with_state(&self, state: State) -> Restarted {
         let router = layers::wrap(layers::with_fallbacks(client_api::router(state.clone())));
         Restarted { state, router }
     }

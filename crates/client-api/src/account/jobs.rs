@@ -53,7 +53,7 @@ pub async fn part_with_guests(users: &Users, rooms: &Rooms) -> Result<(), Error>
     Ok(())
 }
 
-/// A deactivated user leaves every room and rejects every invite (CA8).
+/// A deactivated user leaves every room and rejects every invite (CA8), and what the user had scheduled is forgotten.
 ///
 /// # Errors
 /// When the store fails; the job stays.
@@ -64,6 +64,7 @@ pub async fn leave_rooms(users: &Users, rooms: &Rooms, user: &UserId) -> Result<
         let Some(room) = rooms.room_by_num(row.room).await.map_err(error_map::rooms)? else { continue };
         keep_on(rooms.leave(&room.id, user, None).await, &room.id)?;
     }
+    rooms.forget_delayed(user).await.map_err(error_map::rooms)?;
     users.finish(Job::LeaveRooms, user).await.map_err(error_map::users)
 }
 

@@ -2,12 +2,13 @@
 
 use axum::routing::put;
 use axum::{Json, Router, extract};
-use endpoint::{Error, GuestRequester, Path, RateClass, RawBody};
+use endpoint::{Error, GuestRequester, Path, Query, RateClass, RawBody};
 use event::Json as EventJson;
 use rooms::NewEvent;
 use serde_json::{Value, json};
 
 use super::access::{check_type, parse_content, transaction};
+use super::delayed_events::{self, Later};
 use super::redaction;
 use crate::{Routes, State, error_map};
 
@@ -23,6 +24,7 @@ async fn send(
     GuestRequester(requester): GuestRequester,
     extract::State(state): extract::State<State>,
     Path((room_id, kind, txn_id)): Path<(String, String, String)>,
+    Query(later): Query<Later>,
     RawBody(bytes): RawBody,
 ) -> Result<Json<Value>, Error> {
     requester.not_suspended()?;
@@ -32,6 +34,9 @@ async fn send(
     let path = format!("/rooms/{room_id}/send/{kind}");
     let mut new = NewEvent::message(&requester.user_id, &kind, content);
     new.transaction = Some(transaction(&requester, path, txn_id)?);
+    if let Some(delay_ms) = later.delay_ms {
+        return delayed_events::schedule_by_query(&state, &room_id, new, delay_ms).await;
+    }
     let event_id = send_event(&state, &room_id, new).await?;
     Ok(Json(json!({ "event_id": event_id })))
 }

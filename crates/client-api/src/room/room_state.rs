@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use store::UserId;
 
 use super::access::{Readable, check_type, parse_content, parse_user, readable, readable_whole};
+use super::delayed_events::{self, Later};
 use super::people;
 use super::room_send::REDACTION;
 use crate::{Routes, State, error_map, json_text};
@@ -89,34 +90,55 @@ async fn put_state_without_key(
     requester: GuestRequester,
     state: extract::State<State>,
     Path((room_id, kind)): Path<(String, String)>,
+    later: Query<Later>,
     body: RawBody,
 ) -> Result<Json<Value>, Error> {
-    put_state(requester, state, Path((room_id, kind, String::new())), body).await
+    put_state(requester, state, Path((room_id, kind, String::new())), later, body).await
 }
 
 async fn put_state(
     GuestRequester(requester): GuestRequester,
     extract::State(state): extract::State<State>,
     Path((room_id, kind, state_key)): Path<(String, String, String)>,
+    Query(later): Query<Later>,
     RawBody(bytes): RawBody,
 ) -> Result<Json<Value>, Error> {
     state.door.limit(RateClass::Messages, &requester)?;
-    check_type(&kind)?;
+    check_state_type(&kind)?;
+    let new = NewEvent::state(&requester.user_id, &kind, &state_key, parse_content(&bytes)?);
+    if let Some(delay_ms) = later.delay_ms {
+        requester.not_suspended()?;
+        return delayed_events::schedule_by_query(&state, &room_id, new, delay_ms).await;
+    }
+    Ok(Json(json!({ "event_id": set(&state, &requester, &room_id, new).await? })))
+}
+
+/// Refuses types that name nothing, or no state.
+///
+/// # Errors
+/// `M_INVALID_PARAM`.
+pub(super) fn check_state_type(kind: &str) -> Result<(), Error> {
+    check_type(kind)?;
     if kind == REDACTION {
         return Err(Error::invalid_param("`eventType`: a redaction is no state; ask for it at `/redact`."));
     }
-    let content = parse_content(&bytes)?;
-    let event_id = if kind == MEMBER {
-        put_member(&state, &requester, &room_id, &state_key, content).await?
-    } else {
-        requester.not_suspended()?;
-        let room = state.rooms.joined_room(&room_id, &requester.user_id).await.map_err(error_map::rooms)?;
-        if kind == CANONICAL_ALIAS && state_key.is_empty() {
-            state.rooms.check_canonical_alias(&room, &content).await.map_err(error_map::rooms)?;
-        }
-        send(&state, &room_id, NewEvent::state(&requester.user_id, &kind, &state_key, content)).await?
-    };
-    Ok(Json(json!({ "event_id": event_id })))
+    Ok(())
+}
+
+/// Sets a state event, and returns its id.
+///
+/// # Errors
+/// As the room engine says, and the routes of memberships for a membership.
+pub(super) async fn set(state: &State, requester: &Requester, room_id: &str, new: NewEvent) -> Result<String, Error> {
+    if new.kind == MEMBER {
+        return put_member(state, requester, room_id, new).await;
+    }
+    requester.not_suspended()?;
+    let room = state.rooms.joined_room(room_id, &requester.user_id).await.map_err(error_map::rooms)?;
+    if new.kind == CANONICAL_ALIAS && new.state_key.as_deref() == Some("") {
+        state.rooms.check_canonical_alias(&room, &new.content).await.map_err(error_map::rooms)?;
+    }
+    send(state, room_id, new).await
 }
 
 async fn send(state: &State, room_id: &str, new: NewEvent) -> Result<String, Error> {
@@ -125,33 +147,27 @@ async fn send(state: &State, room_id: &str, new: NewEvent) -> Result<String, Err
 }
 
 /// A membership by way of its event: the same checks as by the routes of memberships.
-async fn put_member(
-    state: &State,
-    requester: &Requester,
-    room_id: &str,
-    state_key: &str,
-    mut content: Object,
-) -> Result<String, Error> {
-    let target = parse_user(state_key)?;
-    let membership = content.get("membership").and_then(EventJson::as_str).unwrap_or_default().to_owned();
+async fn put_member(state: &State, requester: &Requester, room_id: &str, mut new: NewEvent) -> Result<String, Error> {
+    let target = parse_user(new.state_key.as_deref().unwrap_or_default())?;
+    let membership = new.content.get("membership").and_then(EventJson::as_str).unwrap_or_default().to_owned();
     if membership != "leave" || target != requester.user_id {
         requester.not_suspended()?;
     }
     // Only this server may say who let the user in: its signature on the event vouches for that.
-    content.remove("join_authorised_via_users_server");
+    new.content.remove("join_authorised_via_users_server");
     let joined = state.rooms.joined_room(room_id, &requester.user_id).await.is_ok();
     if membership == "join" && target == requester.user_id && !joined {
-        return join(state, requester, room_id, content).await;
+        return join(state, requester, room_id, new.content).await;
     }
     if membership == "invite" {
-        return invite(state, requester, room_id, &target, content).await;
+        return invite(state, requester, room_id, &target, new.content).await;
     }
     let leaves = membership == "leave" && target == requester.user_id;
     let known = state.rooms.membership(room_id, &requester.user_id).await.map_err(error_map::rooms)?.is_some();
     if !joined && (!leaves || !known) {
         return Err(error_map::rooms(rooms::Error::NotInRoom));
     }
-    send(state, room_id, NewEvent::state(&requester.user_id, MEMBER, state_key, content)).await
+    send(state, room_id, new).await
 }
 
 async fn join(state: &State, requester: &Requester, room_id: &str, content: Object) -> Result<String, Error> {

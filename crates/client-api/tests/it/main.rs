@@ -5,6 +5,7 @@
 mod account;
 mod create_room;
 mod dehydrated_device;
+mod delayed_events;
 mod directory;
 mod events;
 mod guests;
