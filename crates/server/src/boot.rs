@@ -160,6 +160,8 @@ pub struct Running {
     pub users: Arc<Users>,
     /// The room engine.
     pub rooms: Arc<Rooms>,
+    /// What the handlers of the client-server API are given.
+    pub api: client_api::State,
     /// Waiting syncs.
     pub sync: Arc<Sync>,
     /// The media store.
@@ -229,7 +231,7 @@ pub async fn build_on(
 
     let sessions = Arc::new(Accounts(Arc::clone(&users)));
     let door = Arc::new(Door::new(sessions, Arc::clone(&clock), door_options(config)));
-    let api = client_api::router(client_api::State {
+    let api = client_api::State {
         store: store.clone(),
         users: Arc::clone(&users),
         rooms: Arc::clone(&rooms),
@@ -239,7 +241,7 @@ pub async fn build_on(
         door: Arc::clone(&door),
         remote: remote.clone(),
         options: Arc::new(api_options(config, &server_name)),
-    });
+    };
     let page = FirstAccount {
         users: Arc::clone(&users),
         door,
@@ -251,7 +253,7 @@ pub async fn build_on(
         Some(remote) => remote.federation.router(),
         None => ::federation::inbound::router_alone(Arc::clone(&users), config.delegated_to.clone()),
     };
-    let routes = api
+    let routes = client_api::router(api.clone())
         .merge(others)
         .merge(first_account::routes(page))
         .merge(health::routes(store.clone()))
@@ -268,6 +270,7 @@ pub async fn build_on(
         clock,
         users,
         rooms,
+        api,
         sync,
         media,
         nodes,
@@ -314,6 +317,8 @@ fn room_options(config: &Config, world: &World, server_name: &str, client: Optio
     rooms::Options {
         default_version: config.default_room_version.clone(),
         redaction_retention_ms: config.redaction_retention_ms,
+        delay_ms_max: config.delay_ms_max,
+        delayed_max: config.delayed_max,
         policy_servers: policy,
         ..rooms::Options::new(server_name)
     }

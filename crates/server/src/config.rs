@@ -190,6 +190,10 @@ pub struct Config {
     pub default_room_version: String,
     /// How long the original bytes of a redacted event are kept, in milliseconds.
     pub redaction_retention_ms: i64,
+    /// How long an event may be delayed, in milliseconds.
+    pub delay_ms_max: i64,
+    /// Events that a user may have scheduled at once.
+    pub delayed_max: u32,
     /// Bytes that an uploaded file may have.
     pub media_max_upload_bytes: u64,
     /// Days for which media of other servers is kept after its last use; 0: for ever.
@@ -268,6 +272,8 @@ impl Config {
             federation_verify_certificates: settings.boolean("federation.verify_certificates")?,
             default_room_version: room_version(settings)?,
             redaction_retention_ms: settings.milliseconds("rooms.redaction_retention")?,
+            delay_ms_max: settings.milliseconds("rooms.delay_max")?,
+            delayed_max: settings.whole("rooms.delayed_events_max")?,
             media_max_upload_bytes: settings.size("media.max_upload_bytes")? as u64,
             media_remote_days: settings.whole("media.remote_days")?,
             media_remote_bytes_max: settings.size("media.remote_bytes_max")? as u64,

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use federation::outbound::Nodes as _;
 use store::tables::core::JobRow;
 use store::tables::users::OneTimeKeyRow;
 use store::{CommitBatch, Read, Store, Value};
@@ -20,6 +21,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(60);
 const REDACTIONS_MAX: u32 = 500;
 /// Jobs of one kind that are looked at.
 const JOBS_MAX: u32 = 100;
+/// By this name the nodes decide who of them sends delayed events.
+const DELAYED_EVENTS: &str = "delayed_events";
 /// Milliseconds of a day.
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
@@ -47,7 +50,34 @@ pub async fn run(current: Current, mut stop: watch::Receiver<bool>) {
     }
 }
 
+/// Sends delayed events when they are due, until `stop` becomes true. Apart from [`run`], since a room may take long.
+pub async fn send_delayed(current: Current, mut stop: watch::Receiver<bool>) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        let Some(running) = current() else { continue };
+        tokio::select! {
+            () = running.send_delayed() => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
 impl Running {
+    /// Sends the delayed events that are due, if no other node does; to be called about once a second. Should two nodes
+    /// hold themselves for the one, each event is sent once all the same.
+    pub async fn send_delayed(&self) {
+        if self.nodes.is_mine(DELAYED_EVENTS)
+            && let Err(cause) = client_api::room::delayed_events::send_due(&self.api).await
+        {
+            tracing::warn!(?cause, "delayed events could not be sent");
+        }
+    }
+
     /// What is due by time alone, or by what has been decided since, to be called about once a second.
     pub async fn tick(&self) {
         self.users.tick();
@@ -68,6 +98,9 @@ impl Running {
         }
         if let Err(cause) = self.rooms.rewrite_redacted(REDACTIONS_MAX).await {
             tracing::warn!(%cause, "redacted events could not be rewritten");
+        }
+        if let Err(cause) = self.rooms.prune_delayed().await {
+            tracing::warn!(%cause, "what became of delayed events some days ago could not be forgotten");
         }
         if let Err(cause) = self.rooms.retry_waiting().await {
             tracing::warn!(%cause, "events whose predecessors have come could not be judged");

@@ -62,7 +62,10 @@ pub async fn run(given: &Given) -> Result<(), Failure> {
     let (stop, stopping) = watch::channel(false);
     let current = Arc::clone(&builder);
     let current: control::Current = Arc::new(move || current.current());
-    let mut tasks = vec![tokio::spawn(readers::run(Arc::clone(&current), stopping.clone()))];
+    let mut tasks = vec![
+        tokio::spawn(readers::run(Arc::clone(&current), stopping.clone())),
+        tokio::spawn(readers::send_delayed(Arc::clone(&current), stopping.clone())),
+    ];
     if let Some(control) = control::bind(&builder.config.data_dir).await {
         tasks.push(tokio::spawn(control::serve(control, current, stopping.clone())));
     }

@@ -118,6 +118,19 @@ const KEYS: &[Declared] = &[
         "How long the database keeps what a redacted event said before, though nobody is shown it: a text such as\n\
          \"7 days\" or \"12 h\" (s, min, h, d, weeks), a number of seconds, or \"forever\".",
     ),
+    (
+        "rooms.delay_max",
+        Kind::Time,
+        "\"1 day\"",
+        "For how long an event may be delayed (MSC4140): calls let the server say that somebody has left who is not heard\n\
+         of any more. A text such as \"1 day\" or \"6 h\", a number of seconds, or \"forever\".",
+    ),
+    (
+        "rooms.delayed_events_max",
+        Kind::Number,
+        "100",
+        "How many delayed events a user may have scheduled at once; 0: nobody may delay events.",
+    ),
     ("media.max_upload_bytes", Kind::Size, "\"50 MiB\"", "How large an uploaded file may be."),
     (
         "media.remote_days",

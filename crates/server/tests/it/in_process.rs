@@ -103,6 +103,64 @@ impl Here {
     }
 }
 
+impl Here {
+    /// Makes a room and schedules a message to it; answers the room's id.
+    async fn schedule(&self, token: &str, delay_ms: i64) -> String {
+        let (_, made) = self.ask_as(token, Method::POST, "createRoom", json!({})).await;
+        let room = made["room_id"].as_str().unwrap().to_owned();
+        let path = format!("rooms/{room}/send/m.room.message/1?org.matrix.msc4140.delay={delay_ms}");
+        let (status, answer) = self.ask_as(token, Method::PUT, &path, json!({ "body": "late" })).await;
+        assert_eq!(status, 200, "{answer}");
+        room
+    }
+}
+
+#[tokio::test]
+async fn msc4140_what_fell_due_while_the_server_was_away_is_sent_when_it_is_back() {
+    let before = start(&[]).await;
+    let token = before.person("alice").await;
+    let room = before.schedule(&token, 10_000).await;
+    before.running.send_delayed().await;
+    let after = before.neighbor().await;
+    drop(before);
+    after.running.send_delayed().await;
+    assert!(texts(&after.sync(&token, "").await.0, &room).is_empty(), "not before it is due");
+    after.clock.advance(3_600_000);
+    after.running.send_delayed().await;
+    assert_eq!(texts(&after.sync(&token, "").await.0, &room), ["late"]);
+}
+
+#[tokio::test]
+async fn msc4140_two_nodes_that_do_not_know_of_each_other_send_an_event_once() {
+    let one = start(&[]).await;
+    let other = one.neighbor().await;
+    let token = one.person("alice").await;
+    let room = one.schedule(&token, 10_000).await;
+    one.clock.advance(60_000);
+    tokio::join!(one.running.send_delayed(), other.running.send_delayed());
+    for node in [&one, &other] {
+        assert_eq!(texts(&node.sync(&token, "").await.0, &room), ["late"]);
+    }
+}
+
+#[tokio::test]
+async fn msc4140_the_administrator_says_what_may_be_delayed() {
+    let here = start(&["rooms.delay_max=60", "rooms.delayed_events_max=0"]).await;
+    let token = here.person("alice").await;
+    let (_, answer) = here.ask_as(&token, Method::GET, "capabilities", Value::Null).await;
+    assert!(answer["capabilities"].get("m.delayed_events").is_none(), "{answer}");
+    let (_, made) = here.ask_as(&token, Method::POST, "createRoom", json!({})).await;
+    let path = format!("rooms/{}/send/m/1?org.matrix.msc4140.delay=1", made["room_id"].as_str().unwrap());
+    let (status, answer) = here.ask_as(&token, Method::PUT, &path, json!({})).await;
+    assert_eq!((status, &answer["errcode"]), (403, &json!("M_FORBIDDEN")));
+
+    let here = start(&["rooms.delay_max=60", "rooms.delayed_events_max=7"]).await;
+    let token = here.person("alice").await;
+    let (_, answer) = here.ask_as(&token, Method::GET, "capabilities", Value::Null).await;
+    let expected = json!({ "max_delay_ms": 60_000, "max_scheduled": 7 });
+    assert_eq!(answer["capabilities"]["org.matrix.msc4140.delayed_events"], expected);
+}
+
 #[tokio::test]
 async fn cb9_a_limited_client_is_told_when_to_come_back() {
     let here = start(&["rate_limits.logins.burst=2", "rate_limits.logins.per_second=0.5"]).await;
