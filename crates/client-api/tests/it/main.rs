@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
 mod account;
+mod account_routes;
 mod create_room;
 mod dehydrated_device;
 mod delayed_events;
