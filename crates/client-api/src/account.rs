@@ -14,6 +14,7 @@ mod keys;
 mod login;
 mod login_token;
 mod logout;
+mod notifications;
 mod openid;
 mod password_management;
 mod presence;
@@ -58,6 +59,7 @@ pub fn routes() -> Router<State> {
         login::routes(),
         login_token::routes(),
         logout::routes(),
+        notifications::routes(),
         openid::routes(),
         password_management::routes(),
         presence::routes(),

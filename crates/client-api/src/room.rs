@@ -14,7 +14,7 @@ mod leaving;
 mod list_joined_rooms;
 mod list_public_rooms;
 mod members;
-mod message_pagination;
+pub(crate) mod message_pagination;
 pub(crate) mod mutual_rooms;
 pub mod people;
 pub mod purging;

@@ -9,6 +9,7 @@ pub mod json;
 mod known;
 pub mod lazy_members;
 mod lost;
+pub mod notifications;
 pub mod presence;
 pub mod room_section;
 pub mod sliding;

@@ -12,6 +12,7 @@ mod events;
 mod guests;
 mod history;
 mod membership;
+mod notifications;
 mod notifying;
 mod purge;
 mod rate_limits;

@@ -1,0 +1,118 @@
+//! What notified a user in a room, newest first: the events that [`Rooms::unread`] counts, whether they are read or not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use store::tables::rooms::{MembershipRow, NotificationRow, OwnInThreadRow, OwnMessageRow, UncountedRow};
+use store::{EventNum, Read, StreamPosition};
+
+use crate::event::Event;
+use crate::room::Room;
+use crate::unread::ReadMarks;
+use crate::{Result, Rooms, flags};
+
+/// An event that notified a user.
+#[derive(Clone, Debug)]
+pub struct Notified {
+    /// The event.
+    pub event: Arc<Event>,
+    /// Whether it highlights.
+    pub highlight: bool,
+}
+
+/// A look at a part of a room's past.
+#[derive(Clone, Debug, Default)]
+pub struct Look {
+    /// What was found, newest first.
+    pub found: Vec<Notified>,
+    /// Where to look on, which is before this position; none if there is no more.
+    pub before: Option<StreamPosition>,
+    /// How many events were looked at.
+    pub n_seen: usize,
+}
+
+impl Rooms {
+    /// Looks at the newest `limit` events before a position, back to the user's join, for those that notified the user.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn notified(&self, room: &Room, row: &MembershipRow, before: StreamPosition, limit: u32) -> Result<Look> {
+        let upto = StreamPosition(before.0 - 1);
+        let events = self.newest(room, row.joined_pos, upto, limit).await?;
+        let more = events.len() >= limit as usize;
+        let last = events.last().map(|event| event.pos()).filter(|_| more);
+        let from = last.unwrap_or(row.joined_pos);
+        let rows = Read::prefix::<NotificationRow>(vec![(&row.user_id).into(), room.num.into()]);
+        let mut found =
+            self.store.read(vec![rows.from(from).up_to(upto), uncounted(room, from, upto)]).await?.into_iter();
+        let rows: Vec<NotificationRow> = found.next().unwrap_or_default().all()?;
+        let rows: BTreeMap<StreamPosition, NotificationRow> = rows.into_iter().map(|row| (row.pos, row)).collect();
+        let gone = positions(found.next().unwrap_or_default().all()?);
+        let n_seen = events.len();
+        let found = events.into_iter().filter_map(|event| {
+            let own = rows.get(&event.pos());
+            let counts = i64::from(event.has(flags::NOTIFIABLE)) + own.map_or(0, |row| row.notify);
+            let notifies = counts > 0 && event.row.sender != row.user_id && !gone.contains(&event.pos());
+            let highlight = own.is_some_and(|row| row.highlight);
+            notifies.then_some(Notified { event, highlight })
+        });
+        Ok(Look { found: found.collect(), before: last, n_seen })
+    }
+
+    /// The same of what highlights alone.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn highlighted(
+        &self,
+        room: &Room,
+        row: &MembershipRow,
+        before: StreamPosition,
+        limit: u32,
+    ) -> Result<Look> {
+        let upto = StreamPosition(before.0 - 1);
+        let read = Read::prefix::<NotificationRow>(vec![(&row.user_id).into(), room.num.into()]);
+        let read = read.after(row.joined_pos).up_to(upto).reverse().limit(limit);
+        let rows: Vec<NotificationRow> = self.store.all(read).await?;
+        let n_seen = rows.len();
+        let last = rows.last().map(|row| row.pos).filter(|_| n_seen >= limit as usize);
+        let gone = self.store.all(uncounted(room, last.unwrap_or(row.joined_pos), upto)).await?;
+        let gone = positions(gone);
+        let nums: Vec<EventNum> =
+            rows.iter().filter(|row| row.highlight && !gone.contains(&row.pos)).map(|row| row.event).collect();
+        let events = self.events_left(room, None, &nums).await?;
+        let found = events.into_iter().map(|event| Notified { event, highlight: true }).collect();
+        Ok(Look { found, before: last, n_seen })
+    }
+
+    /// Up to where a joined user has read the main timeline, or a thread.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn read_upto(
+        &self,
+        room: &Room,
+        row: &MembershipRow,
+        marks: &ReadMarks,
+        thread: Option<&str>,
+    ) -> Result<StreamPosition> {
+        let mut key = vec![(&row.user_id).into(), room.num.into()];
+        let (mark, own) = match thread {
+            None => (marks.main.pos, self.store.get::<OwnMessageRow>(key).await?.map(|own| own.pos)),
+            Some(root) => {
+                key.push(root.into());
+                let mark = marks.threads.get(root).map_or(StreamPosition::ZERO, |mark| mark.pos);
+                (mark, self.store.get::<OwnInThreadRow>(key).await?.map(|own| own.pos))
+            }
+        };
+        Ok(row.joined_pos.max(marks.all.pos).max(mark).max(own.unwrap_or(StreamPosition::ZERO)))
+    }
+}
+
+fn uncounted(room: &Room, from: StreamPosition, upto: StreamPosition) -> Read {
+    Read::prefix::<UncountedRow>(vec![room.num.into()]).from(from).up_to(upto)
+}
+
+fn positions(rows: Vec<UncountedRow>) -> BTreeSet<StreamPosition> {
+    rows.into_iter().map(|row| row.pos).collect()
+}
