@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use users::presence::PresenceState;
 
-use crate::harness::{Net, Peer, TestClock, World, object};
+use crate::harness::{Net, Peer, Sketch, TestClock, World, object};
 use crate::sending::Sending;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -192,6 +192,83 @@ async fn fa12_a_server_that_was_away_for_a_day_gets_everything() {
     assert!(to_one.values().sum::<usize>() <= 40, "{to_one:?}");
     one.end().await;
     two.end().await;
+}
+
+/// What a server sends is not one line: an invite goes to be signed before it has a place, a join comes through a handshake
+/// that began earlier. The last of what was missed then leads to little of it.
+#[tokio::test(start_paused = true)]
+async fn fa12_a_server_that_was_away_comes_to_all_that_it_missed_on_several_branches() {
+    let (net, clock) = (Arc::<Net>::default(), Arc::new(TestClock::paused()));
+    let one = Server::start("one.test", &net, &clock).await;
+    let two = Server::start("two.test", &net, &clock).await;
+    one.world.register("alice").await;
+    two.world.register("bob").await;
+    let room = one.world.room("11").await;
+    two.join(&room.id, "bob", "one.test").await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+
+    net.cut.lock().insert("two.test".to_owned());
+    one.say(&room.id, "alice", "into the void").await;
+    tokio::time::sleep(HOUR).await;
+    let overtaken = Peer::new("one.test").message(&one.world, &room, "alice", "on its way").await;
+    for n in 0..60 {
+        one.say(&room.id, "alice", &n.to_string()).await;
+    }
+    one.world.rooms.accept(overtaken).await.unwrap();
+    assert_eq!(one.extremities(&room.id).await.len(), 2, "it follows none of the others, and none follows it");
+    tokio::time::sleep(HOUR).await;
+    net.cut.lock().clear();
+    let back = net.sent.lock().len();
+    tokio::time::sleep(6 * HOUR).await;
+
+    let (here, there) = (one.timeline(&room.id).await, two.timeline(&room.id).await);
+    assert_eq!(here.difference(&there).count(), 0, "what was said while it was away");
+    assert_eq!(two.extremities(&room.id).await, one.extremities(&room.id).await);
+    let sent = net.sent.lock()[back..].to_vec();
+    let told = sent.iter().filter(|sent| sent.server == "two.test").filter_map(|sent| sent.body["pdus"].as_array());
+    let counts: Vec<usize> = told.map(Vec::len).collect();
+    assert_eq!(counts, [1, 2], "what was under way when it was cut off, then the ends alone");
+    one.end().await;
+    two.end().await;
+}
+
+/// What nothing has followed can be learned of nobody else, however much others have said since.
+#[tokio::test(start_paused = true)]
+async fn fa12_what_nothing_follows_is_sent_however_much_has_happened_since() {
+    let world = World::paused().await;
+    world.register("alice").await;
+    let room = world.room("11").await;
+    Peer::new("two.test").join(&world, &room, "bob").await;
+    let three = Peer::new("three.test");
+    three.join(&world, &room, "carol").await;
+    let mut last = three.message(&world, &room, "carol", "before").await;
+    world.rooms.accept(last.clone()).await.unwrap();
+    let from = world.now(&room).await.head().row.last_pos;
+    let ours = world.say(&room, "to the wind").await;
+    let carol = three.user("carol");
+    for n in 0..1_001 {
+        last = three.after(&world, room.rules, &last, Sketch::message(&carol, &n.to_string()));
+        world.rooms.accept(last.clone()).await.unwrap();
+    }
+    let row = DestinationRow {
+        server: "two.test".to_owned(),
+        behind_from: from,
+        failing_since_ms: 1,
+        failures: 3,
+        retry_at_ms: 0,
+    };
+    let mut batch = store::CommitBatch::new();
+    batch.put(row);
+    world.store.commit(batch).await.unwrap();
+    let transport = Arc::new(OneAlive { alive: "two.test", seen: Mutex::default(), tried: Mutex::default() });
+    let sending = Sending::start(&world, Arc::clone(&transport) as _, Options::default());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let seen = transport.seen.lock().clone();
+    let event = world.rooms.event_by_id(&*world.now(&room).await, ours.as_str()).await.unwrap().unwrap();
+    let pdu: Value = serde_json::from_slice(&event.pdu.bytes).unwrap();
+    let sent: Vec<&Value> = seen.iter().flat_map(|(_, body)| body["pdus"].as_array().unwrap()).collect();
+    assert_eq!(sent, [&pdu]);
+    sending.stop().await;
 }
 
 /// Answers at once for one server, and never for others. Shows when each transaction to it came, and what was in it.

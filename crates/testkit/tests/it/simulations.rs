@@ -17,7 +17,8 @@ const ONCE_FAILED: &[u64] = &[
     // Parts of the state at a join became forward extremities, and an old state took the place of the current one.
     1, // A state at a gap lacked the events whose fetching had failed, and what followed was rejected.
     8, 14, 23,  // A join whose holders had all left stood before the beginning of the history.
-    221, // What waited for history became news, and a forward extremity beside the others.
+    221, // Of much that was missed the last event was sent, which did not follow the others.
+    331, // What waited for history became news, and a forward extremity beside the others.
     359, // A redacted redaction of version 2 was rejected by those who had not seen it whole.
     424,
 ];

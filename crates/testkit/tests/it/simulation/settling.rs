@@ -72,7 +72,7 @@ async fn missing(story: &Story) -> Vec<String> {
         for node in story.nodes.iter().filter(|node| room.steady.contains(&node.name)) {
             let up = node.up().unwrap();
             let Some(found) = up.room(&room.id).await else { continue };
-            // Of very much that was missed, the last event is sent, and the rest is fetched by who pages there.
+            // Of very much that was missed, the ends are sent, and the rest is fetched by who pages there.
             let local = found.head().local.clone();
             let reader = story.people.iter().find(|person| local.contains(person.user.as_str()));
             // Conflicts over join rules may take even those out of a room who were there before.
