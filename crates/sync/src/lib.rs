@@ -36,6 +36,7 @@ use crate::known::Known;
 use crate::lazy_members::LazyMembers;
 use crate::sliding::connection::States;
 use crate::sliding::turns::Turns;
+use crate::sliding::typing::Typing;
 use crate::wake::{WakeFollower, Waker};
 
 /// The sync engine.
@@ -51,6 +52,8 @@ pub struct Sync {
     pub(crate) connections: States,
     /// The newest requests of these.
     pub(crate) turns: Arc<Turns>,
+    /// What they show of who types.
+    pub(crate) typing: Typing,
     /// The watermark when this engine began to follow the stream.
     pub(crate) began: StreamPosition,
     /// Positions of lost futures, once read.
@@ -84,8 +87,8 @@ impl Sync {
         changes.begin(began);
         users.volatile().add_follower(follower);
         let (lazy, connections) = (LazyMembers::default(), States::default());
-        let turns = Arc::default();
-        Arc::new(Self { store, rooms, users, waker, lazy, changes, known, connections, turns, began, lost })
+        let (turns, typing) = (Arc::default(), Typing::default());
+        Arc::new(Self { store, rooms, users, waker, lazy, changes, known, connections, turns, typing, began, lost })
     }
 
     /// The waiting syncs.

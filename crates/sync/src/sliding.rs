@@ -19,6 +19,7 @@ pub mod request;
 mod required_state;
 mod room;
 pub(crate) mod turns;
+pub(crate) mod typing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -129,6 +130,9 @@ impl Sync {
                 let (epoch, number) = (volatile.epoch.to_string(), volatile.number);
                 let typing = self.may_type(&memberships, number);
                 let pos = Pos { token: Token { pos: upto, epoch, number, typing, to_device: upto }, generation };
+                if asked.as_ref() == Some(&pos) {
+                    self.typing.stays(&ctx);
+                }
                 return Ok(answer.write(request.dialect, &pos.to_string(), request.txn_id.as_deref()));
             }
             if !self.may_wait(&mut ready, memberships).await? {
@@ -202,9 +206,6 @@ impl Sync {
         if more || changed.is_none_or(|changed| changed.contains(&room)) {
             return Ok(true);
         }
-        if self.changes.user(&ctx.request.user).account_data <= ctx.since() {
-            return Ok(false);
-        }
         let room_id = self.room_id(room).await?;
         Ok(room_id.is_some_and(|room_id| ctx.direct.contains(&room_id) != sent.is_dm))
     }
@@ -233,7 +234,11 @@ impl Sync {
             let has_moved = match row.membership.as_str() {
                 "join" if row.pos <= ctx.since() => {
                     let held = self.rooms.room_by_num(*room).await?;
-                    held.is_none_or(|held| held.head().row.last_pos > ctx.since())
+                    let moved = held.as_ref().is_none_or(|held| held.head().row.last_pos > ctx.since());
+                    match &held {
+                        Some(held) if !moved => self.has_read(ctx, held, ctx.since()).await?,
+                        _ => moved,
+                    }
                 }
                 _ => row.pos > ctx.since(),
             };

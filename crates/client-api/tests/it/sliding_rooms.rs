@@ -521,6 +521,75 @@ async fn cz5_counts_follow_what_is_read() {
     assert_eq!(second["rooms"][&room]["notification_count"], 0, "{second}");
 }
 
+/// A room that a client has looked away from shows what became of it when the client looks again: who types now, how much
+/// is read, whether it is a direct chat.
+#[tokio::test]
+async fn cz8_who_looks_away_and_looks_again_sees_what_is_so_now() {
+    for dialect in DIALECTS {
+        let server = Server::new().await;
+        let [alice, bob, carol] = server.people(["alice", "bob", "carol"]).await;
+        let room = alice.public_room().await;
+        bob.join(&room).await;
+        alice.say(&room, "x").await;
+        let held = server.state.rooms.room(&room).await.unwrap().unwrap();
+        let users = &server.state.users;
+        let extensions = json!({ "typing": { "enabled": true } });
+        let away = with(&json!({ "lists": {} }), extensions.clone());
+        let mut at_it = away.clone();
+        at_it["room_subscriptions"] = json!({ &room: { "timeline_limit": 1, "required_state": [] } });
+        let typing = |answer: &Value| answer["extensions"]["typing"]["rooms"][&room]["content"]["user_ids"].clone();
+        let slider = Slider::new(&bob, dialect);
+        let first = slider.first(&at_it).await;
+        users.set_typing(held.num, &alice.id(), Some(30_000));
+        let told = slider.next(&first, &at_it).await;
+        assert_eq!(typing(&told), json!([alice.user]));
+        let gone = slider.next(&told, &away).await;
+        users.set_typing(held.num, &alice.id(), None);
+        users.set_typing(held.num, &carol.id(), Some(30_000));
+        let gone = slider.next(&gone, &away).await;
+        let message = alice.say(&room, "y").await;
+        let back = slider.next(&gone, &at_it).await;
+        assert_eq!(typing(&back), json!([carol.user]), "{back}");
+        assert_eq!(typing(&slider.next(&gone, &at_it).await), json!([carol.user]), "the answer was lost");
+        let back = slider.next(&slider.next(&back, &at_it).await, &at_it).await;
+        assert!(typing(&back).is_null(), "{back}");
+        let gone = slider.next(&back, &away).await;
+        users.set_typing(held.num, &carol.id(), None);
+        read(&bob, &room, &message, ReceiptType::Read).await;
+        let direct = json!({ &alice.user: [&room] }).to_string();
+        users.put_account_data(&bob.id(), "", "m.direct", direct).await.unwrap();
+        let gone = slider.next(&gone, &away).await;
+        let back = slider.next(&gone, &at_it).await;
+        assert_eq!(typing(&back), json!([]), "{back}");
+        assert_eq!(back["rooms"][&room]["is_dm"], true, "{back}");
+        if dialect == Dialect::Deployed {
+            assert_eq!(told["rooms"][&room]["notification_count"], Value::Null);
+            assert_eq!(first["rooms"][&room]["notification_count"], 1);
+            assert_eq!(back["rooms"][&room]["notification_count"], 0, "{back}");
+        }
+    }
+}
+
+/// The same for what was read alone.
+#[tokio::test]
+async fn cz5_what_was_read_while_one_looked_away_counts_no_more() {
+    let server = Server::new().await;
+    let [alice, bob] = server.people(["alice", "bob"]).await;
+    let room = alice.public_room().await;
+    bob.join(&room).await;
+    let message = alice.say(&room, "x").await;
+    let away = json!({ "lists": {} });
+    let at_it = json!({ "room_subscriptions": { &room: { "timeline_limit": 1, "required_state": [] } } });
+    let slider = Slider::new(&bob, Dialect::Deployed);
+    let first = slider.first(&at_it).await;
+    assert_eq!(first["rooms"][&room]["notification_count"], 1);
+    let gone = slider.next(&first, &away).await;
+    read(&bob, &room, &message, ReceiptType::Read).await;
+    let gone = slider.next(&gone, &away).await;
+    let back = slider.next(&gone, &at_it).await;
+    assert_eq!(back["rooms"][&room]["notification_count"], 0, "{back}");
+}
+
 #[tokio::test]
 async fn cz8_of_several_receipts_at_one_event_the_one_for_all_threads_comes() {
     for dialect in DIALECTS {

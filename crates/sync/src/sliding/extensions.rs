@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 use store::tables::users::ReceiptRow;
-use store::{RoomNum, StreamPosition, UserId};
+use store::{RoomNum, StreamPosition};
 use users::account_data::AccountData;
 
 use crate::device_lists::{DeviceLists, People};
@@ -36,7 +36,7 @@ pub(crate) struct Making<'a> {
 }
 
 impl Making<'_> {
-    fn add(&mut self, name: &'static str, extension: Object, news: bool) {
+    pub fn add(&mut self, name: &'static str, extension: Object, news: bool) {
         self.answer.news |= news;
         self.answer.extensions.push((name, extension.finish()));
     }
@@ -137,7 +137,12 @@ impl Sync {
     }
 
     /// The rooms that an extension is about, as far as the client has them.
-    async fn within(&self, ctx: &Context<'_>, scope: &Scope, making: &Making<'_>) -> Result<BTreeSet<RoomNum>, Error> {
+    pub(crate) async fn within(
+        &self,
+        ctx: &Context<'_>,
+        scope: &Scope,
+        making: &Making<'_>,
+    ) -> Result<BTreeSet<RoomNum>, Error> {
         let mut rooms = BTreeSet::new();
         for (room, want) in &making.wanted.rooms {
             let is_told = match making.step.rooms.get(room) {
@@ -326,32 +331,6 @@ impl Sync {
             !ctx.ignored.contains(row.user_id.as_str()) && (is_seen || is_new(row))
         });
         Ok(rows)
-    }
-
-    async fn extend_typing(&self, ctx: &Context<'_>, scope: &Scope, making: &mut Making<'_>) -> Result<(), Error> {
-        let mut rooms = Object::new();
-        for room in self.within(ctx, scope, making).await? {
-            if !making.step.sent(ctx.state, room).is_some_and(|sent| sent.joined) {
-                continue;
-            }
-            let initial =
-                making.visits.get(&room).and_then(|visit| visit.answer.as_ref()).is_some_and(|one| one.initial);
-            let typing = match (initial, ctx.typing_is_lost) {
-                (true, _) => Some(self.users.typing_in(room)).filter(|users| !users.is_empty()),
-                (false, true) => Some(self.users.typing_in(room)),
-                (false, false) => self.users.typing_since(room, ctx.number),
-            };
-            if let (Some(typing), Some(room_id)) = (typing, self.room_id(room).await?) {
-                let users: Vec<&UserId> = typing.iter().filter(|user| !ctx.ignored.contains(user.as_str())).collect();
-                rooms.raw(&room_id, &json!({ "type": "m.typing", "content": { "user_ids": users } }).to_string());
-            }
-        }
-        if !rooms.is_empty() {
-            let mut extension = Object::new();
-            extension.object("rooms", rooms);
-            making.add("typing", extension, true);
-        }
-        Ok(())
     }
 }
 

@@ -144,7 +144,7 @@ impl Sync {
     }
 
     /// Whether the user has read on. Only the deployed dialect tells of that, by its counts.
-    async fn has_read(&self, ctx: &Context<'_>, room: &Room, since: StreamPosition) -> Result<bool, Error> {
+    pub(crate) async fn has_read(&self, ctx: &Context<'_>, room: &Room, since: StreamPosition) -> Result<bool, Error> {
         let unmoved = since >= self.began && self.waker.last_receipt(room.num).is_none_or(|last| last <= since);
         let user = &ctx.request.user;
         let accepted = ctx.request.dialect == Dialect::Accepted;
