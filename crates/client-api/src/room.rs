@@ -29,6 +29,7 @@ mod room_upgrades;
 mod rooms;
 mod space_hierarchy;
 mod summary;
+mod thread_subscriptions;
 mod threads_list;
 
 use axum::Router;
@@ -63,6 +64,7 @@ pub fn routes() -> Router<State> {
         room_upgrades::routes(),
         rooms::routes(),
         space_hierarchy::routes(),
+        thread_subscriptions::routes(),
         threads_list::routes(),
     ];
     all.into_iter().fold(Router::new(), Router::merge)

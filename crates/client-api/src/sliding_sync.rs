@@ -27,6 +27,8 @@ use crate::{Routes, State, error_map};
 const LISTS_MAX: usize = 100;
 /// Most events of a room's timeline in one answer.
 const TIMELINE_LIMIT_MAX: u64 = 100;
+/// Changes of thread subscriptions in one answer, where the client does not say.
+const THREAD_SUBSCRIPTIONS: u64 = 100;
 /// Longest name of a connection.
 const CONN_ID_BYTES_MAX: usize = 255;
 
@@ -54,6 +56,15 @@ struct ExtensionsBody {
     account_data: ScopeBody,
     receipts: ScopeBody,
     typing: ScopeBody,
+    #[serde(rename = "io.element.msc4308.thread_subscriptions")]
+    thread_subscriptions: LimitBody,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct LimitBody {
+    enabled: Option<bool>,
+    limit: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -93,6 +104,8 @@ impl From<ExtensionsBody> for Extensions {
             account_data: body.account_data.scope(),
             receipts: body.receipts.scope(),
             typing: body.typing.scope(),
+            thread_subscriptions: (body.thread_subscriptions.enabled == Some(true))
+                .then_some(body.thread_subscriptions.limit.unwrap_or(THREAD_SUBSCRIPTIONS)),
         }
     }
 }

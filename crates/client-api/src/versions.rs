@@ -47,6 +47,8 @@ const FEATURES: &[&str] = &[
     // Rooms shared with another, under the name of the proposal and the final one.
     "uk.half-shot.msc2666.query_mutual_rooms",
     "uk.half-shot.msc2666.query_mutual_rooms.stable",
+    // Subscriptions to threads.
+    "org.matrix.msc4306",
     // Fields of profiles.
     "uk.tcpip.msc4133",
     "uk.tcpip.msc4133.stable",

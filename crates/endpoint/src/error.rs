@@ -71,6 +71,17 @@ impl Error {
 
 /// What the request itself has wrong.
 impl Error {
+    /// 400: the event that made a client subscribe to a thread is not in it (MSC4306).
+    pub fn not_in_thread() -> Self {
+        Self::bad_request("IO.ELEMENT.MSC4306.M_NOT_IN_THREAD", "The event is not in this thread.")
+    }
+
+    /// 409: the user has unsubscribed from the thread since the event came (MSC4306).
+    pub fn conflicting_unsubscription() -> Self {
+        let message = "You have unsubscribed from this thread since then.";
+        Self::new(StatusCode::CONFLICT, "IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION", message)
+    }
+
     /// 409: somebody else has written meanwhile (MSC4388).
     pub fn concurrent_write() -> Self {
         Self::new(StatusCode::CONFLICT, "M_CONCURRENT_WRITE", "There is something else already.")

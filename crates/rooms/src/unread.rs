@@ -161,6 +161,10 @@ impl Rooms {
         for row in rows.filter(|row| row.pos > read(&row.thread)) {
             add(unread.entry(row.thread.clone()).or_default(), row);
         }
+        for counts in unread.values_mut() {
+            // Replies are counted up to a bound, those that do not count for the user without.
+            counts.notifications = counts.notifications.max(0);
+        }
         unread.retain(|_, counts| *counts != Counts::default());
         Ok(unread)
     }

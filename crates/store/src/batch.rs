@@ -106,6 +106,8 @@ pub enum StreamKind {
     Media = 15,
     /// A user's content was erased for those who come later.
     Erasure = 16,
+    /// A user follows a thread, or does so no more.
+    ThreadSubscription = 17,
 }
 
 impl StreamKind {
@@ -129,6 +131,7 @@ impl StreamKind {
             Pusher,
             Media,
             Erasure,
+            ThreadSubscription,
         ]
         .into_iter()
         .find(|kind| *kind as i64 == number)

@@ -30,11 +30,13 @@ pub struct UserChanges {
     pub keys: StreamPosition,
     /// The user's own receipts.
     pub receipts: StreamPosition,
+    /// Subscriptions to threads.
+    pub threads: StreamPosition,
 }
 
 impl UserChanges {
     fn all(pos: StreamPosition) -> Self {
-        Self { memberships: pos, account_data: pos, to_device: pos, keys: pos, receipts: pos }
+        Self { memberships: pos, account_data: pos, to_device: pos, keys: pos, receipts: pos, threads: pos }
     }
 }
 
@@ -214,6 +216,7 @@ impl Inner {
             StreamKind::ToDevice => changes.to_device = pos,
             StreamKind::OneTimeKeys => changes.keys = pos,
             StreamKind::Receipt => changes.receipts = pos,
+            StreamKind::ThreadSubscription => changes.threads = pos,
             _ => {}
         }
     }

@@ -3,7 +3,7 @@
 
 use store::tables::users::{
     AccountDataRow, AccountRow, BackupKeyRow, BackupVersionRow, CrossSigningKeyRow, ErasedUserRow, FilterRow,
-    KeySignatureRow, ProfileRow, PusherRow, ToDeviceRow,
+    KeySignatureRow, ProfileRow, PusherRow, ThreadSubscriptionRow, ToDeviceRow,
 };
 use store::{Check, CommitBatch, DeviceId, Expect, Read, Row, StreamKind, UserId, Value};
 
@@ -88,6 +88,7 @@ impl Users {
         self.add_job(&mut batch, Job::LeaveRooms, user);
         if erase {
             batch.delete_prefix::<AccountDataRow>(key.clone()).delete_prefix::<FilterRow>(key);
+            batch.delete_prefix::<ThreadSubscriptionRow>(vec![Value::from(user)]);
             let pos = batch.announce(StreamKind::Erasure, None, Some(user.clone()), None);
             batch.put(ErasedUserRow { user_id: user.clone(), pos });
         }

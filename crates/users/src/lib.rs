@@ -29,6 +29,7 @@ pub mod rendezvous;
 pub mod reports;
 pub mod secret;
 pub mod sessions;
+pub mod thread_subscriptions;
 pub mod to_device;
 pub mod turn;
 pub mod typing;

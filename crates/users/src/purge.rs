@@ -1,10 +1,11 @@
-//! What users keep about a room, removed with the room: receipts, read markers, tags, other account data, push rules.
+//! What users keep about a room, removed with the room: receipts, read markers, tags, other account data, push rules,
+//! subscriptions to threads.
 //!
 //! The room engine cannot do it, since these rows are not its own. That it is to be done is noted before the room is
 //! purged, so that a crash in between leaves nothing behind.
 
 use store::tables::core::JobRow;
-use store::tables::users::{AccountDataRow, ReceiptRow};
+use store::tables::users::{AccountDataRow, ReceiptRow, ThreadSubscriptionRow};
 use store::{CommitBatch, Read, RoomNum, Value};
 
 use crate::push_rules::RuleKind;
@@ -49,7 +50,10 @@ impl Users {
     /// # Errors
     /// [`Error::Store`].
     pub async fn forget_room(&self, room: RoomNum, room_id: &str) -> Result<(), Error> {
-        while self.remove_receipts(room).await? || self.remove_room_data(room_id).await? {}
+        while self.remove_receipts(room).await?
+            || self.remove_room_data(room_id).await?
+            || self.remove_thread_subscriptions(room_id).await?
+        {}
         self.refresh_push_rules().await?;
         for user in self.push_rules.users_with_rules() {
             match self.delete_push_rule(&user, RuleKind::Room, room_id).await {
@@ -69,6 +73,19 @@ impl Users {
         for row in rows {
             let key = [room.into(), row.user_id.into(), row.receipt_type.into(), row.thread.into()];
             batch.delete::<ReceiptRow>(key.to_vec());
+        }
+        if batch.is_empty() {
+            return Ok(false);
+        }
+        self.commit(batch).await.map(|_| true)
+    }
+
+    async fn remove_thread_subscriptions(&self, room_id: &str) -> Result<bool, Error> {
+        let read = Read::along::<ThreadSubscriptionRow>(ThreadSubscriptionRow::BY_ROOM, vec![Value::from(room_id)]);
+        let rows: Vec<ThreadSubscriptionRow> = self.store.all(read.limit(STEP_ROWS)).await?;
+        let mut batch = CommitBatch::new();
+        for row in rows {
+            batch.delete::<ThreadSubscriptionRow>(vec![row.user_id.into(), row.room_id.into(), row.root.into()]);
         }
         if batch.is_empty() {
             return Ok(false);

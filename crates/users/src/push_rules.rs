@@ -37,6 +37,8 @@ pub enum RuleKind {
     Override,
     /// By a pattern in the message.
     Content,
+    /// After these, by conditions: the server's own rules about threads (MSC4306).
+    Postcontent,
     /// By room: the rule's id is the room's.
     Room,
     /// By sender: the rule's id is the user's.
@@ -47,13 +49,15 @@ pub enum RuleKind {
 
 impl RuleKind {
     /// All kinds, most important first.
-    pub const ALL: [Self; 5] = [Self::Override, Self::Content, Self::Room, Self::Sender, Self::Underride];
+    pub const ALL: [Self; 6] =
+        [Self::Override, Self::Content, Self::Postcontent, Self::Room, Self::Sender, Self::Underride];
 
     /// The specification's word.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Override => "override",
             Self::Content => "content",
+            Self::Postcontent => "postcontent",
             Self::Room => "room",
             Self::Sender => "sender",
             Self::Underride => "underride",
@@ -66,7 +70,7 @@ impl RuleKind {
     }
 
     fn has_conditions(self) -> bool {
-        matches!(self, Self::Override | Self::Underride)
+        matches!(self, Self::Override | Self::Postcontent | Self::Underride)
     }
 }
 
@@ -129,6 +133,10 @@ pub struct Ruleset {
     /// Changed default rules, by id.
     #[serde(default)]
     changed: BTreeMap<String, Changed>,
+    /// Whether the rules about threads are among the default rules: from the user's first subscription on. By them, replies
+    /// in other threads count no more, which would be wrong for users whose clients know nothing of subscriptions.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    threads: bool,
 }
 
 impl Rule {
@@ -169,6 +177,9 @@ impl Ruleset {
 
     fn defaults(&self, user: &UserId) -> Vec<Rule> {
         let mut rules = defaults::rules(user);
+        if self.threads {
+            rules.extend(defaults::about_threads());
+        }
         for rule in &mut rules {
             if let Some(changed) = self.changed.get(&rule.rule_id) {
                 rule.enabled = changed.enabled.unwrap_or(rule.enabled);
@@ -178,10 +189,11 @@ impl Ruleset {
         rules
     }
 
-    /// The content of `m.push_rules`: `{"global": {…}}` with all kinds.
+    /// The content of `m.push_rules`: `{"global": {…}}` with all kinds that there are for everybody, or for this user.
     pub fn content(&self, user: &UserId) -> Json {
+        let kinds = RuleKind::ALL.iter().filter(|kind| self.threads || **kind != RuleKind::Postcontent);
         let mut global: serde_json::Map<String, Json> =
-            RuleKind::ALL.iter().map(|kind| (kind.as_str().to_owned(), json!([]))).collect();
+            kinds.map(|kind| (kind.as_str().to_owned(), json!([]))).collect();
         for rule in self.rules(user) {
             if let Some(Json::Array(rules)) = global.get_mut(rule.kind.as_str()) {
                 rules.push(rule.to_json());
@@ -195,8 +207,8 @@ impl Ruleset {
         self.rules(user).into_iter().find(|rule| rule.kind == kind && rule.rule_id == rule_id)
     }
 
-    fn is_default(user: &UserId, kind: RuleKind, rule_id: &str) -> bool {
-        defaults::rules(user).iter().any(|rule| rule.kind == kind && rule.rule_id == rule_id)
+    fn is_default(&self, user: &UserId, kind: RuleKind, rule_id: &str) -> bool {
+        self.defaults(user).iter().any(|rule| rule.kind == kind && rule.rule_id == rule_id)
     }
 
     fn own_place(&self, kind: RuleKind, rule_id: &str) -> Option<usize> {
@@ -231,7 +243,7 @@ impl Ruleset {
     }
 
     fn delete(&mut self, user: &UserId, kind: RuleKind, rule_id: &str) -> Result<(), Error> {
-        if Self::is_default(user, kind, rule_id) {
+        if self.is_default(user, kind, rule_id) {
             return Err(Error::InvalidParam("Default rules cannot be deleted.".to_owned()));
         }
         let place = self.own_place(kind, rule_id).ok_or(Error::NotFound("the push rule"))?;
@@ -253,7 +265,7 @@ impl Ruleset {
             rule.actions = actions.unwrap_or_else(|| rule.actions.clone());
             return Ok(());
         }
-        if !Self::is_default(user, kind, rule_id) {
+        if !self.is_default(user, kind, rule_id) {
             return Err(Error::NotFound("the push rule"));
         }
         let changed = self.changed.entry(rule_id.to_owned()).or_default();
@@ -271,6 +283,9 @@ fn check_rule(kind: RuleKind, rule_id: &str, new: &NewRule) -> Result<(), Error>
     }
     if rule_id.contains(['/', '\\']) {
         return refused("Ids of push rules have no slashes or backslashes.");
+    }
+    if kind == RuleKind::Postcontent {
+        return refused("Rules of this kind belong to the server.");
     }
     if kind == RuleKind::Content && new.pattern.is_none() {
         return refused("A content rule has a `pattern`.");
@@ -323,6 +338,15 @@ impl Cache {
     pub(crate) fn users_with_rules(&self) -> Vec<UserId> {
         self.own.read().iter().filter(|(_, own)| own.rules.is_some()).map(|(user, _)| user.clone()).collect()
     }
+
+    /// Those of these users whose rules ask whether they follow a thread.
+    pub(crate) fn followers_of_threads<'a>(&self, users: &'a [UserId]) -> Vec<&'a UserId> {
+        let own = self.own.read();
+        let asks = |user: &&UserId| {
+            own.get(*user).and_then(|own| own.rules.as_ref()).is_some_and(|rules| rules.asks_for_threads())
+        };
+        users.iter().filter(asks).collect()
+    }
 }
 
 impl Follower for Cache {
@@ -359,6 +383,18 @@ impl Users {
         place: &Place,
     ) -> Result<(), Error> {
         self.change_rules(user, |rules| rules.put(kind, rule_id, new.clone(), place)).await
+    }
+
+    /// Gives a user the rules about threads, from the first subscription on.
+    pub(crate) async fn add_thread_rules(&self, user: &UserId) -> Result<(), Error> {
+        if self.push_rules_for(user).await?.threads {
+            return Ok(());
+        }
+        let add = |rules: &mut Ruleset| {
+            rules.threads = true;
+            Ok(())
+        };
+        self.change_rules(user, add).await
     }
 
     /// Deletes a rule of the user's own.

@@ -23,6 +23,7 @@ mod spaces;
 mod sync;
 mod sync_lazy;
 mod sync_waiting;
+mod thread_subscriptions;
 mod unstable_names;
 mod upgrade;
 mod user_directory;

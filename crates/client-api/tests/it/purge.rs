@@ -8,7 +8,7 @@ use store::tables::rooms::{
     AliasRow, EventBytesRow, EventRow, MembershipRow, RelationRow, RoomHeadRow, RoomRow, StateEventRow, StateKeyRow,
     StateSegmentRow, ThreadRow,
 };
-use store::tables::users::{AccountDataRow, ReceiptRow};
+use store::tables::users::{AccountDataRow, ReceiptRow, ThreadSubscriptionRow};
 use store::{CommitBatch, Read, Row};
 
 use testkit::{Client, Server, each, encoded};
@@ -127,20 +127,24 @@ async fn old_messages_go_and_the_state_stays() {
 }
 
 /// How many rows users keep about rooms.
-async fn kept_by_users(server: &Server) -> [usize; 2] {
+async fn kept_by_users(server: &Server) -> [usize; 3] {
     let store = &server.state.store;
     let receipts: Vec<ReceiptRow> = store.all(Read::prefix::<ReceiptRow>(Vec::new())).await.unwrap();
     let data: Vec<AccountDataRow> = store.all(Read::prefix::<AccountDataRow>(Vec::new())).await.unwrap();
-    [receipts.len(), data.iter().filter(|row| !row.room_id.is_empty()).count()]
+    let threads: Vec<ThreadSubscriptionRow> =
+        store.all(Read::prefix::<ThreadSubscriptionRow>(Vec::new())).await.unwrap();
+    [receipts.len(), data.iter().filter(|row| !row.room_id.is_empty()).count(), threads.len()]
 }
 
-/// Tags a room, sets data and a push rule about it, and reads it to its end.
+/// Tags a room, sets data and a push rule about it, follows a thread, and reads it to its end.
 async fn keep_all(client: &Client, room: &str) {
     let (room, user) = (encoded(room), client.user.clone());
     let event = client.say(&room, "here").await;
     client.put(&format!("/user/{user}/rooms/{room}/tags/u.a"), json!({})).await.ok();
     client.put(&format!("/user/{user}/rooms/{room}/account_data/org.example.x"), json!({ "a": 1 })).await.ok();
     client.put(&format!("/pushrules/global/room/{room}"), json!({ "actions": [] })).await.ok();
+    let thread = format!("unstable/io.element.msc4306/rooms/{room}/thread/{event}/subscription");
+    client.put(&format!("/_matrix/client/{thread}"), json!({})).await.ok();
     let markers = json!({ "m.fully_read": event, "m.read": event, "m.read.private": event });
     client.post(&format!("/rooms/{room}/read_markers"), markers).await.ok();
 }
@@ -177,9 +181,9 @@ async fn what_users_keep_goes_also_when_a_purge_was_cut_short() {
     let num = rooms.room(&room).await.unwrap().unwrap().num;
     users.begin_forgetting(num, &room).await.unwrap();
     purging::resume(users, rooms).await.unwrap();
-    assert_ne!(kept_by_users(&server).await, [0, 0], "the room is still there");
+    assert_ne!(kept_by_users(&server).await, [0, 0, 0], "the room is still there");
     rooms.purge_room(&room).await.unwrap();
     purging::resume(users, rooms).await.unwrap();
-    assert_eq!(kept_by_users(&server).await, [0, 0]);
+    assert_eq!(kept_by_users(&server).await, [0, 0, 0]);
     assert_eq!(users.to_be_forgotten().await.unwrap(), []);
 }

@@ -26,6 +26,7 @@ async fn flags_that_clients_look_for_are_set() {
         "org.matrix.msc3916.stable",
         "org.matrix.msc3952_intentional_mentions",
         "org.matrix.msc3981",
+        "org.matrix.msc4306",
         "uk.half-shot.msc2666.query_mutual_rooms",
         "uk.half-shot.msc2666.query_mutual_rooms.stable",
         "uk.tcpip.msc4133",

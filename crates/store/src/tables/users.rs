@@ -36,6 +36,7 @@ pub const TABLES: &[&Table] = &[
     RendezvousRow::TABLE,
     ReportRow::TABLE,
     ErasedUserRow::TABLE,
+    ThreadSubscriptionRow::TABLE,
     SyncConnectionRow::TABLE,
     SyncConnectionStateRow::TABLE,
 ];
@@ -570,6 +571,26 @@ table! {
         /// When, in milliseconds since the epoch.
         at_ms: i64,
     }
+}
+
+table! {
+    /// That a user follows a thread, or does so no more (MSC4306).
+    "thread_subscriptions" => ThreadSubscriptionRow key(user_id, room_id, root) {
+        /// Whose.
+        user_id: UserId,
+        /// The room id.
+        room_id: String,
+        /// Event id of the thread's root.
+        root: String,
+        /// Whether the user follows it.
+        subscribed: bool,
+        /// Whether a client subscribed by itself.
+        automatic: bool,
+        /// Position of the last change.
+        pos: StreamPosition,
+    }
+    index BY_POS(user_id, pos);
+    index BY_ROOM(room_id);
 }
 
 table! {

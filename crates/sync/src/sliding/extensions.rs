@@ -7,6 +7,7 @@ use serde_json::json;
 use store::tables::users::ReceiptRow;
 use store::{RoomNum, StreamPosition};
 use users::account_data::AccountData;
+use users::thread_subscriptions::told;
 
 use crate::device_lists::{DeviceLists, People};
 use crate::json::{Object, array, quote};
@@ -21,6 +22,8 @@ use crate::{Error, Sync, Token};
 
 /// Most to-device messages of one answer.
 const TO_DEVICE_MAX: u64 = 100;
+/// Most changes of thread subscriptions of one answer.
+const THREAD_SUBSCRIPTIONS_MAX: u64 = 100;
 /// With more rooms than this, all account data is read at once.
 const SINGLE_READS_MAX: usize = 20;
 
@@ -70,6 +73,9 @@ impl Sync {
         self.extend_receipts(ctx, extensions.receipts.as_ref(), making).await?;
         if let Some(scope) = &extensions.typing {
             self.extend_typing(ctx, scope, making).await?;
+        }
+        if let Some(limit) = extensions.thread_subscriptions {
+            self.extend_thread_subscriptions(ctx, limit, making).await?;
         }
         Ok(())
     }
@@ -331,6 +337,37 @@ impl Sync {
             !ctx.ignored.contains(row.user_id.as_str()) && (is_seen || is_new(row))
         });
         Ok(rows)
+    }
+}
+
+impl Sync {
+    /// The newest changes since the client's position (MSC4308). Where there are more, a token leads to the older ones.
+    async fn extend_thread_subscriptions(
+        &self,
+        ctx: &Context<'_>,
+        limit: u64,
+        making: &mut Making<'_>,
+    ) -> Result<(), Error> {
+        let (user, since) = (&ctx.request.user, ctx.since());
+        if ctx.pos.is_some() && self.changes.user(user).threads <= since {
+            return Ok(());
+        }
+        let limit = u32::try_from(limit.clamp(1, THREAD_SUBSCRIPTIONS_MAX)).unwrap_or(1);
+        let mut rows = self.users.thread_subscriptions(user, since, ctx.upto, limit + 1).await?;
+        let more = rows.len() > limit as usize;
+        rows.truncate(limit as usize);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut extension = Object::new();
+        for (name, value) in told(&rows) {
+            extension.raw(&name, &value.to_string());
+        }
+        if let Some(oldest) = rows.last().filter(|_| more) {
+            extension.text("prev_batch", &format!("s{}", oldest.pos.0 - 1));
+        }
+        making.add("io.element.msc4308.thread_subscriptions", extension, true);
+        Ok(())
     }
 }
 

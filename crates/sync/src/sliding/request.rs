@@ -94,6 +94,8 @@ pub struct Extensions {
     pub receipts: Option<Scope>,
     /// Who types.
     pub typing: Option<Scope>,
+    /// Which threads the user follows: at most so many changes.
+    pub thread_subscriptions: Option<u64>,
 }
 
 /// Messages for the device.

@@ -3,6 +3,7 @@
 use serde_json::{Value as Json, json};
 use store::UserId;
 
+use super::evaluate::FOLLOWS_THREAD;
 use super::{Rule, RuleKind};
 
 /// The default rules of a user, most important first within each kind.
@@ -75,6 +76,19 @@ fn underrides() -> Vec<Rule> {
         ),
         rule(".m.rule.message", vec![matches("type", "m.room.message")], vec![json!("notify")]),
         rule(".m.rule.encrypted", vec![matches("type", "m.room.encrypted")], vec![json!("notify")]),
+    ]
+}
+
+/// The rules of users who follow threads (MSC4306): a thread notifies if it is followed, whatever holds for the room, and
+/// else does not.
+pub(super) fn about_threads() -> Vec<Rule> {
+    let rule = |subscribed: bool, id: &str, actions: Vec<Json>| {
+        let condition = json!({ "kind": FOLLOWS_THREAD, "subscribed": subscribed });
+        default(RuleKind::Postcontent, id, vec![condition], actions)
+    };
+    vec![
+        rule(false, ".io.element.msc4306.rule.unsubscribed_thread", vec![]),
+        rule(true, ".io.element.msc4306.rule.subscribed_thread", vec![json!("notify"), sound("default")]),
     ]
 }
 

@@ -22,6 +22,8 @@ const LOOKS_MAX: u64 = 20_000_000;
 const LOOKS_OF_USER: std::ops::RangeInclusive<u64> = 200_000..=4_000_000;
 /// The user id of nobody, for whom the default rules are evaluated on behalf of all that an event does not name.
 const NOBODY: &str = "@";
+/// The kind of the condition that asks whether the user follows the thread (MSC4306).
+pub(super) const FOLLOWS_THREAD: &str = "io.element.msc4306.thread_subscription";
 
 static DEFAULT: LazyLock<Compiled> = LazyLock::new(|| Compiled::new(&Ruleset::default().rules(&UserId::from(NOBODY))));
 
@@ -64,6 +66,8 @@ pub struct Compiled {
     rules: Vec<CompiledRule>,
     /// Whether any rule looks for the user's display name.
     looks_for_name: bool,
+    /// Whether any rule asks whether the user follows the thread.
+    asks_for_threads: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -81,6 +85,7 @@ enum Condition {
     DisplayName,
     MemberCount { comparison: Comparison, count: u64 },
     Permission(String),
+    FollowsThread(bool),
     Never,
 }
 
@@ -105,6 +110,8 @@ type Folded = Option<Rc<[char]>>;
 struct Sight<'a> {
     event: &'a Pdu,
     context: &'a Context<'a>,
+    /// Those who follow the thread of the event.
+    followers: &'a BTreeSet<UserId>,
     folded: RefCell<BTreeMap<Vec<String>, Folded>>,
     looks: Looks,
 }
@@ -127,8 +134,8 @@ impl Looks {
 }
 
 impl<'a> Sight<'a> {
-    fn new(event: &'a Pdu, context: &'a Context<'a>) -> Self {
-        Self { event, context, folded: RefCell::default(), looks: Looks::new(*LOOKS_OF_USER.end()) }
+    fn new(event: &'a Pdu, context: &'a Context<'a>, followers: &'a BTreeSet<UserId>) -> Self {
+        Self { event, context, followers, folded: RefCell::default(), looks: Looks::new(*LOOKS_OF_USER.end()) }
     }
 
     /// Whether the text at `path` matches; false if there is none.
@@ -159,17 +166,24 @@ impl Compiled {
             })
             .collect();
         let looks_for_name = rules.iter().any(|rule| rule.conditions.contains(&Condition::DisplayName));
-        Self { rules, looks_for_name }
+        let asks = |condition: &Condition| matches!(condition, Condition::FollowsThread(_));
+        let asks_for_threads = rules.iter().any(|rule| rule.conditions.iter().any(asks));
+        Self { rules, looks_for_name, asks_for_threads }
+    }
+
+    /// Whether any rule asks whether the user follows the thread of an event.
+    pub(super) fn asks_for_threads(&self) -> bool {
+        self.asks_for_threads
     }
 
     /// The actions of the first rule that matches; empty if none does.
     pub fn actions(&self, user: &UserId, event: &Pdu, context: &Context<'_>) -> &[Value] {
-        self.first(user, &Sight::new(event, context)).map_or(&[], |rule| &rule.actions)
+        self.first(user, &Sight::new(event, context, &BTreeSet::new())).map_or(&[], |rule| &rule.actions)
     }
 
     /// What the first rule that matches says; nothing if none does.
     pub fn evaluate(&self, user: &UserId, event: &Pdu, context: &Context<'_>) -> Notified {
-        self.outcome(user, &Sight::new(event, context))
+        self.outcome(user, &Sight::new(event, context, &BTreeSet::new()))
     }
 
     fn outcome(&self, user: &UserId, sight: &Sight<'_>) -> Notified {
@@ -184,7 +198,9 @@ impl Compiled {
 fn conditions(rule: &Rule) -> Vec<Condition> {
     let is = |key: &str, id: &str| vec![Condition::Is { path: vec![key.to_owned()], value: id.into() }];
     match rule.kind {
-        RuleKind::Override | RuleKind::Underride => rule.conditions.iter().map(compile).collect(),
+        RuleKind::Override | RuleKind::Postcontent | RuleKind::Underride => {
+            rule.conditions.iter().map(compile).collect()
+        }
         RuleKind::Room => is("room_id", &rule.rule_id),
         RuleKind::Sender => is("sender", &rule.rule_id),
         RuleKind::Content => {
@@ -224,6 +240,7 @@ fn compile(condition: &Value) -> Condition {
         Some("contains_display_name") => Some(Condition::DisplayName),
         Some("room_member_count") => text("is").and_then(member_count),
         Some("sender_notification_permission") => text("key").map(|key| Condition::Permission(key.to_owned())),
+        Some(FOLLOWS_THREAD) => condition.get("subscribed").and_then(Value::as_bool).map(Condition::FollowsThread),
         _ => None,
     };
     compiled.unwrap_or(Condition::Never)
@@ -287,9 +304,17 @@ impl Condition {
                 Comparison::AtLeast => context.joined >= *count,
             },
             Self::Permission(key) => context.sender_level >= (context.notification_level)(key),
+            Self::FollowsThread(follows) => thread_root(event).is_some() && sight.followers.contains(user) == *follows,
             Self::Never => false,
         }
     }
+}
+
+/// The root of the thread in which an event is a reply.
+fn thread_root(event: &Pdu) -> Option<&str> {
+    let relation = event.content.get("m.relates_to")?;
+    let is_reply = relation.get("rel_type").and_then(Json::as_str) == Some("m.thread");
+    relation.get("event_id").and_then(Json::as_str).filter(|_| is_reply)
 }
 
 /// The string at `path`.
@@ -423,7 +448,14 @@ impl Users {
     /// [`Error::Store`].
     pub async fn judge(&self, event: &Pdu, context: &Context<'_>, users: &[UserId]) -> Result<Judgement, Error> {
         self.refresh_push_rules().await?;
-        let sight = Sight::new(event, context);
+        let followers = match thread_root(event) {
+            Some(root) => {
+                let asking = self.push_rules.followers_of_threads(users);
+                self.thread_subscribers(context.room_id, root, &asking).await?
+            }
+            None => BTreeSet::new(),
+        };
+        let sight = Sight::new(event, context, &followers);
         let base = DEFAULT.outcome(&UserId::from(NOBODY), &sight);
         let named = named_users(event);
         let mut exceptions = Vec::new();

@@ -1,9 +1,11 @@
 //! Users' push rules, as ruma understands them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ruma_common::power_levels::NotificationPowerLevels;
-use ruma_common::push::{Action, NewPushRule, PushConditionPowerLevelsCtx, PushConditionRoomCtx, RuleKind, Ruleset};
+use ruma_common::push::{
+    Action, AnyPushRuleRef, NewPushRule, PushConditionPowerLevelsCtx, PushConditionRoomCtx, RuleKind, Ruleset,
+};
 use ruma_common::room_version_rules::{AuthorizationRules, RoomPowerLevelsRules};
 use ruma_common::serde::Raw;
 use ruma_common::{OwnedRoomId, OwnedUserId};
@@ -16,6 +18,8 @@ pub struct Rules {
     /// Who made the rooms.
     creator: OwnedUserId,
     by_user: BTreeMap<String, Ruleset>,
+    /// The threads that users follow (MSC4306), of those who ever followed one.
+    followed: BTreeMap<String, BTreeSet<String>>,
 }
 
 fn kind_of(kind: &str) -> RuleKind {
@@ -26,7 +30,7 @@ impl Rules {
     pub fn new(users: &[String], creator: &str) -> Self {
         let id = |user: &str| OwnedUserId::try_from(user).unwrap();
         let by_user = users.iter().map(|user| (user.clone(), Ruleset::server_default(&id(user)))).collect();
-        Self { creator: id(creator), by_user }
+        Self { creator: id(creator), by_user, followed: BTreeMap::new() }
     }
 
     fn of(&mut self, user: &str) -> &mut Ruleset {
@@ -60,6 +64,15 @@ impl Rules {
         self.of(user).set_actions(kind_of(kind), rule_id, actions).unwrap();
     }
 
+    /// A user follows a thread, or does so no more.
+    pub fn follow(&mut self, user: &str, root: &str, follows: bool) {
+        if follows {
+            self.followed.entry(user.to_owned()).or_default().insert(root.to_owned());
+        } else if let Some(followed) = self.followed.get_mut(user) {
+            followed.remove(root);
+        }
+    }
+
     /// What an event that is about to be added counts for a user; `None` if it does not notify.
     pub async fn judge(&self, room: &Room, fact: &Fact, user: &str) -> Option<Counts> {
         let mut event =
@@ -80,9 +93,23 @@ impl Rules {
             name.unwrap_or_default().to_owned(),
         );
         let raw = Raw::<Value>::from_json_string(event.to_string()).unwrap();
-        let actions = self.by_user[user].get_actions(&raw, &context.with_power_levels(power)).await;
+        let context = context.with_power_levels(power);
+        let found = self.by_user[user].get_match(&raw, &context).await;
+        let is_early = matches!(found, Some(AnyPushRuleRef::Override(_) | AnyPushRuleRef::Content(_)));
+        // Between these and the others stand the rules about threads.
+        if let (false, Some(root), Some(followed)) = (is_early, replies_to(fact), self.followed.get(user)) {
+            let notifies = fact.sender != user && followed.contains(root);
+            return notifies.then_some(Counts { notifications: 1, highlights: 0 });
+        }
+        let actions = found.map_or(&[][..], AnyPushRuleRef::actions);
         let highlight = actions.iter().any(Action::is_highlight);
         let counts = Counts { notifications: 1, highlights: i64::from(highlight) };
         actions.iter().any(Action::should_notify).then_some(counts)
     }
+}
+
+/// The root of the thread in which an event is a reply.
+fn replies_to(fact: &Fact) -> Option<&str> {
+    let relation = &fact.content["m.relates_to"];
+    relation["event_id"].as_str().filter(|_| relation["rel_type"] == "m.thread")
 }

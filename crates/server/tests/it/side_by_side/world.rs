@@ -374,6 +374,21 @@ impl World {
         self.rules.put(user, kind, &id, &body);
     }
 
+    /// Follows the thread of what was said, or does so no more.
+    async fn follow(&mut self, room: usize, user: &str) {
+        let Some(place) = self.recent(room) else { return };
+        let log = &self.rooms[room];
+        let root = log.thread(place).map_or_else(|| log.fact(place).id.clone(), str::to_owned);
+        let (id, thread) = (encoded(&log.id), encoded(&root));
+        let path = format!("unstable/io.element.msc4306/rooms/{id}/thread/{thread}/subscription");
+        let follows = self.below(3) > 0;
+        let (method, body) = if follows { (Method::PUT, json!({})) } else { (Method::DELETE, Value::Null) };
+        // Of what one may not see there is nothing to follow.
+        if self.ask(&self.tokens[user], method, &path, &body).await.0 == 200 {
+            self.rules.follow(user, &root, follows);
+        }
+    }
+
     /// Gives a default rule other actions, or turns it on or off.
     async fn change_default(&mut self, user: &str, kind: &str, rule: &str, actions: Option<Value>) {
         let path = format!("pushrules/global/{kind}/{rule}");
@@ -448,7 +463,8 @@ impl World {
             71..74 => self.change_member(room, &owner, &guest, "unban").await,
             74..79 => self.change_member(room, &owner, &guest, "invite").await,
             79..92 => self.read(room, &guest).await,
-            92..97 => self.change_rules(&guest).await,
+            92..95 => self.change_rules(&guest).await,
+            95..97 => self.follow(room, &guest).await,
             97 => self.ignore().await,
             _ => self.restart().await,
         }
