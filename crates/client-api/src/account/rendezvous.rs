@@ -12,7 +12,9 @@ use axum::routing::{get, post};
 use axum::{Json, Router, extract};
 use bytes::Bytes;
 use endpoint::{ClientAddress, Error, OptionalRequester, Path, RateClass, Requester, body, error, read_body};
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED, PRAGMA};
+use http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, IF_MATCH, IF_NONE_MATCH, LAST_MODIFIED, LOCATION, PRAGMA,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -83,8 +85,10 @@ async fn create_plain(
     let data = plain_body(&headers, body).await?;
     let (id, payload) = open(&state, client, requester.as_ref(), PLAIN, data.to_vec()).await?;
     let url = format!("{base_url}/_matrix/client/unstable{PLAIN}/{id}");
-    let answer = (StatusCode::CREATED, Json(json!({ "url": url })));
-    Ok((plain_headers(&payload), answer).into_response())
+    // Older clients look into the header (MSC3886).
+    let location = [(LOCATION, url.clone())];
+    let answer = (StatusCode::CREATED, plain_headers(&payload), location, Json(json!({ "url": url })));
+    Ok(answer.into_response())
 }
 
 async fn read_plain(

@@ -59,7 +59,10 @@ async fn two_devices_meet_at_a_place_that_both_read_and_write() {
     assert_eq!(header(&opened, "last-modified"), "Tue, 14 Nov 2023 22:13:20 GMT");
     assert_eq!((header(&opened, "cache-control"), header(&opened, "pragma")), ("no-store, no-transform", "no-cache"));
     assert_eq!(header(&opened, "content-type"), "application/json");
-    assert!(header(&opened, "access-control-expose-headers").contains("ETag"));
+    assert_eq!(header(&opened, "location"), json_of(&opened)["url"]);
+    for exposed in ["ETag", "Location"] {
+        assert!(header(&opened, "access-control-expose-headers").contains(exposed), "{exposed}");
+    }
     assert_eq!(header(&opened, "access-control-allow-origin"), "*");
     let (path, first) = open(&here, "").await;
 
