@@ -78,15 +78,7 @@ impl Sync {
     pub async fn sliding(&self, request: &Request) -> Result<String, Error> {
         let device = request.device.clone().unwrap_or_else(|| DeviceId::from(""));
         let id = ConnectionId { user: request.user.clone(), device, conn_id: request.conn_id.clone() };
-        let (asked, (state, tip)) = match request.pos.as_deref() {
-            None => (None, Default::default()),
-            Some(pos) => {
-                let pos = Pos::parse(pos)?;
-                self.reach_pos(&pos).await?;
-                let held = self.connection(&id, pos.generation).await?;
-                (Some(pos), held)
-            }
-        };
+        let (asked, (state, tip)) = self.asked(request, &id).await?;
         self.users.presence_seen(&request.user, request.set_presence);
         let deadline = deadline(request.timeout);
         let mut ready = self.ready(&request.user);
@@ -145,6 +137,15 @@ impl Sync {
                 () = tokio::time::sleep_until(deadline) => {}
             }
         }
+    }
+
+    /// The position that a request names, what its connection had been sent as of that, and its newest generation.
+    async fn asked(&self, request: &Request, id: &ConnectionId) -> Result<(Option<Pos>, (Arc<State>, i64)), Error> {
+        let Some(pos) = request.pos.as_deref() else { return Ok((None, Default::default())) };
+        let pos = Pos::parse(pos)?;
+        self.reach_pos(&pos).await?;
+        let held = self.connection(id, pos.generation).await?;
+        Ok((Some(pos), held))
     }
 
     /// Waits for what a position has seen. One of a lost future, or that nobody gave, is unknown.
