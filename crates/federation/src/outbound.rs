@@ -5,7 +5,6 @@
 //! position from which on it is behind, its queue is dropped, and once it answers again [`catch_up`] reads what it
 //! misses from the rooms themselves. To-device messages and changes of device lists have rows: they are never dropped.
 
-mod back_off;
 mod catch_up;
 mod destination;
 mod device_lists;

@@ -12,10 +12,10 @@ use store::tables::federation::{DestinationRow, OutboundEduRow};
 use store::{CommitBatch, CommitError, Read, RoomNum, StreamPosition, UserId, Value};
 use tokio::sync::Notify;
 
+use super::Outbound;
 use super::device_lists::Told;
 use super::shards::Shards;
 use super::transaction::{self, EDUS_MAX, PDUS_MAX};
-use super::{Outbound, back_off};
 use crate::{Error, Result};
 
 /// Events that wait in memory for one destination; beyond, it is behind and reads them from the rooms.
@@ -360,7 +360,7 @@ impl Outbound {
     }
 
     fn back_off(&self, failures: u32) -> Duration {
-        back_off::wait(self.options.retry_first, self.options.retry_max, failures, self.entropy.as_ref())
+        store::clock::back_off(self.options.retry_first, self.options.retry_max, failures, self.entropy.as_ref())
     }
 
     /// Waits until a destination that fails is to be tried again.
