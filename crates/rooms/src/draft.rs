@@ -303,6 +303,9 @@ impl<'a> Draft<'a> {
         row.fragment = Some(self.head.row.fragment);
         row.idx = Some(self.head.row.next_index);
         self.head.row.next_index += 1;
+        if !notified.exceptions.is_empty() {
+            row.flags |= flags::EXCEPTIONS;
+        }
         if notified.by_default {
             row.flags |= flags::NOTIFIABLE;
             if row.thread.is_none() {

@@ -21,6 +21,9 @@ pub const FORWARDED: i64 = 128;
 /// Judged by part of the room's state: it is to be judged again when the whole is known (MSC3902).
 pub const PARTIAL: i64 = 256;
 
+/// For some members it counts otherwise than by default, or highlights: they have rows of their own.
+pub const EXCEPTIONS: i64 = 512;
+
 /// Bits that an event has before it is judged, and keeps.
 pub const KEPT: i64 = REDACTED | FORWARDED;
 /// Bits of an event that has no place in any timeline.

@@ -69,7 +69,12 @@ impl Rooms {
     }
 
     /// Those of the events that are stored.
-    async fn stored_events(&self, room: RoomNum, version: &str, nums: &[EventNum]) -> Result<Vec<Arc<Event>>> {
+    pub(crate) async fn stored_events(
+        &self,
+        room: RoomNum,
+        version: &str,
+        nums: &[EventNum],
+    ) -> Result<Vec<Arc<Event>>> {
         if nums.is_empty() {
             return Ok(Vec::new());
         }

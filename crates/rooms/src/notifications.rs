@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use store::tables::rooms::{MembershipRow, NotificationRow, OwnInThreadRow, OwnMessageRow, UncountedRow};
-use store::{EventNum, Read, StreamPosition};
+use store::{EventNum, Read, StreamPosition, UserId};
 
 use crate::event::Event;
 use crate::room::Room;
@@ -83,6 +83,42 @@ impl Rooms {
         let events = self.events_left(room, None, &nums).await?;
         let found = events.into_iter().map(|event| Notified { event, highlight: true }).collect();
         Ok(Look { found, before: last, n_seen })
+    }
+
+    /// Those of these users, members of the room or invited by it, whom an event notified when it came, and whether it
+    /// highlighted: what was counted then, whatever their rules say now.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn notified_by(&self, room: &Room, event: &Event, users: &[UserId]) -> Result<Vec<(UserId, bool)>> {
+        let by_default = i64::from(event.has(flags::NOTIFIABLE));
+        if !event.has(flags::EXCEPTIONS) {
+            let users = users.iter().filter(|_| by_default > 0);
+            return Ok(users.map(|user| (user.clone(), false)).collect());
+        }
+        let key = |user: &UserId| vec![user.into(), room.num.into(), event.pos().into()];
+        let reads = users.iter().map(|user| Read::get::<NotificationRow>(key(user))).collect();
+        let mut notified = Vec::new();
+        for (user, found) in users.iter().zip(self.store.read(reads).await?) {
+            let row = found.one::<NotificationRow>()?;
+            let (counts, highlights) = row.map_or((0, false), |row| (row.notify, row.highlight));
+            if by_default + counts > 0 {
+                notified.push((user.clone(), highlights));
+            }
+        }
+        Ok(notified)
+    }
+
+    /// Whether a joined user has yet to read an event: nothing at or behind it was read or sent by the user, and it was not
+    /// redacted.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn is_unread(&self, room: &Room, row: &MembershipRow, marks: &ReadMarks, event: &Event) -> Result<bool> {
+        if event.row.redacted_by.is_some() || event.pos() <= row.joined_pos.max(marks.all.pos) {
+            return Ok(false);
+        }
+        Ok(event.pos() > self.read_upto(room, row, marks, event.row.thread.as_deref()).await?)
     }
 
     /// Up to where a joined user has read the main timeline, or a thread.

@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use event::Pdu;
 use event::power_levels::{Level, PowerLevels};
+use event::{Pdu, Rules};
 use store::UserId;
 
 use crate::draft::Draft;
+use crate::room::{Head, Overlay, Room};
 use crate::state::{MEMBER, StateMap, type_key};
 use crate::{Result, Rooms};
 
@@ -72,7 +73,70 @@ impl Notify for MessagesCount {
     }
 }
 
+/// What push rules look at in a room, as of one of its states.
+pub struct Circumstances {
+    /// Joined members.
+    pub joined: u64,
+    /// The member events of those who look for their names, and the power levels.
+    pub state: StateMap,
+    rules: &'static Rules,
+    create: Arc<Pdu>,
+}
+
+impl Circumstances {
+    fn levels(&self) -> PowerLevels<'_> {
+        let power = self.state.event("m.room.power_levels", "").map(|event| &*event.pdu);
+        PowerLevels::from_state(self.rules, power, &self.create)
+    }
+
+    /// A user's power level; `i64::MAX` for creators in room version 12.
+    pub fn level_of(&self, user: &str) -> i64 {
+        number(self.levels().user(user))
+    }
+
+    /// The level that a kind of notification needs, such as `room` for `@room`.
+    pub fn notification_level(&self, kind: &str) -> i64 {
+        number(self.levels().notification(kind))
+    }
+
+    /// A user's name in the room, if the user was asked for and has one.
+    pub fn display_name(&self, user: &str) -> Option<&str> {
+        self.state.event(MEMBER, user)?.pdu.content.get("displayname")?.as_str()
+    }
+}
+
+fn number(level: Level) -> i64 {
+    match level {
+        Level::Int(level) => level,
+        Level::Infinite => i64::MAX,
+    }
+}
+
 impl Rooms {
+    /// What push rules look at in a room as it is now; `named` are those who look for their names.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn circumstances(&self, room: &Room, named: &[UserId]) -> Result<Circumstances> {
+        self.circumstances_in(room, None, &room.head(), named).await
+    }
+
+    async fn circumstances_in(
+        &self,
+        room: &Room,
+        overlay: Option<&Overlay>,
+        head: &Head,
+        named: &[UserId],
+    ) -> Result<Circumstances> {
+        let members = named.iter().map(|user| type_key(MEMBER, user.as_str()));
+        let pairs: Vec<_> = std::iter::once(type_key("m.room.power_levels", "")).chain(members).collect();
+        let state = self.state_map(room, overlay, head.state, &pairs).await?;
+        // A large room of which few members are known yet is no conversation of two.
+        let assumed = head.partial.as_ref().map_or(0, |_| head.servers.len() as u64);
+        let joined = u64::try_from(head.row.joined).unwrap_or(0).max(assumed);
+        Ok(Circumstances { joined, state, rules: room.rules, create: Arc::clone(&room.create) })
+    }
+
     pub(crate) async fn judge_notifications(&self, draft: &Draft<'_>, pdu: &Arc<Pdu>) -> Result<Judgement> {
         let others = draft.head.local.iter().filter(|user| user.as_str() != pdu.sender);
         let mut users: Vec<UserId> = others.take(EVALUATED_MAX).cloned().collect();
@@ -85,23 +149,13 @@ impl Rooms {
             users.push(target);
         }
         let named = self.notify.look_for_names(&users).await;
-        let members = named.iter().map(|user| type_key(MEMBER, user.as_str()));
-        let pairs: Vec<_> = std::iter::once(type_key("m.room.power_levels", "")).chain(members).collect();
-        let state = self.state_map(draft.room, Some(&draft.overlay), draft.head.state, &pairs).await?;
-        let power = state.event("m.room.power_levels", "").map(|event| Arc::clone(&event.pdu));
-        let levels = PowerLevels::from_state(draft.room.rules, power.as_deref(), &draft.room.create);
-        let number = |level: Level| match level {
-            Level::Int(level) => level,
-            Level::Infinite => i64::MAX,
-        };
-        // A large room of which few members are known yet is no conversation of two.
-        let assumed = draft.head.partial.as_ref().map_or(0, |_| draft.head.servers.len() as u64);
+        let found = self.circumstances_in(draft.room, Some(&draft.overlay), &draft.head, &named).await?;
         let context = RoomContext {
             room_id: &draft.room.id,
-            joined: u64::try_from(draft.head.row.joined).unwrap_or(0).max(assumed),
-            sender_level: number(levels.user(&pdu.sender)),
-            notification_level: &|key| number(levels.notification(key)),
-            state: &state,
+            joined: found.joined,
+            sender_level: found.level_of(&pdu.sender),
+            notification_level: &|kind| found.notification_level(kind),
+            state: &found.state,
         };
         Ok(self.notify.judge(pdu, &context, &users).await)
     }

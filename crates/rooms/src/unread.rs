@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use store::tables::rooms::{
     MembershipRow, NotificationRow, OwnInThreadRow, OwnMessageRow, RelationRow, ThreadAsideRow, ThreadRow, UncountedRow,
 };
+use store::tables::users::ReceiptRow;
 use store::{EventNum, Read, StreamPosition};
 
 use crate::room::Room;
@@ -46,6 +47,24 @@ pub struct ReadMarks {
     pub main: Mark,
     /// Threads, by root.
     pub threads: BTreeMap<String, Mark>,
+}
+
+impl ReadMarks {
+    /// From the user's receipts: public and private alike, the more advanced counts.
+    pub fn of(receipts: &[ReceiptRow]) -> Self {
+        let mut marks = Self::default();
+        for row in receipts.iter().filter(|row| row.receipt_type != "m.fully_read") {
+            let mark = match row.thread.as_str() {
+                "" => &mut marks.all,
+                "main" => &mut marks.main,
+                thread => marks.threads.entry(thread.to_owned()).or_default(),
+            };
+            if row.event_pos > mark.pos {
+                *mark = Mark { pos: row.event_pos, messages: row.messages };
+            }
+        }
+        marks
+    }
 }
 
 /// Unread messages and highlights.

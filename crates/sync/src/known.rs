@@ -18,7 +18,6 @@ use store::tables::rooms::MembershipRow;
 use store::{DeviceId, EventNum, Read, RoomNum, StreamPosition, UserId};
 
 use crate::json::Object;
-use crate::room_section::read_marks;
 use crate::sliding::config::Rules;
 use crate::{Error, Filter, Sync};
 
@@ -357,7 +356,7 @@ impl Sync {
             return Ok(kept.value);
         }
         let read_at = self.store.watermark();
-        let value = Arc::new(read_marks(&self.users.receipts_of(room, user).await?));
+        let value = Arc::new(ReadMarks::of(&self.users.receipts_of(room, user).await?));
         self.known.marks.insert(key, Kept { read_at, value: Arc::clone(&value) });
         Ok(value)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rooms::state_tree::Root;
 use rooms::timeline::Place;
-use rooms::unread::{Counts, Mark, ReadMarks};
+use rooms::unread::Counts;
 use rooms::view::Rendering;
 use rooms::visibility::Viewer;
 use rooms::{Event, Room, Roots};
@@ -671,20 +671,4 @@ pub(crate) fn receipt_events(rows: &[ReceiptRow]) -> Vec<String> {
         }
     }
     contents.into_iter().map(|content| json!({ "type": "m.receipt", "content": content }).to_string()).collect()
-}
-
-/// How far a user has read, from the user's receipts: public and private alike, the more advanced counts.
-pub fn read_marks(receipts: &[ReceiptRow]) -> ReadMarks {
-    let mut marks = ReadMarks::default();
-    for row in receipts.iter().filter(|row| row.receipt_type != "m.fully_read") {
-        let mark = match row.thread.as_str() {
-            "" => &mut marks.all,
-            "main" => &mut marks.main,
-            thread => marks.threads.entry(thread.to_owned()).or_default(),
-        };
-        if row.event_pos > mark.pos {
-            *mark = Mark { pos: row.event_pos, messages: row.messages };
-        }
-    }
-    marks
 }

@@ -9,6 +9,7 @@ use store::{CommitBatch, CommitError, EventNum, Read, RoomNum, StreamKind, Strea
 
 use crate::accept::ATTEMPTS_MAX;
 use crate::draft::{Draft, EVENT_NUMBERS, Judged, event_row};
+use crate::event::Event;
 use crate::room::Room;
 use crate::state::MEMBER;
 use crate::{Error, Result, Rooms, flags};
@@ -136,6 +137,24 @@ impl Rooms {
     pub async fn remote_room(&self, num: RoomNum) -> Result<Option<RemoteRoomRow>> {
         let read = Read::along::<RemoteRoomRow>(RemoteRoomRow::BY_NUM, vec![num.into()]);
         Ok(self.store.one::<RemoteRoomRow>(read).await?)
+    }
+
+    /// The member event of a membership of a room that this server is not in, if there is one.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn out_of_band_event(&self, row: &MembershipRow) -> Result<Option<Arc<Event>>> {
+        let version = match self.room_by_num(row.room).await? {
+            Some(room) => room.rules.version().to_owned(),
+            None => match self.remote_room(row.room).await? {
+                Some(remote) => remote.room_version,
+                None => return Ok(None),
+            },
+        };
+        if row.event == EventNum(0) {
+            return Ok(None);
+        }
+        Ok(self.stored_events(row.room, &version, &[row.event]).await?.into_iter().next())
     }
 
     /// Whether a local user's membership stands outside the room's state as this server knows it: a resident of the room
