@@ -10,6 +10,8 @@ use crate::{Error, Users};
 pub const PUSHKEY_BYTES_MAX: usize = 512;
 /// Characters that an app id may have.
 pub const APP_ID_CHARS_MAX: usize = 64;
+/// The member of a pusher by which it is switched off (MSC3881).
+pub const ENABLED: &str = "enabled";
 /// Pushers that a user may have.
 const PUSHERS_MAX: usize = 200;
 
@@ -23,7 +25,8 @@ impl Users {
     }
 
     /// Sets a pusher, a JSON object as in the API, in the name of a device. Unless `append`, other users' pushers with
-    /// the same app and key go.
+    /// the same app and key go. A pusher that is switched on or off and stays the same otherwise stays its device's
+    /// (MSC3881).
     ///
     /// # Errors
     /// [`Error::InvalidParam`] for app id or key; [`Error::TooLarge`] for too many; [`Error::Conflict`] for a device that
@@ -40,14 +43,18 @@ impl Users {
         if app_id.chars().count() > APP_ID_CHARS_MAX || pushkey.len() > PUSHKEY_BYTES_MAX {
             return Err(Error::InvalidParam("`app_id` may have 64 characters, `pushkey` 512 bytes.".to_owned()));
         }
-        if self.pushers(user).await?.len() >= PUSHERS_MAX {
+        let same = vec![Value::from(app_id), Value::from(pushkey)];
+        let same: Vec<PusherRow> = self.store.all(Read::along::<PusherRow>(PusherRow::BY_KEY, same)).await?;
+        let (known, others): (Vec<_>, Vec<_>) = same.into_iter().partition(|row| row.user_id == *user);
+        if known.is_empty() && self.pushers(user).await?.len() >= PUSHERS_MAX {
             return Err(Error::TooLarge("the number of pushers"));
         }
+        let switched = known.into_iter().find(|known| same_but_for_switch(&known.pusher, &pusher));
+        let (device, created_ms) =
+            switched.map_or((device.clone(), self.now()), |known| (known.device_id, known.created_ms));
         let mut batch = CommitBatch::new();
-        batch.expect_present::<DeviceRow>(vec![user.into(), device.into()]);
-        let same = vec![Value::from(app_id), Value::from(pushkey)];
-        let others: Vec<PusherRow> = self.store.all(Read::along::<PusherRow>(PusherRow::BY_KEY, same)).await?;
-        for other in others.into_iter().filter(|other| !append && other.user_id != *user) {
+        batch.expect_present::<DeviceRow>(vec![user.into(), (&device).into()]);
+        for other in others.into_iter().filter(|_| !append) {
             batch.announce(StreamKind::Pusher, None, Some(other.user_id.clone()), None);
             batch.delete::<PusherRow>(vec![other.user_id.into(), other.app_id.into(), other.pushkey.into()]);
         }
@@ -56,12 +63,35 @@ impl Users {
             user_id: user.clone(),
             app_id: app_id.to_owned(),
             pushkey: pushkey.to_owned(),
-            device_id: device.clone(),
+            device_id: device,
             pusher,
-            created_ms: self.now(),
+            created_ms,
             pos,
         });
         self.commit(batch).await.map(drop)
+    }
+
+    /// Deletes a pusher whose gateway says that it leads nowhere, unless it was set anew meanwhile: then false.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn delete_rejected_pusher(
+        &self,
+        user: &UserId,
+        app_id: &str,
+        pushkey: &str,
+        pos: StreamPosition,
+    ) -> Result<bool, Error> {
+        let key = vec![user.into(), Value::from(app_id), Value::from(pushkey)];
+        let mut batch = CommitBatch::new();
+        batch.expect_equals::<PusherRow>(key.clone(), "pos", pos);
+        batch.delete::<PusherRow>(key);
+        batch.announce(StreamKind::Pusher, None, Some(user.clone()), None);
+        match self.commit(batch).await {
+            Ok(_) => Ok(true),
+            Err(Error::Conflict) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Deletes a pusher, if it is there.
@@ -75,13 +105,21 @@ impl Users {
         self.commit(batch).await.map(drop)
     }
 
-    /// Pushers of all users that were set after `since`.
+    /// The pushers of all users.
     ///
     /// # Errors
     /// [`Error::Store`].
-    pub async fn all_pushers(&self, since: StreamPosition) -> Result<Vec<PusherRow>, Error> {
-        let mut rows: Vec<PusherRow> = self.store.all(Read::prefix::<PusherRow>(vec![])).await?;
-        rows.retain(|row| row.pos > since);
-        Ok(rows)
+    pub async fn all_pushers(&self) -> Result<Vec<PusherRow>, Error> {
+        Ok(self.store.all(Read::prefix::<PusherRow>(vec![])).await?)
     }
+}
+
+/// Whether two pushers differ in nothing but whether they are switched on.
+fn same_but_for_switch(one: &str, other: &str) -> bool {
+    let read = |text: &str| {
+        let mut pusher: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).ok()?;
+        pusher.remove(ENABLED);
+        Some(pusher)
+    };
+    one != other && read(one).is_some_and(|one| read(other) == Some(one))
 }

@@ -448,17 +448,63 @@ impl Users {
     /// [`Error::Store`].
     pub async fn judge(&self, event: &Pdu, context: &Context<'_>, users: &[UserId]) -> Result<Judgement, Error> {
         self.refresh_push_rules().await?;
-        let followers = match thread_root(event) {
+        let mut judgement = Judgement::default();
+        let followers = self.followers(event, context, users).await?;
+        self.match_each(event, context, (users, &followers), |base, found| {
+            let says = found.map(|(user, rule)| (user, rule.map_or(Notified::default(), |rule| rule.outcome)));
+            let base = base.map_or(Notified::default(), |rule| rule.outcome);
+            judgement.by_default = base.notify;
+            let exceptions = says.filter(|(_, says)| says.highlight || says.notify != base.notify);
+            judgement.exceptions.extend(exceptions.map(|(user, says)| (user.clone(), says)));
+        });
+        Ok(judgement)
+    }
+
+    /// Those of these local users whom an event notifies, with the actions of the rule that says so.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn notified(
+        &self,
+        event: &Pdu,
+        context: &Context<'_>,
+        users: &[UserId],
+    ) -> Result<Vec<(UserId, Vec<Value>)>, Error> {
+        self.refresh_push_rules().await?;
+        let mut notified = Vec::new();
+        let followers = self.followers(event, context, users).await?;
+        self.match_each(event, context, (users, &followers), |_, found| {
+            if let Some((user, Some(rule))) = found.filter(|(_, rule)| rule.is_some_and(|rule| rule.outcome.notify)) {
+                notified.push((user.clone(), rule.actions.clone()));
+            }
+        });
+        Ok(notified)
+    }
+
+    /// Those of these users who follow the thread that an event is in, as far as their rules ask for that.
+    async fn followers(&self, event: &Pdu, context: &Context<'_>, users: &[UserId]) -> Result<BTreeSet<UserId>, Error> {
+        match thread_root(event) {
             Some(root) => {
                 let asking = self.push_rules.followers_of_threads(users);
-                self.thread_subscribers(context.room_id, root, &asking).await?
+                self.thread_subscribers(context.room_id, root, &asking).await
             }
-            None => BTreeSet::new(),
-        };
-        let sight = Sight::new(event, context, &followers);
-        let base = DEFAULT.outcome(&UserId::from(NOBODY), &sight);
+            None => Ok(BTreeSet::new()),
+        }
+    }
+
+    /// Finds the rule that holds for each of these local users; none for the sender and those who ignore it. `tell` is given
+    /// the rule for those who are nothing special too, once without a user and then with each.
+    fn match_each(
+        &self,
+        event: &Pdu,
+        context: &Context<'_>,
+        (users, followers): (&[UserId], &BTreeSet<UserId>),
+        mut tell: impl FnMut(Option<&CompiledRule>, Option<(&UserId, Option<&CompiledRule>)>),
+    ) {
+        let sight = Sight::new(event, context, followers);
+        let base = DEFAULT.first(&UserId::from(NOBODY), &sight);
+        tell(base, None);
         let named = named_users(event);
-        let mut exceptions = Vec::new();
         let all_own = self.push_rules.own.read();
         let n_own = users.iter().filter(|user| all_own.contains_key(*user)).count();
         let share = LOOKS_MAX / u64::try_from(n_own.max(1)).unwrap_or(u64::MAX);
@@ -467,20 +513,17 @@ impl Users {
             let own = all_own.get(user);
             sight.looks.0.set(share);
             let ignored = own.is_some_and(|own| own.ignored.contains(event.sender.as_str()));
-            let says = if ignored || user.as_str() == event.sender {
-                Notified::default()
+            if ignored || user.as_str() == event.sender {
+                tell(base, Some((user, None)));
             } else if let Some(rules) = own.and_then(|own| own.rules.as_ref()) {
-                rules.outcome(user, &sight)
+                tell(base, Some((user, rules.first(user, &sight))));
             } else if named.contains(user.as_str()) {
-                Compiled::new(&Ruleset::default().rules(user)).outcome(user, &sight)
+                let rules = Compiled::new(&Ruleset::default().rules(user));
+                tell(base, Some((user, rules.first(user, &sight))));
             } else {
-                base
-            };
-            if says.highlight || says.notify != base.notify {
-                exceptions.push((user.clone(), says));
+                tell(base, Some((user, base)));
             }
         }
-        Ok(Judgement { by_default: base.notify, exceptions })
     }
 }
 
