@@ -44,6 +44,8 @@ pub struct Options {
     pub support_page: Option<String>,
     /// Addresses of services that let clients into calls over LiveKit, the preferred first.
     pub livekit_urls: Vec<String>,
+    /// Whether push gateways may be reached over `http`, without TLS.
+    pub http_push_gateways: bool,
 }
 
 /// Somebody who answers for the server.

@@ -57,6 +57,8 @@ const FEATURES: &[&str] = &[
     "org.matrix.msc4140.stable",
     // Simplified sliding sync.
     "org.matrix.simplified_msc3575",
+    // Pushers that can be switched off.
+    "org.matrix.msc3881",
     // Locking and suspending accounts.
     "uk.timedout.msc4323",
 ];

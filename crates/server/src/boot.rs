@@ -15,6 +15,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use client_api::SupportContact;
 use endpoint::Door;
 use media::Media;
+use push::Push;
 use rooms::Rooms;
 use store::tables::rooms::RoomRow;
 use store::tables::users::AccountRow;
@@ -29,7 +30,7 @@ use crate::nodes::Nodes;
 use crate::notify::PushRules;
 use crate::sessions::Accounts;
 use crate::world::World;
-use crate::{draining, federation, health, keys, neighbors, readers, resources};
+use crate::{draining, federation, gateways, health, keys, neighbors, readers, resources};
 
 pub use signing_key::{accept_key, rotate_key};
 
@@ -87,6 +88,9 @@ pub enum Error {
     /// Federation cannot be set up.
     #[error("federation: {0}")]
     Federation(String),
+    /// Pushers cannot be set up.
+    #[error("push: {0}")]
+    Push(String),
     /// The media folder cannot be used.
     #[error("media: {0}")]
     Media(#[from] media::Error),
@@ -170,6 +174,8 @@ pub struct Running {
     pub nodes: Arc<Nodes>,
     /// Other servers; none where this server does not federate.
     pub remote: Option<Arc<::federation::Remote>>,
+    /// Pushers; none where they are switched off.
+    pub push: Option<Arc<Push>>,
 }
 
 /// Opens the store and builds the system on it.
@@ -227,6 +233,7 @@ pub async fn build_on(
     };
     let remote = federation::build_if_enabled(base, client).await?;
     let sync = Sync::new(store.clone(), Arc::clone(&rooms), Arc::clone(&users));
+    let push = gateways::build_if_enabled(config, world, &store, (&users, &rooms), &nodes)?;
     neighbors::begin(&users, &store, &clock);
 
     let sessions = Arc::new(Accounts(Arc::clone(&users)));
@@ -257,7 +264,13 @@ pub async fn build_on(
         .merge(others)
         .merge(first_account::routes(page))
         .merge(health::routes(store.clone()))
-        .merge(metrics::routes(Arc::clone(&metrics), Arc::clone(&sync), Arc::clone(&rooms), Arc::clone(&users)));
+        .merge(metrics::routes(
+            Arc::clone(&metrics),
+            Arc::clone(&sync),
+            Arc::clone(&rooms),
+            Arc::clone(&users),
+            push.clone(),
+        ));
     let router = layered(routes, metrics);
     let config = config.clone();
     Ok(Running {
@@ -275,6 +288,7 @@ pub async fn build_on(
         media,
         nodes,
         remote,
+        push,
     })
 }
 
@@ -479,5 +493,6 @@ fn api_options(config: &Config, server_name: &str) -> client_api::Options {
         support_contacts: if named { vec![contact] } else { Vec::new() },
         support_page: config.support_page.clone(),
         livekit_urls: config.calls.livekit_urls.clone(),
+        http_push_gateways: config.push_http_gateways,
     }
 }

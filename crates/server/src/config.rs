@@ -204,6 +204,20 @@ pub struct Config {
     pub media_dir: PathBuf,
     /// Services for calls.
     pub calls: Calls,
+    /// Whether notifications are pushed.
+    pub push_enabled: bool,
+    /// What the number on an app's icon counts.
+    pub push_badge: push::Badge,
+    /// Whether push gateways are told more of an event than its ids.
+    pub push_include_content: bool,
+    /// Whether push gateways are told that nothing is unread.
+    pub push_zero_counts: bool,
+    /// Private address ranges in which push gateways may be.
+    pub push_private_ranges: Vec<String>,
+    /// Further certificate authorities of push gateways.
+    pub push_ca_files: Vec<PathBuf>,
+    /// Whether push gateways may be reached without TLS.
+    pub push_http_gateways: bool,
     /// What is logged.
     pub log_filter: String,
     /// How it is logged.
@@ -279,6 +293,13 @@ impl Config {
             media_remote_bytes_max: settings.size("media.remote_bytes_max")? as u64,
             media_dir: media_dir(settings, &data_dir)?,
             calls: Calls::of(settings)?,
+            push_enabled: settings.boolean("push.enabled")?,
+            push_badge: badge(settings)?,
+            push_include_content: settings.boolean("push.include_content")?,
+            push_zero_counts: settings.boolean("push.zero_counts")?,
+            push_private_ranges: settings.texts("push.allowed_private_ranges")?,
+            push_ca_files: settings.texts("push.trusted_ca_files")?.into_iter().map(PathBuf::from).collect(),
+            push_http_gateways: settings.boolean("push.http_gateways")?,
             log_filter: log_filter(settings)?,
             log_format,
             data_dir,
@@ -338,6 +359,14 @@ fn log_filter(settings: &Settings) -> Result<String, Error> {
     match tracing_subscriber::EnvFilter::try_new(&filter) {
         Ok(_) => Ok(filter),
         Err(error) => Err(settings.wrong("log.filter", &format!("must be a level, or `level,crate=level,…`: {error}"))),
+    }
+}
+
+fn badge(settings: &Settings) -> Result<push::Badge, Error> {
+    match settings.text("push.badge")?.as_str() {
+        "rooms" => Ok(push::Badge::Rooms),
+        "messages" => Ok(push::Badge::Messages),
+        _ => Err(settings.wrong("push.badge", "must be `rooms` or `messages`")),
     }
 }
 

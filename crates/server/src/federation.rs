@@ -166,14 +166,11 @@ pub async fn run(remote: Arc<Remote>, nodes: Arc<Nodes>, stop: watch::Receiver<b
     let (devices, stops) = (Arc::clone(&remote.devices), stop.clone());
     workers.spawn(async move { devices.run(stops).await });
     let outbound = Arc::clone(&remote.outbound);
-    let (living, stops) = (Arc::clone(&nodes), stop.clone());
-    workers.spawn(async move { living.run(stops).await });
     workers.spawn(async move {
         nodes.meet().await;
         if let Err(error) = outbound.run(stop).await {
             tracing::error!(%error, "sending to other servers has ended");
         }
-        nodes.leave();
     });
     while workers.join_next().await.is_some() {}
 }

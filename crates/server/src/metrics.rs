@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use http::header::CONTENT_TYPE;
 use parking_lot::Mutex;
+use push::Push;
 use rooms::Rooms;
 use store::{Follower, StreamEntry, StreamPosition};
 use sync::Sync;
@@ -94,17 +95,26 @@ fn known_method(method: &http::Method) -> &'static str {
 }
 
 /// The route of this file.
-pub fn routes(metrics: Arc<Metrics>, sync: Arc<Sync>, rooms: Arc<Rooms>, users: Arc<Users>) -> Router {
-    Router::new().route("/metrics", get(show)).with_state((metrics, sync, rooms, users))
+pub fn routes(
+    metrics: Arc<Metrics>,
+    sync: Arc<Sync>,
+    rooms: Arc<Rooms>,
+    users: Arc<Users>,
+    push: Option<Arc<Push>>,
+) -> Router {
+    Router::new().route("/metrics", get(show)).with_state((metrics, sync, rooms, users, push))
 }
 
 /// Where figures come from.
-type Sources = (Arc<Metrics>, Arc<Sync>, Arc<Rooms>, Arc<Users>);
+type Sources = (Arc<Metrics>, Arc<Sync>, Arc<Rooms>, Arc<Users>, Option<Arc<Push>>);
 
-async fn show(State((metrics, sync, rooms, users)): State<Sources>) -> Response {
+async fn show(State((metrics, sync, rooms, users, push)): State<Sources>) -> Response {
     let mut text = metrics.text(sync.waker().n_waiting());
     let help = "To-device messages of other servers that were dropped, because too many of the same sender waited.";
     one(&mut text, "hearth_to_device_dropped_total", "counter", help, &users.to_device_dropped().to_string());
+    if let Some(push) = push {
+        add_push(&mut text, &push.report());
+    }
     // The other figures are worth having when the store does not answer.
     if let Ok(Ok(partial)) = tokio::time::timeout(STORE_PATIENCE, rooms.partial_since()).await {
         let help = "Rooms that were joined with part of their state, of which the rest is being fetched.";
@@ -151,6 +161,26 @@ impl Metrics {
             let _ = writeln!(text, "hearth_http_request_seconds_total{{{labels}}} {:.6}", of.seconds);
         }
     }
+}
+
+fn add_push(text: &mut String, report: &push::Report) {
+    let mut add = |name, kind, help, value: usize| one(text, name, kind, help, &value.to_string());
+    add("hearth_pushers", "gauge", "Pushers that this node serves.", report.pushers);
+    let help = "Pushers whose gateway did not take the last push.";
+    add("hearth_pushers_failing", "gauge", help, report.failing);
+    add("hearth_pushes_delivered_total", "counter", "Pushes that gateways took.", report.delivered);
+    add(
+        "hearth_pushes_failed_total",
+        "counter",
+        "Pushes that gateways did not take; they are tried again.",
+        report.failed,
+    );
+    add(
+        "hearth_pushers_rejected_total",
+        "counter",
+        "Pushers that gateways rejected, and that are gone.",
+        report.rejected,
+    );
 }
 
 fn head(text: &mut String, name: &str, kind: &str, help: &str) {

@@ -1,4 +1,4 @@
-//! Which nodes of one database live: each that sends to other servers says so to the others from time to time, and what
+//! Which nodes of one database live: each says so to the others from time to time, and what
 //! is to be done by one alone is done by the first of them in an order that differs for each thing.
 
 use std::collections::BTreeMap;
@@ -105,6 +105,12 @@ impl outbound::Nodes for Nodes {
         let mut others = self.others.lock();
         others.retain(|_, until_ms| *until_ms > now_ms);
         outbound::is_first(&self.own, others.keys().map(String::as_str), name)
+    }
+}
+
+impl push::Nodes for Nodes {
+    fn is_mine(&self, name: &str) -> bool {
+        outbound::Nodes::is_mine(self, name)
     }
 }
 

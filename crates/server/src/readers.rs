@@ -81,6 +81,9 @@ impl Running {
     /// What is due by time alone, or by what has been decided since, to be called about once a second.
     pub async fn tick(&self) {
         self.users.tick();
+        if let Some(push) = &self.push {
+            push.tick();
+        }
         if self.rooms.has_closed_to_guests()
             && let Err(cause) = client_api::account::jobs::part_with_guests(&self.users, &self.rooms).await
         {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use federation::transport::Transport;
+use push::Gateways;
 use rand::Rng;
 use store::{Clock, Entropy};
 
@@ -37,6 +38,8 @@ pub struct World {
     pub entropy: Arc<dyn Entropy>,
     /// What carries requests to other servers, in place of the network.
     pub transport: Option<Arc<dyn Transport>>,
+    /// What carries pushes to their gateways, in place of the network.
+    pub gateways: Option<Arc<dyn Gateways>>,
     /// Whether work that blocks is done where it is asked for instead of on threads of its own: then the order in which
     /// things happen is the same in each run.
     pub inline: bool,
@@ -50,7 +53,7 @@ impl World {
 
     /// The real network and real threads, with time and randomness as given.
     pub fn of(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
-        Self { clock, entropy, transport: None, inline: false }
+        Self { clock, entropy, transport: None, gateways: None, inline: false }
     }
 
     /// Where files are read and images decoded.

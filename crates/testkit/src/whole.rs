@@ -35,6 +35,7 @@ fn client_options() -> client_api::Options {
         support_contacts: Vec::new(),
         support_page: None,
         livekit_urls: Vec::new(),
+        http_push_gateways: false,
     }
 }
 

@@ -19,7 +19,7 @@ use crate::config::{Config, LogFormat, Resource};
 use crate::first_account::{PATH, Rename};
 use crate::listeners::{Bound, Switch};
 use crate::world::World;
-use crate::{control, federation, readers};
+use crate::{control, outgoing, readers};
 
 /// Open files and sockets that a busy server may need.
 const OPEN_FILES_WANTED: u64 = 65_536;
@@ -87,7 +87,7 @@ pub async fn run(given: &Given) -> Result<(), Failure> {
             tracing::error!(%error, "a task failed");
         }
     }
-    builder.stop_federating().await;
+    builder.stop_sending().await;
     store.engine().close().await;
     if lost { Err(Failure::StoreLost) } else { Ok(()) }
 }
@@ -99,14 +99,14 @@ struct Builder {
     world: World,
     switch: Arc<Switch>,
     running: RwLock<Option<Arc<Running>>>,
-    /// The tasks that speak with other servers, and what ends them.
-    federating: tokio::sync::Mutex<Option<(watch::Sender<bool>, JoinHandle<()>)>>,
+    /// The tasks that speak with other servers and push gateways, and what ends them.
+    sending: tokio::sync::Mutex<Option<(watch::Sender<bool>, JoinHandle<()>)>>,
 }
 
 impl Builder {
     fn new(opened: Opened, config: Config, world: World) -> Self {
         let switch = Arc::new(Switch::new(Router::new()));
-        Self { opened, config, world, switch, running: RwLock::default(), federating: tokio::sync::Mutex::default() }
+        Self { opened, config, world, switch, running: RwLock::default(), sending: tokio::sync::Mutex::default() }
     }
 
     async fn build(self: &Arc<Self>) -> Result<Arc<Running>, boot::Error> {
@@ -115,21 +115,18 @@ impl Builder {
         let running = Arc::new(running);
         self.switch.turn(running.router.clone());
         *self.running.write() = Some(Arc::clone(&running));
-        self.stop_federating().await;
-        if let Some(remote) = running.remote.clone() {
-            let (stop, stopping) = watch::channel(false);
-            *self.federating.lock().await =
-                Some((stop, tokio::spawn(federation::run(remote, Arc::clone(&running.nodes), stopping))));
-        }
+        self.stop_sending().await;
+        let (stop, stopping) = watch::channel(false);
+        *self.sending.lock().await = Some((stop, tokio::spawn(outgoing::run(Arc::clone(&running), stopping))));
         Ok(running)
     }
 
-    /// Ends what speaks with other servers, if anything does.
-    async fn stop_federating(&self) {
-        let Some((stop, task)) = self.federating.lock().await.take() else { return };
+    /// Ends what speaks with other servers and push gateways, if anything does.
+    async fn stop_sending(&self) {
+        let Some((stop, task)) = self.sending.lock().await.take() else { return };
         stop.send_replace(true);
         if let Err(error) = task.await {
-            tracing::error!(%error, "what speaks with other servers failed");
+            tracing::error!(%error, "what speaks with other servers and push gateways failed");
         }
     }
 
