@@ -12,6 +12,7 @@ mod listeners;
 mod outage;
 mod postgres;
 mod program;
+mod push;
 mod rendezvous;
 mod restart;
 mod side_by_side;

@@ -3,6 +3,7 @@
 //! nothing missing, and counts what a slow count of that log counts.
 
 mod clients;
+mod pushes;
 mod reference;
 mod rules;
 mod world;

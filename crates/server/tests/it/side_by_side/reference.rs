@@ -227,10 +227,10 @@ impl Room {
         self.receipts.keys().map(|(_, _, thread)| thread.clone()).collect()
     }
 
-    /// What a joined user has not read: of the main timeline, and of threads with anything unread (client-server API,
-    /// "Marking notifications as read"). Who sends something has read what stands before it, in the main timeline or in
-    /// that thread; changes of state are sent from elsewhere.
-    pub fn unread(&self, user: &str) -> (Counts, BTreeMap<String, Counts>) {
+    /// What notifies a joined user and was not read, with what it counts (client-server API, "Marking notifications as
+    /// read"). Who sends something has read what stands before it, in the main timeline or in that thread; changes of state
+    /// are sent from elsewhere.
+    pub fn unread_events(&self, user: &str) -> Vec<(usize, Counts)> {
         let mark = |thread: &str| {
             let kinds = ["m.read", "m.read.private"];
             kinds.into_iter().filter_map(|kind| self.receipt(user, kind, thread)).max()
@@ -242,19 +242,29 @@ impl Room {
                 spoke.insert(entry.thread.as_deref(), place);
             }
         }
-        let (mut main, mut threads) = (Counts::default(), BTreeMap::<String, Counts>::new());
-        for (place, entry) in self.log.iter().enumerate() {
-            let Some(counts) = entry.notified.get(user) else { continue };
+        let is_unread = |place: usize, entry: &Entry| {
             let thread = entry.thread.as_deref();
             let read = all.max(mark(thread.unwrap_or("main"))).max(spoke.get(&thread).copied());
-            if Some(place) <= read || self.is_redacted(place) {
-                continue;
-            }
-            let sum = thread.map_or(&mut main, |root| threads.entry(root.to_owned()).or_default());
+            Some(place) > read && !self.is_redacted(place)
+        };
+        let notify = self.log.iter().enumerate().filter_map(|(n, entry)| Some((n, entry, *entry.notified.get(user)?)));
+        notify.filter(|(place, entry, _)| is_unread(*place, entry)).map(|(place, _, counts)| (place, counts)).collect()
+    }
+
+    /// What a joined user has not read: of the main timeline, and of threads with anything unread.
+    pub fn unread(&self, user: &str) -> (Counts, BTreeMap<String, Counts>) {
+        let (mut main, mut threads) = (Counts::default(), BTreeMap::<String, Counts>::new());
+        for (place, counts) in self.unread_events(user) {
+            let sum = self.thread(place).map_or(&mut main, |root| threads.entry(root.to_owned()).or_default());
             sum.notifications += counts.notifications;
             sum.highlights += counts.highlights;
         }
         (main, threads)
+    }
+
+    /// Whether an event notified a user when it came.
+    pub fn notified(&self, user: &str, place: usize) -> bool {
+        self.log[place].notified.contains_key(user)
     }
 }
 

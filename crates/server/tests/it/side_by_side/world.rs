@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use http::{Method, Request};
 use http_body_util::BodyExt as _;
+use push::Gateways;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
@@ -15,6 +16,8 @@ use server::world::World as Outside;
 use store::model::Model;
 use store::{DeviceId, Engine, Store, UserId};
 use testkit::{FakeClock, SeededEntropy, encoded};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tower::ServiceExt as _;
 use users::login::NewDevice;
 use users::registration::NewAccount;
@@ -37,6 +40,7 @@ pub struct World {
     running: Running,
     engine: Arc<dyn Engine>,
     outside: Outside,
+    clock: Arc<FakeClock>,
     config: Config,
     _folder: tempfile::TempDir,
     pub users: Vec<String>,
@@ -47,6 +51,8 @@ pub struct World {
     pub ignored: BTreeMap<String, BTreeSet<String>>,
     pub ever_ignored: BTreeMap<String, BTreeSet<String>>,
     transactions: u64,
+    /// Where there are gateways: the task that pushes, and what ends it.
+    pushing: Option<(watch::Sender<bool>, JoinHandle<()>)>,
 }
 
 async fn boot_on(engine: &Arc<dyn Engine>, config: &Config, outside: &Outside) -> Running {
@@ -54,21 +60,38 @@ async fn boot_on(engine: &Arc<dyn Engine>, config: &Config, outside: &Outside) -
     boot::build_on(store.into(), config, outside, None).await.unwrap()
 }
 
+/// Begins to push, if there are gateways.
+fn push(running: &Running, outside: &Outside) -> Option<(watch::Sender<bool>, JoinHandle<()>)> {
+    outside.gateways.as_ref()?;
+    let push = running.push.clone()?;
+    let (stop, stopped) = watch::channel(false);
+    Some((stop, tokio::spawn(async move { push.run(stopped).await.unwrap() })))
+}
+
 impl World {
     pub async fn new(seed: u64) -> Self {
+        Self::with(seed, None).await
+    }
+
+    /// A world that pushes to gateways.
+    pub async fn with(seed: u64, gateways: Option<Arc<dyn Gateways>>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let data_dir = format!("data_dir={}", folder.path().display());
         let settings = ["server_name=hearth.test", "rate_limits.enabled=false", "federation.enabled=false"];
         let config = Config::of(&[&[data_dir.as_str()], &settings[..]].concat()).unwrap();
-        let outside = Outside::of(Arc::new(FakeClock::default()), Arc::new(SeededEntropy::new(seed)));
+        let clock = Arc::new(FakeClock::default());
+        let outside = Outside::of(Arc::clone(&clock) as _, Arc::new(SeededEntropy::new(seed)));
+        let outside = Outside { gateways, ..outside };
         let engine = Arc::new(Model::new()) as Arc<dyn Engine>;
         let running = boot_on(&engine, &config, &outside).await;
         let users: Vec<String> = NAMES.iter().map(|name| format!("@{name}:hearth.test")).collect();
+        let pushing = push(&running, &outside);
         let mut world = Self {
             dice: StdRng::seed_from_u64(seed),
             running,
             engine,
             outside,
+            clock,
             config,
             _folder: folder,
             rules: Rules::new(&users, &users[0]),
@@ -78,6 +101,7 @@ impl World {
             ignored: BTreeMap::new(),
             ever_ignored: BTreeMap::new(),
             transactions: 0,
+            pushing,
         };
         for name in NAMES {
             world.register(name).await;
@@ -145,7 +169,29 @@ impl World {
 
     /// The program ends, and another one begins on the same store.
     async fn restart(&mut self) {
+        if let Some((stop, task)) = self.pushing.take() {
+            stop.send_replace(true);
+            task.await.unwrap();
+        }
         self.running = boot_on(&self.engine, &self.config, &self.outside).await;
+        self.pushing = push(&self.running, &self.outside);
+    }
+
+    /// Gives a user a pusher, whose key is the user's id.
+    pub async fn set_pusher(&self, user: &str) {
+        let body = json!({
+            "kind": "http", "app_id": "org.example.app", "pushkey": user, "app_display_name": "App",
+            "device_display_name": "Phone", "lang": "en",
+            "data": { "url": "https://push.example.org/_matrix/push/v1/notify" },
+        });
+        let (status, answer) = self.ask_as(user, Method::POST, "pushers/set", body).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+
+    /// Moves the clock, and lets the server notice.
+    pub async fn pass(&self) {
+        self.clock.advance(60_000);
+        self.running.tick().await;
     }
 
     async fn create_room(&mut self, n: usize) {

@@ -1,0 +1,78 @@
+//! The number on an app's icon (behaviour CP5).
+
+use serde_json::json;
+use testkit::encoded;
+
+use super::gateway::{Gateway, unread};
+use super::world::World;
+
+#[tokio::test]
+async fn cp5_the_number_counts_rooms_and_follows_what_is_read() {
+    let (world, gateway) = (World::new().await, Gateway::start().await);
+    let [alice, bob] = world.people(["alice", "bob"]).await;
+    let one = world.room(&[&bob, &alice], json!({})).await;
+    let two = world.room(&[&bob, &alice], json!({})).await;
+    world.set_pusher(&alice, &gateway.url(), json!({})).await;
+    let mut last = String::new();
+    for (room, number) in [(&one, 1), (&one, 1), (&two, 2)] {
+        last = world.say(&bob, room, "hello").await;
+        assert_eq!(unread(&gateway.next().await), number);
+    }
+    world.read(&alice, &two, &last).await;
+    let told = gateway.next().await;
+    assert_eq!((unread(&told), &told["prio"], told.get("event_id")), (1, &json!("low"), None));
+    assert_eq!(told["devices"][0]["pushkey"], "alice");
+    // Who answers has read.
+    world.say(&alice, &one, "hello yourself").await;
+    let told = gateway.next().await;
+    assert_eq!(told["counts"], json!({}), "a count of zero is left out");
+    // What changes nothing is not told.
+    world.read(&alice, &one, &world.say(&alice, &one, "and more").await).await;
+    let third = world.say(&bob, &two, "third").await;
+    assert_eq!(unread(&gateway.next().await), 1);
+    let path = format!("rooms/{}/redact/{}/t", encoded(&two), encoded(&third));
+    world.put(&bob, &path, json!({})).await;
+    assert_eq!(gateway.next_number().await, 0, "what was redacted is not unread");
+    // A room that one leaves has nothing to read.
+    world.say(&bob, &two, "fourth").await;
+    assert_eq!(unread(&gateway.next().await), 1);
+    world.post(&alice, &format!("rooms/{}/leave", encoded(&two)), json!({})).await;
+    assert_eq!(gateway.next_number().await, 0);
+}
+
+#[tokio::test]
+async fn cp5_the_number_can_count_messages() {
+    let (world, gateway) = (World::and(&["push.badge=messages"]).await, Gateway::start().await);
+    let [alice, bob] = world.people(["alice", "bob"]).await;
+    let one = world.room(&[&bob, &alice], json!({})).await;
+    let two = world.room(&[&bob, &alice], json!({})).await;
+    world.set_pusher(&alice, &gateway.url(), json!({})).await;
+    let mut events = Vec::new();
+    for (room, number) in [(&one, 1), (&one, 2), (&two, 3)] {
+        events.push(world.say(&bob, room, "hello").await);
+        assert_eq!(unread(&gateway.next().await), number);
+    }
+    let relation = json!({ "rel_type": "m.thread", "event_id": events[0] });
+    let reply = json!({ "msgtype": "m.text", "body": "in a thread", "m.relates_to": relation });
+    world.send(&bob, &one, "m.room.message", reply).await;
+    assert_eq!(unread(&gateway.next().await), 4);
+    // The thread stays unread.
+    let path = format!("rooms/{}/receipt/m.read/{}", encoded(&one), encoded(&events[1]));
+    world.post(&alice, &path, json!({ "thread_id": "main" })).await;
+    assert_eq!(gateway.next_number().await, 2);
+    world.read(&alice, &two, &events[2]).await;
+    assert_eq!(gateway.next_number().await, 1);
+}
+
+/// Some gateways clear the number only if they are told so.
+#[tokio::test]
+async fn cp5_a_count_of_zero_can_be_told() {
+    let (world, gateway) = (World::and(&["push.zero_counts=true"]).await, Gateway::start().await);
+    let [alice, bob] = world.people(["alice", "bob"]).await;
+    let room = world.room(&[&bob, &alice], json!({})).await;
+    world.set_pusher(&alice, &gateway.url(), json!({})).await;
+    let event = world.say(&bob, &room, "hello").await;
+    assert_eq!(gateway.next().await["counts"], json!({ "unread": 1 }));
+    world.read(&alice, &room, &event).await;
+    assert_eq!(gateway.next().await["counts"], json!({ "unread": 0 }));
+}
