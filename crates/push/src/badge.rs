@@ -75,6 +75,11 @@ impl Badges {
         }
     }
 
+    /// A user ignores others than before, or is notified by other rules: all is counted anew.
+    pub fn judged_anew(&self, user: &UserId) {
+        self.users.remove(user);
+    }
+
     /// A room is gone.
     pub fn purged(&self) {
         self.users.clear();
@@ -145,9 +150,15 @@ impl Push {
         let row = self.rooms.membership_row(room, user).await?.filter(|row| row.membership == "join");
         let (Some(row), Some(held)) = (row, self.rooms.room_by_num(room).await?) else { return Ok(0) };
         let marks = self.marks(&row).await?;
-        let unread = self.rooms.unread(&held, &row, &marks).await?.total().notifications;
+        let ignored = self.ignored(user).await?;
+        let unread = self.rooms.unread(&held, &row, &marks, &ignored).await?.total().notifications;
         kept.lock().counted.insert(room, Counted { read_at, unread });
         Ok(unread)
+    }
+
+    /// Whom a user ignores.
+    pub(crate) async fn ignored(&self, user: &UserId) -> Result<BTreeSet<String>> {
+        Ok(self.users.ignored(user).await?.iter().map(ToString::to_string).collect())
     }
 
     /// How far a user has read a room.

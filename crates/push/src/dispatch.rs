@@ -155,6 +155,11 @@ impl Push {
                 due.unread(user, pos);
                 Ok(())
             }
+            (StreamKind::AccountData, _, Some(user), Some(users::account_data::JUDGED_BY)) => {
+                self.badges.judged_anew(user);
+                due.unread(user, pos);
+                Ok(())
+            }
             (StreamKind::RoomPurged, _, _, _) => {
                 self.badges.purged();
                 Ok(())

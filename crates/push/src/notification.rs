@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use event::Json as EventJson;
 use rooms::state::MEMBER;
+use rooms::unread::is_unseen;
 use rooms::{Event, Room, StateMap};
 use serde_json::{Map, Value as Json, json};
 use store::tables::rooms::MembershipRow;
@@ -72,8 +73,8 @@ impl Push {
         let Some(event) = self.rooms.events_left(&room, None, &[event]).await?.into_iter().next() else {
             return Ok(None);
         };
-        let ignored = self.users.ignored(user).await?.contains(&event.row.sender);
-        if ignored || !event.shown() || !self.rooms.is_unread(&room, &row, &self.marks(&row).await?, &event).await? {
+        let unseen = is_unseen(&event, &self.ignored(user).await?);
+        if unseen || !event.shown() || !self.rooms.is_unread(&room, &row, &self.marks(&row).await?, &event).await? {
             return Ok(None);
         }
         let sender = (MEMBER.to_owned(), event.pdu.sender.clone());

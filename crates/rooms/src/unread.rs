@@ -3,6 +3,7 @@
 //! been counted before have a row that says so.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use store::tables::rooms::{
     MembershipRow, NotificationRow, OwnInThreadRow, OwnMessageRow, RelationRow, ThreadAsideRow, ThreadRow, UncountedRow,
@@ -10,6 +11,7 @@ use store::tables::rooms::{
 use store::tables::users::ReceiptRow;
 use store::{EventNum, Read, StreamPosition};
 
+use crate::event::Event;
 use crate::room::Room;
 use crate::{Result, Rooms, flags};
 
@@ -19,6 +21,9 @@ const THREADS_MAX: u32 = 200;
 const THREAD_MESSAGES_MAX: u32 = 1_000;
 /// Most rows of highlights and exceptions that are counted.
 const ROWS_MAX: u32 = 10_000;
+
+/// Newest unread events among which those of ignored users are looked for.
+const UNSEEN_SCANNED_MAX: u32 = 1_000;
 
 /// Rows that are read at first: usually there are fewer, and a store answers a read of so few on the spot.
 const FEW: u32 = 4;
@@ -86,10 +91,11 @@ pub struct Unread {
 }
 
 /// What was found after the mark of a room as a whole.
-struct Threads {
+struct Threads<'a> {
     threads: Vec<ThreadRow>,
     rows: Vec<NotificationRow>,
     asides: Vec<ThreadAsideRow>,
+    ignored: &'a BTreeSet<String>,
 }
 
 impl Unread {
@@ -103,11 +109,18 @@ impl Unread {
 }
 
 impl Rooms {
-    /// Counts what a joined user has not read.
+    /// Counts what a joined user has not read. Of those whom the user ignores nothing counts that is no state, whenever it
+    /// came: the user does not see it, and could not read it.
     ///
     /// # Errors
     /// As the store says.
-    pub async fn unread(&self, room: &Room, row: &MembershipRow, marks: &ReadMarks) -> Result<Unread> {
+    pub async fn unread(
+        &self,
+        room: &Room,
+        row: &MembershipRow,
+        marks: &ReadMarks,
+        ignored: &BTreeSet<String>,
+    ) -> Result<Unread> {
         let joined = Mark { pos: row.joined_pos, messages: row.joined_messages };
         let all = joined.max(marks.all);
         let head = room.head();
@@ -141,15 +154,39 @@ impl Rooms {
         asides.retain(|aside| stands(aside.pos));
         let own = own.map_or(Mark::default(), |row| Mark { pos: row.pos, messages: row.messages });
         let main = all.max(own).max(marks.main);
+        let any = head.row.messages > main.messages || !(rows.is_empty() && threads.is_empty() && asides.is_empty());
+        let unseen = if any { self.unseen(room, all.pos, ignored).await? } else { BTreeMap::new() };
+        rows.retain(|row| !unseen.contains_key(&row.pos));
+        asides.retain(|aside| !unseen.contains_key(&aside.pos));
         let mut unread = Unread::default();
         let gone = redacted.iter().filter(|redacted| redacted.by_default && redacted.pos > main.pos).count();
-        unread.main.notifications = (head.row.messages - main.messages).max(0) - i64::try_from(gone).unwrap_or(0);
+        let unseen = unseen.iter().filter(|(pos, counted)| **counted && **pos > main.pos && stands(**pos)).count();
+        unread.main.notifications =
+            (head.row.messages - main.messages).max(0) - i64::try_from(gone + unseen).unwrap_or(0);
         for row in rows.iter().filter(|row| row.thread.is_empty() && row.pos > main.pos) {
             add(&mut unread.main, row);
         }
         unread.main.notifications = unread.main.notifications.max(0);
-        unread.threads = self.unread_threads(room, row, (marks, all), &Threads { threads, rows, asides }).await?;
+        let threads = Threads { threads, rows, asides, ignored };
+        unread.threads = self.unread_threads(room, row, (marks, all), &threads).await?;
         Ok(unread)
+    }
+
+    /// What came after a position from those who are ignored, and whether the room's prefix counter counts it. Of very much
+    /// only the newest part is looked at.
+    async fn unseen(
+        &self,
+        room: &Room,
+        since: StreamPosition,
+        ignored: &BTreeSet<String>,
+    ) -> Result<BTreeMap<StreamPosition, bool>> {
+        if ignored.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let events = self.newest(room, since, room.head().row.last_pos, UNSEEN_SCANNED_MAX).await?;
+        let unseen = events.iter().filter(|event| is_unseen(event, ignored));
+        let counted = |event: &Event| event.has(flags::NOTIFIABLE) && event.row.thread.is_none();
+        Ok(unseen.map(|event| (event.pos(), counted(event))).collect())
     }
 
     /// Threads with something unread: of those with replies after the mark, and those of which there is something else,
@@ -159,7 +196,7 @@ impl Rooms {
         room: &Room,
         row: &MembershipRow,
         (marks, all): (&ReadMarks, Mark),
-        found: &Threads,
+        found: &Threads<'_>,
     ) -> Result<BTreeMap<String, Counts>> {
         let rows = found.rows.iter().filter(|row| !row.thread.is_empty());
         let roots = found.threads.iter().map(|thread| &thread.root).chain(rows.clone().map(|row| &row.thread));
@@ -171,7 +208,8 @@ impl Rooms {
         };
         let mut unread: BTreeMap<String, Counts> = BTreeMap::new();
         for thread in found.threads.iter().filter(|thread| thread.last_pos > read(&thread.root)) {
-            let notifications = self.unread_in_thread(room, &thread.root, read(&thread.root)).await?;
+            let read_to = read(&thread.root);
+            let notifications = self.unread_in_thread(room, &thread.root, read_to, found.ignored).await?;
             unread.insert(thread.root.clone(), Counts { notifications, highlights: 0 });
         }
         for aside in found.asides.iter().filter(|aside| aside.pos > read(&aside.root)) {
@@ -208,15 +246,27 @@ impl Rooms {
     }
 
     /// Notifiable messages of a thread behind what is read of it.
-    async fn unread_in_thread(&self, room: &Room, root: &str, read_to: StreamPosition) -> Result<i64> {
+    async fn unread_in_thread(
+        &self,
+        room: &Room,
+        root: &str,
+        read_to: StreamPosition,
+        ignored: &BTreeSet<String>,
+    ) -> Result<i64> {
         let prefix = vec![room.num.into(), root.into(), "m.thread".into()];
         let read = Read::prefix::<RelationRow>(prefix).reverse().limit(THREAD_MESSAGES_MAX);
         let rows: Vec<RelationRow> = self.store.all(read).await?;
         let nums: Vec<EventNum> = rows.iter().map(|row| row.event).collect();
         let events = self.events(room, None, &nums).await?;
-        let unread = events.iter().filter(|event| event.pos() > read_to && event.has(flags::NOTIFIABLE));
+        let counts = |event: &&Arc<Event>| event.has(flags::NOTIFIABLE) && !is_unseen(event, ignored);
+        let unread = events.iter().filter(|event| event.pos() > read_to).filter(counts);
         Ok(i64::try_from(unread.count()).unwrap_or(0))
     }
+}
+
+/// Whether somebody who ignores these users does not see an event.
+pub fn is_unseen(event: &Event, ignored: &BTreeSet<String>) -> bool {
+    !event.pdu.is_state() && ignored.contains(event.row.sender.as_str())
 }
 
 fn add(counts: &mut Counts, row: &NotificationRow) {

@@ -94,6 +94,14 @@ impl Memberships {
     }
 }
 
+/// The users that a user ignores.
+pub(crate) struct Ignored {
+    /// Their ids.
+    pub users: BTreeSet<String>,
+    /// Where the list last changed.
+    pub pos: StreamPosition,
+}
+
 /// A room by its newest event: of two, the later comes first.
 pub(crate) type Newest = (Reverse<StreamPosition>, RoomNum);
 
@@ -121,7 +129,7 @@ type Ends = (EventNum, EventNum);
 /// What is kept.
 pub(crate) struct Known {
     memberships: Cache<UserId, Kept<Arc<Memberships>>, Weight>,
-    ignored: Cache<UserId, Kept<Arc<BTreeSet<String>>>>,
+    ignored: Cache<UserId, Kept<Arc<Ignored>>>,
     direct: Cache<UserId, Kept<Arc<BTreeSet<String>>>>,
     orders: Cache<UserId, Kept<Arc<Joined>>>,
     /// What connections of sliding sync want of rooms: few sets of rules, which thousands of rooms share.
@@ -281,14 +289,14 @@ impl Sync {
     }
 
     /// The users that a user ignores.
-    pub(crate) async fn ignored(&self, user: &UserId) -> Result<Arc<BTreeSet<String>>, Error> {
+    pub(crate) async fn ignored(&self, user: &UserId) -> Result<Arc<Ignored>, Error> {
         let changed = self.changes.user(user).account_data;
         if let Some(kept) = self.known.ignored.get(user).filter(|kept| kept.read_at >= changed) {
             return Ok(kept.value);
         }
         let read_at = self.store.watermark();
-        let value: BTreeSet<String> = self.users.ignored(user).await?.iter().map(ToString::to_string).collect();
-        let value = Arc::new(value);
+        let (ignored, pos) = self.users.ignored_since(user).await?;
+        let value = Arc::new(Ignored { users: ignored.iter().map(ToString::to_string).collect(), pos });
         self.known.ignored.insert(user.clone(), Kept { read_at, value: Arc::clone(&value) });
         Ok(value)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rooms::state_tree::Root;
 use rooms::timeline::Place;
-use rooms::unread::Counts;
+use rooms::unread::{Counts, Unread};
 use rooms::view::Rendering;
 use rooms::visibility::Viewer;
 use rooms::{Event, Room, Roots};
@@ -35,6 +35,8 @@ pub(crate) struct Reader<'a> {
     pub user: &'a UserId,
     pub device: Option<&'a DeviceId>,
     pub ignored: &'a BTreeSet<String>,
+    /// Where the list of these last changed.
+    pub ignored_pos: StreamPosition,
     pub filter: &'a Filter,
     pub use_state_after: bool,
     pub full_state: bool,
@@ -218,7 +220,8 @@ impl Sync {
         let since =
             if fresh && !returned { StreamPosition::ZERO } else { window.since.unwrap_or(StreamPosition::ZERO) };
         let receipts = self.receipts(room, reader, window, fresh).await?;
-        let has_read = receipts.iter().any(|row| row.user_id == *reader.user);
+        let counts_anew = !fresh && reader.ignored_pos > since && self.may_count(room, row).await?;
+        let has_read = counts_anew || receipts.iter().any(|row| row.user_id == *reader.user);
         let ephemeral = self.ephemeral(room, reader, window, fresh, receipts);
         let own: Vec<AccountData>;
         let account_data = match fresh && !returned && window.since.is_some() && !window.lost {
@@ -589,6 +592,12 @@ impl Sync {
         events
     }
 
+    /// Whether a member has anything unread, seen or not: if so, it may count or not by whom the member ignores.
+    pub(crate) async fn may_count(&self, room: &Room, row: &MembershipRow) -> Result<bool, Error> {
+        let marks = self.marks(&row.user_id, room.num).await?;
+        Ok(self.rooms.unread(room, row, &marks, &BTreeSet::new()).await? != Unread::default())
+    }
+
     async fn add_unread(
         &self,
         section: &mut Object,
@@ -597,7 +606,7 @@ impl Sync {
         reader: &Reader<'_>,
     ) -> Result<(), Error> {
         let marks = self.marks(reader.user, room.num).await?;
-        let unread = self.rooms.unread(room, row, &marks).await?;
+        let unread = self.rooms.unread(room, row, &marks, reader.ignored).await?;
         if !reader.filter.room.timeline.unread_thread_notifications {
             section.raw("unread_notifications", &counts(unread.total()));
             return Ok(());

@@ -51,6 +51,8 @@ pub(crate) struct Context<'a> {
     pub upto: StreamPosition,
     pub memberships: &'a Arc<Memberships>,
     pub ignored: &'a BTreeSet<String>,
+    /// Where the list of these last changed.
+    pub ignored_pos: StreamPosition,
     /// The ids of direct chats.
     pub direct: &'a BTreeSet<String>,
     /// Volatile changes after this number.
@@ -97,7 +99,8 @@ impl Sync {
                 state: &state,
                 upto,
                 memberships: &memberships,
-                ignored: &ignored,
+                ignored: &ignored.users,
+                ignored_pos: ignored.pos,
                 direct: &direct,
                 number: asked.as_ref().map_or(0, |pos| self.users.volatile().since(&pos.token.epoch, pos.token.number)),
                 typing_is_lost: asked.as_ref().is_some_and(typing_is_lost),
@@ -204,7 +207,7 @@ impl Sync {
     ) -> Result<bool, Error> {
         let Some(sent) = ctx.state.rooms.get(&room).filter(|sent| sent.events == Upto::Live) else { return Ok(true) };
         let more = want.config.timeline_limit > sent.depth || !sent.has(&want.config.rules);
-        if more || changed.is_none_or(|changed| changed.contains(&room)) {
+        if more || ctx.ignored_pos > ctx.since() || changed.is_none_or(|changed| changed.contains(&room)) {
             return Ok(true);
         }
         let room_id = self.room_id(room).await?;
@@ -219,7 +222,8 @@ impl Sync {
         changed: Option<&BTreeSet<RoomNum>>,
         step: &mut Step,
     ) -> Result<(), Error> {
-        let known: Vec<(&RoomNum, &Sent)> = match changed {
+        // With the list of the ignored, the counts of any room may have changed.
+        let known: Vec<(&RoomNum, &Sent)> = match changed.filter(|_| ctx.ignored_pos <= ctx.since()) {
             Some(changed) => changed.iter().filter_map(|room| ctx.state.rooms.get_key_value(room)).collect(),
             None => ctx.state.rooms.iter().collect(),
         };
@@ -237,7 +241,7 @@ impl Sync {
                     let held = self.rooms.room_by_num(*room).await?;
                     let moved = held.as_ref().is_none_or(|held| held.head().row.last_pos > ctx.since());
                     match &held {
-                        Some(held) if !moved => self.has_read(ctx, held, ctx.since()).await?,
+                        Some(held) if !moved => self.has_read(ctx, held, row, ctx.since()).await?,
                         _ => moved,
                     }
                 }

@@ -215,7 +215,8 @@ impl Sync {
         let reader = Reader {
             user: &request.user,
             device: request.device.as_ref(),
-            ignored: &ignored,
+            ignored: &ignored.users,
+            ignored_pos: ignored.pos,
             filter,
             use_state_after: request.use_state_after,
             full_state: request.full_state,
@@ -273,7 +274,9 @@ impl Sync {
         account_data: &BTreeMap<String, Vec<AccountData>>,
     ) -> Result<BTreeSet<RoomNum>, Error> {
         let all = || memberships.rows.keys().copied().collect();
-        let Some(since) = window.since.filter(|_| !reader.full_state && !window.typing_is_lost && !window.lost) else {
+        let anew = reader.full_state || window.typing_is_lost || window.lost;
+        // Whose messages count in any room has changed with the list.
+        let Some(since) = window.since.filter(|since| !anew && reader.ignored_pos <= *since) else {
             return Ok(all());
         };
         let Some(changed) = self.rooms_since(since, CHANGED_MAX.max(memberships.rows.len())).await? else {

@@ -27,7 +27,7 @@ pub const FULLY_READ: &str = "m.fully_read";
 pub const TAGS: &str = "m.tag";
 
 /// In a stream entry: the change is one by which events are judged, so that what is known of the user is out of date.
-pub(crate) const JUDGED_BY: i64 = 1;
+pub const JUDGED_BY: i64 = 1;
 
 /// One piece of account data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -227,8 +227,19 @@ impl Users {
     /// # Errors
     /// [`Error::Store`].
     pub async fn ignored(&self, user: &UserId) -> Result<std::collections::BTreeSet<UserId>, Error> {
-        let content = self.account_data(user, "", IGNORED_USERS).await?;
-        Ok(content.as_deref().map(|content| ignored_of(user, content)).unwrap_or_default())
+        Ok(self.ignored_since(user).await?.0)
+    }
+
+    /// The users that a user ignores, and where in the stream the list last changed.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn ignored_since(
+        &self,
+        user: &UserId,
+    ) -> Result<(std::collections::BTreeSet<UserId>, StreamPosition), Error> {
+        let row = self.account_data_row(user, "", IGNORED_USERS).await?;
+        Ok(row.map_or_else(Default::default, |row| (ignored_of(user, &row.content), row.pos)))
     }
 }
 

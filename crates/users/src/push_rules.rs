@@ -15,7 +15,7 @@ use serde_json::{Value as Json, json};
 use store::tables::users::AccountDataRow;
 use store::{CommitBatch, Follower, Read, StreamEntry, StreamKind, StreamPosition, UserId, Value};
 
-use crate::account_data::{IGNORED_USERS, JUDGED_BY, add_account_data, ignored_of};
+use crate::account_data::{JUDGED_BY, add_account_data};
 use crate::accounts::expect_unchanged;
 use crate::{Error, RETRIES_MAX, Users};
 pub use evaluate::{Compiled, Context, Judgement, Notified};
@@ -319,32 +319,23 @@ fn without_historical(mut actions: Vec<Json>) -> Vec<Json> {
     actions
 }
 
-/// What a local user has that differs from the default: compiled rules and ignored users.
-#[derive(Default)]
-pub(crate) struct Own {
-    pub(crate) rules: Option<Arc<Compiled>>,
-    pub(crate) ignored: Arc<BTreeSet<UserId>>,
-}
-
-/// All local users that have something of their own. Follows the stream: other nodes' changes mark a user as stale.
+/// The compiled rules of all local users that have some of their own. Follows the stream: other nodes' changes mark a user as stale.
 #[derive(Default)]
 pub(crate) struct Cache {
-    own: RwLock<HashMap<UserId, Own>>,
+    own: RwLock<HashMap<UserId, Arc<Compiled>>>,
     stale: RwLock<BTreeSet<UserId>>,
 }
 
 impl Cache {
     /// The users that have rules of their own.
     pub(crate) fn users_with_rules(&self) -> Vec<UserId> {
-        self.own.read().iter().filter(|(_, own)| own.rules.is_some()).map(|(user, _)| user.clone()).collect()
+        self.own.read().keys().cloned().collect()
     }
 
     /// Those of these users whose rules ask whether they follow a thread.
     pub(crate) fn followers_of_threads<'a>(&self, users: &'a [UserId]) -> Vec<&'a UserId> {
         let own = self.own.read();
-        let asks = |user: &&UserId| {
-            own.get(*user).and_then(|own| own.rules.as_ref()).is_some_and(|rules| rules.asks_for_threads())
-        };
+        let asks = |user: &&UserId| own.get(*user).is_some_and(|rules| rules.asks_for_threads());
         users.iter().filter(asks).collect()
     }
 }
@@ -473,14 +464,10 @@ impl Users {
 
     /// Reads what all users have of their own; at boot.
     pub(crate) async fn load_push_rules(&self) -> Result<(), Error> {
-        let mut users = BTreeSet::new();
-        for kind in [PUSH_RULES, IGNORED_USERS] {
-            let read = Read::along::<AccountDataRow>(AccountDataRow::BY_KIND, vec![Value::from(kind)]);
-            let rows: Vec<AccountDataRow> = self.store.all(read).await?;
-            users.extend(rows.into_iter().map(|row| row.user_id));
-        }
-        for user in users {
-            self.reload_push_rules(&user).await?;
+        let read = Read::along::<AccountDataRow>(AccountDataRow::BY_KIND, vec![Value::from(PUSH_RULES)]);
+        let rows: Vec<AccountDataRow> = self.store.all(read).await?;
+        for row in rows {
+            self.reload_push_rules(&row.user_id).await?;
         }
         Ok(())
     }
@@ -491,14 +478,11 @@ impl Users {
         let rules = self.account_data_row(user, "", PUSH_RULES).await?;
         let rules = rules.map(|row| Ruleset::parse(&row.content)).filter(|rules| *rules != Ruleset::default());
         let rules = rules.map(|rules| Arc::new(Compiled::new(&rules.rules(user))));
-        let ignored = self.account_data_row(user, "", IGNORED_USERS).await?;
-        let ignored = Arc::new(ignored.map(|row| ignored_of(user, &row.content)).unwrap_or_default());
         let mut own = self.push_rules.own.write();
-        if rules.is_none() && ignored.is_empty() {
-            own.remove(user);
-        } else {
-            own.insert(user.clone(), Own { rules, ignored });
-        }
+        match rules {
+            Some(rules) => own.insert(user.clone(), rules),
+            None => own.remove(user),
+        };
         Ok(())
     }
 

@@ -101,7 +101,7 @@ async fn unread_counts_are_what_slow_counting_says() {
                 threads: read.threads.iter().map(|(root, place)| (root.clone(), mark(*place))).collect(),
             };
             let row = rooms.membership_row(room.num, me).await.unwrap().unwrap();
-            let unread = rooms.unread(&room, &row, &marks).await.unwrap();
+            let unread = rooms.unread(&room, &row, &marks, &BTreeSet::new()).await.unwrap();
             let (main, threads) = count(&said, &gone, me.as_str(), &read);
             assert_eq!(unread.main.notifications, main, "seed {seed}, step {step}: {read:?}");
             let found: BTreeMap<String, i64> =
@@ -115,7 +115,7 @@ async fn unread_counts_are_what_slow_counting_says() {
 async fn sums(rooms: &rooms::Rooms, room_id: &str, me: &UserId) -> (i64, i64) {
     let room = rooms.room(room_id).await.unwrap().unwrap();
     let row = rooms.membership_row(room.num, me).await.unwrap().unwrap();
-    let unread = rooms.unread(&room, &row, &ReadMarks::default()).await.unwrap();
+    let unread = rooms.unread(&room, &row, &ReadMarks::default(), &BTreeSet::new()).await.unwrap();
     (unread.main.notifications, unread.threads.values().map(|counts| counts.notifications).sum())
 }
 

@@ -257,9 +257,6 @@ impl Play {
         assert_eq!(known, state, "{context}");
         assert_eq!((view.joined, view.invited), (room.count("join"), room.count("invite")), "{context}");
         self.compare_receipts(client, view, n, context);
-        if self.world.ever_ignored.contains_key(&client.user) {
-            return;
-        }
         let (main, threads) = room.unread(&client.user);
         let total = threads.values().fold(main, |sum, counts| Counts {
             notifications: sum.notifications + counts.notifications,

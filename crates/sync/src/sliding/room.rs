@@ -126,7 +126,7 @@ impl Sync {
         let grown = !initial && !was.has(&want.config.rules);
         let is_dm = ctx.direct.contains(&room.id);
         let moved = room.head().row.last_pos > since;
-        let has_read = !initial && self.has_read(ctx, &room, since).await?;
+        let has_read = !initial && self.has_read(ctx, &room, row, since).await?;
         if !(initial || expanded || grown || moved || has_read || is_dm != was.is_dm) {
             return Ok(Some(unchanged(&room.id, was)));
         }
@@ -138,16 +138,25 @@ impl Sync {
         news |= answer.is_dm.is_some() || has_read;
         if news && ctx.request.dialect == Dialect::Deployed {
             let marks = self.marks(&ctx.request.user, room.num).await?;
-            answer.unread = self.rooms.unread(&room, row, &marks).await?.total();
+            answer.unread = self.rooms.unread(&room, row, &marks, ctx.ignored).await?.total();
         }
         Ok(Some(Visit { room_id: room.id.clone(), answer: news.then_some(answer), sent }))
     }
 
-    /// Whether the user has read on. Only the deployed dialect tells of that, by its counts.
-    pub(crate) async fn has_read(&self, ctx: &Context<'_>, room: &Room, since: StreamPosition) -> Result<bool, Error> {
+    /// Whether the user has read on, or ignores others than before. Only the deployed dialect tells of that, by its counts.
+    pub(crate) async fn has_read(
+        &self,
+        ctx: &Context<'_>,
+        room: &Room,
+        row: &MembershipRow,
+        since: StreamPosition,
+    ) -> Result<bool, Error> {
         let unmoved = since >= self.began && self.waker.last_receipt(room.num).is_none_or(|last| last <= since);
         let user = &ctx.request.user;
         let accepted = ctx.request.dialect == Dialect::Accepted;
+        if !accepted && ctx.ignored_pos > since && self.may_count(room, row).await? {
+            return Ok(true);
+        }
         if accepted || unmoved || self.changes.user(user).receipts <= since {
             return Ok(false);
         }

@@ -436,13 +436,12 @@ impl Users {
     pub async fn look_for_names(&self, users: &[UserId]) -> Result<Vec<UserId>, Error> {
         self.refresh_push_rules().await?;
         let all_own = self.push_rules.own.read();
-        let looks = |user: &&UserId| {
-            all_own.get(*user).and_then(|own| own.rules.as_ref()).is_some_and(|rules| rules.looks_for_name)
-        };
+        let looks = |user: &&UserId| all_own.get(*user).is_some_and(|rules| rules.looks_for_name);
         Ok(users.iter().filter(looks).cloned().collect())
     }
 
-    /// Judges an event for these local users. The sender and those who ignore it are not notified.
+    /// Judges an event for these local users. The sender is not notified. Who ignores the sender is judged as others are:
+    /// what one does not see is left out when it is counted or shown, by the list as it is then.
     ///
     /// # Errors
     /// [`Error::Store`].
@@ -512,10 +511,9 @@ impl Users {
         for user in users {
             let own = all_own.get(user);
             sight.looks.0.set(share);
-            let ignored = own.is_some_and(|own| own.ignored.contains(event.sender.as_str()));
-            if ignored || user.as_str() == event.sender {
+            if user.as_str() == event.sender {
                 tell(base, Some((user, None)));
-            } else if let Some(rules) = own.and_then(|own| own.rules.as_ref()) {
+            } else if let Some(rules) = own {
                 tell(base, Some((user, rules.first(user, &sight))));
             } else if named.contains(user.as_str()) {
                 let rules = Compiled::new(&Ruleset::default().rules(user));

@@ -67,9 +67,10 @@ fn expected(world: &World, user: &str) -> i64 {
 fn missing(world: &World, phones: &Phones, user: &str) -> Option<String> {
     let told = phones.events.lock();
     let rooms = world.rooms.iter().filter(|room| room.membership(user) == "join");
-    let unread =
-        rooms.flat_map(|room| room.unread_events(user).into_iter().map(|(place, _)| room.fact(place).id.clone()));
-    unread.into_iter().find(|id| !told.contains(&(user.to_owned(), id.clone())))
+    let unread = rooms.flat_map(|room| room.unread_events(user).into_iter().map(move |(place, _)| (room, place)));
+    // What is ignored when it would be told is not told later.
+    let unread = unread.filter(|(room, place)| !room.is_silenced(user, *place));
+    unread.map(|(room, place)| room.fact(place).id.clone()).find(|id| !told.contains(&(user.to_owned(), id.clone())))
 }
 
 /// Waits until a phone knows everything, however often the server has to try.

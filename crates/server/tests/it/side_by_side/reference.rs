@@ -41,6 +41,8 @@ struct Entry {
     members: BTreeMap<String, String>,
     /// Whom it notifies.
     notified: BTreeMap<String, Counts>,
+    /// Who has ignored its sender since it came, if only for a time.
+    silenced: BTreeSet<String>,
 }
 
 /// Whether a user may see an event.
@@ -64,6 +66,8 @@ pub struct Room {
     redacted: BTreeMap<usize, usize>,
     /// By user, type of receipt and thread.
     receipts: BTreeMap<(String, String, String), usize>,
+    /// Whom users ignore.
+    ignored: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Room {
@@ -84,7 +88,27 @@ impl Room {
         if let Some(target) = fact.content.get("redacts").and_then(|id| self.places.get(id.as_str()?)) {
             self.redacted.entry(*target).or_insert(place);
         }
-        self.log.push(Entry { fact, thread, visibility, members, notified });
+        let silenced = self.ignored.iter().filter(|(_, ignored)| ignored.contains(&fact.sender));
+        let silenced = silenced.map(|(user, _)| user.clone()).collect();
+        self.log.push(Entry { fact, thread, visibility, members, notified, silenced });
+    }
+
+    /// A user ignores these from now on, and nobody else.
+    pub fn ignore(&mut self, user: &str, ignored: &BTreeSet<String>) {
+        for entry in self.log.iter_mut().filter(|entry| ignored.contains(&entry.fact.sender)) {
+            entry.silenced.insert(user.to_owned());
+        }
+        self.ignored.insert(user.to_owned(), ignored.clone());
+    }
+
+    /// Whether a user has ignored the sender since the event came, if only for a time.
+    pub fn is_silenced(&self, user: &str, place: usize) -> bool {
+        self.log[place].silenced.contains(user)
+    }
+
+    /// Whether a user does not see an event since its sender is ignored.
+    fn is_unseen(&self, user: &str, fact: &Fact) -> bool {
+        fact.state_key.is_none() && self.ignored.get(user).is_some_and(|ignored| ignored.contains(&fact.sender))
     }
 
     /// The root of the thread in which an event of this content is: its own, or that of what it relates to.
@@ -245,7 +269,7 @@ impl Room {
         let is_unread = |place: usize, entry: &Entry| {
             let thread = entry.thread.as_deref();
             let read = all.max(mark(thread.unwrap_or("main"))).max(spoke.get(&thread).copied());
-            Some(place) > read && !self.is_redacted(place)
+            Some(place) > read && !self.is_redacted(place) && !self.is_unseen(user, &entry.fact)
         };
         let notify = self.log.iter().enumerate().filter_map(|(n, entry)| Some((n, entry, *entry.notified.get(user)?)));
         notify.filter(|(place, entry, _)| is_unread(*place, entry)).map(|(place, _, counts)| (place, counts)).collect()

@@ -229,8 +229,7 @@ impl World {
     async fn judged(&self, room: usize, fact: &Fact) -> BTreeMap<String, Counts> {
         let (room, mut judged) = (&self.rooms[room], BTreeMap::new());
         for user in &self.users {
-            let ignores = self.ignored.get(user).is_some_and(|ignored| ignored.contains(&fact.sender));
-            if room.membership(user) != "join" || *user == fact.sender || ignores {
+            if room.membership(user) != "join" || *user == fact.sender {
                 continue;
             }
             if let Some(counts) = self.rules.judge(room, fact, user).await {
@@ -463,6 +462,9 @@ impl World {
         let (status, _) = self.ask_as(&ann, Method::PUT, &path, json!({ "ignored_users": ignored })).await;
         assert_eq!(status, 200);
         let now = if ignores { BTreeSet::from([ben.clone()]) } else { BTreeSet::new() };
+        for room in &mut self.rooms {
+            room.ignore(&ann, &now);
+        }
         self.ignored.insert(ann.clone(), now);
         self.ever_ignored.entry(ann).or_default().insert(ben);
     }
