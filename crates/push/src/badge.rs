@@ -68,6 +68,16 @@ impl Badges {
         }
     }
 
+    /// Whether a user had read all of a room, and has after what happened at a position, which is nothing that could be
+    /// unread: then the number is what it was. To be asked before the room counts as changed by it.
+    pub fn stays_read(&self, user: &UserId, room: RoomNum, pos: StreamPosition) -> bool {
+        let Some(kept) = self.users.get(user).filter(|kept| self.known(kept, room) == Some(0)) else { return false };
+        if let Some(counted) = kept.lock().counted.get_mut(&room) {
+            counted.read_at = pos;
+        }
+        true
+    }
+
     /// One of a user's memberships changed.
     pub fn moved(&self, user: &UserId, pos: StreamPosition) {
         if let Some(kept) = self.users.get(user) {

@@ -137,9 +137,14 @@ impl Push {
     }
 
     async fn dispatch_entry(self: &Arc<Self>, pos: StreamPosition, entry: &StreamEntry, due: &mut Due) -> Result<()> {
+        let dispatched = self.dispatch_kind(pos, entry, due).await;
         if let Some(room) = entry.room.filter(|_| entry.kind != StreamKind::Receipt) {
             self.badges.room_changed(room, pos);
         }
+        dispatched
+    }
+
+    async fn dispatch_kind(self: &Arc<Self>, pos: StreamPosition, entry: &StreamEntry, due: &mut Due) -> Result<()> {
         match (entry.kind, entry.room, &entry.user, entry.number) {
             (StreamKind::Event, Some(room), target, Some(number)) => {
                 self.dispatch_event(room, target.as_ref(), EventNum(number), pos, due).await
@@ -151,8 +156,10 @@ impl Push {
                 if room.is_none() { self.dispatch_invite(user, pos, due).await } else { Ok(()) }
             }
             (StreamKind::Receipt, _, Some(user), Some(room)) => {
+                if self.people.has(user) && !self.badges.stays_read(user, RoomNum(room), pos) {
+                    due.unread(user, pos);
+                }
                 self.badges.read(user, RoomNum(room), pos);
-                due.unread(user, pos);
                 Ok(())
             }
             (StreamKind::AccountData, _, Some(user), Some(users::account_data::JUDGED_BY)) => {
@@ -194,7 +201,8 @@ impl Push {
             return Ok(());
         }
         // Sending is reading, and who comes, goes or is invited has other rooms to read.
-        for changed in users.iter().filter(|user| **user == event.row.sender || Some(*user) == target) {
+        let reads = |user: &UserId| *user == event.row.sender && !self.badges.stays_read(user, room.num, pos);
+        for changed in users.iter().filter(|user| Some(*user) == target || reads(user)) {
             due.unread(changed, pos);
         }
         users.retain(|user| *user != event.row.sender);

@@ -12,13 +12,14 @@ use federation::transport::{Incoming, Outgoing, Transport, TransportError};
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use parking_lot::Mutex;
+use push::{Answer, Gateways, Unreachable};
 use serde_json::{Value, json};
 use server::boot::{self, Running};
 use server::config::Config;
 use server::world::World;
 use store::model::Model;
 use store::{Store, StreamPosition, UserId};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tower::ServiceExt;
 use users::login::NewDevice;
 use users::registration::NewAccount;
@@ -35,6 +36,20 @@ struct Net {
     swallowing: Mutex<bool>,
     /// How many of those told of devices.
     swallowed: watch::Sender<usize>,
+    /// Shows what the servers push.
+    phones: Mutex<Option<Arc<dyn Gateways>>>,
+}
+
+/// Shows what is pushed.
+struct Phones(mpsc::UnboundedSender<Value>);
+
+#[async_trait]
+impl Gateways for Phones {
+    async fn notify(&self, _url: &str, body: bytes::Bytes) -> Result<Answer, Unreachable> {
+        let mut body: Value = serde_json::from_slice(&body).unwrap();
+        self.0.send(body["notification"].take()).unwrap();
+        Ok(Answer { status: 200, body: "{}".into() })
+    }
 }
 
 impl Net {
@@ -78,7 +93,7 @@ impl Transport for Net {
 
 /// A server.
 struct Node {
-    running: Running,
+    running: Arc<Running>,
     _stop: watch::Sender<bool>,
     _folder: tempfile::TempDir,
 }
@@ -92,13 +107,13 @@ impl Node {
             "rate_limits.enabled=false".to_owned(),
         ];
         let config = Config::of(&settings.each_ref().map(String::as_str)).unwrap();
-        let world = World { transport: Some(Arc::clone(net) as _), ..World::real() };
+        let gateways = net.phones.lock().clone();
+        let world = World { transport: Some(Arc::clone(net) as _), gateways, ..World::real() };
         let store = Store::new(Arc::new(Model::new())).await.unwrap();
-        let running = boot::build_on(store.into(), &config, &world, None).await.unwrap();
+        let running = Arc::new(boot::build_on(store.into(), &config, &world, None).await.unwrap());
         net.routers.lock().insert(name.to_owned(), running.router.clone());
         let (stop, stopped) = watch::channel(false);
-        let (remote, nodes) = (running.remote.clone().unwrap(), Arc::clone(&running.nodes));
-        tokio::spawn(server::federation::run(remote, nodes, stopped));
+        tokio::spawn(server::outgoing::run(Arc::clone(&running), stopped));
         Self { running, _stop: stop, _folder: folder }
     }
 
@@ -364,4 +379,44 @@ async fn ce3_ce7_a_key_of_another_server_is_signed_for_the_signers_eyes() {
     let dan = UserId::from("@dan:nowhere.test");
     let failed = alice.sign(&dan, &cross_key(&dan, "master", 99), &by).await;
     assert_eq!(failed[dan.as_str()].as_object().unwrap().len(), 1, "nobody can ask that server: {failed}");
+}
+
+/// An invite of a room that this server is not in, and what others' users say there, push.
+#[tokio::test]
+async fn cp4_what_comes_from_another_server_pushes() {
+    let (net, (shown, mut phone)) = (Arc::<Net>::default(), mpsc::unbounded_channel());
+    *net.phones.lock() = Some(Arc::new(Phones(shown)));
+    let (one, two) = both(&net).await;
+    let (alice, bob) = (one.person("alice").await, two.person("bob").await);
+    alice.ask(Method::PUT, &format!("profile/{}/displayname", alice.id), json!({ "displayname": "Alice A." })).await;
+    let pusher = json!({
+        "kind": "http", "app_id": "app", "pushkey": "bob", "app_display_name": "App", "device_display_name": "Phone",
+        "lang": "en", "data": { "url": "https://push.example.org/_matrix/push/v1/notify" },
+    });
+    bob.ask(Method::POST, "pushers/set", pusher).await;
+    let room = alice.ask(Method::POST, "createRoom", json!({ "name": "Afar" })).await;
+    let room = room["room_id"].as_str().unwrap();
+    alice.ask(Method::POST, &format!("rooms/{room}/invite"), json!({ "user_id": bob.id })).await;
+    let told = phone.recv().await.unwrap();
+    let seen = ["type", "room_id", "room_name", "sender", "sender_display_name"].map(|member| told[member].clone());
+    assert_eq!(
+        seen,
+        [json!("m.room.member"), json!(room), json!("Afar"), json!(alice.id), json!("Alice A.")],
+        "{told}"
+    );
+    assert_eq!((&told["user_is_target"], &told["counts"]["unread"]), (&json!(true), &json!(1)));
+    assert_eq!(told["devices"][0]["tweaks"], json!({ "sound": "default" }));
+    // The invite is taken back, and comes again.
+    alice.ask(Method::POST, &format!("rooms/{room}/kick"), json!({ "user_id": bob.id })).await;
+    let told = phone.recv().await.unwrap();
+    assert_eq!((told.get("event_id"), &told["counts"]), (None, &json!({})), "{told}");
+    alice.ask(Method::POST, &format!("rooms/{room}/invite"), json!({ "user_id": bob.id })).await;
+    assert_eq!(phone.recv().await.unwrap()["content"]["membership"], "invite");
+    bob.join(room, "one.test").await;
+    let told = phone.recv().await.unwrap();
+    assert_eq!((told.get("event_id"), &told["counts"]), (None, &json!({})), "{told}");
+    let message = json!({ "msgtype": "m.text", "body": "hello from afar" });
+    alice.ask(Method::PUT, &format!("rooms/{room}/send/m.room.message/t"), message).await;
+    let told = phone.recv().await.unwrap();
+    assert_eq!((&told["content"]["body"], &told["counts"]["unread"]), (&json!("hello from afar"), &json!(1)));
 }

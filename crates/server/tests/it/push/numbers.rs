@@ -1,6 +1,8 @@
 //! The number on an app's icon (behaviour CP5).
 
 use serde_json::json;
+use store::Read;
+use store::tables::push::PushRow;
 use testkit::encoded;
 
 use super::gateway::{Gateway, unread};
@@ -62,6 +64,43 @@ async fn cp5_the_number_can_count_messages() {
     assert_eq!(gateway.next_number().await, 2);
     world.read(&alice, &two, &events[2]).await;
     assert_eq!(gateway.next_number().await, 1);
+}
+
+/// Who has read everything and goes on writing and reading has nothing to be told, and nothing is queued.
+#[tokio::test]
+async fn cp5_who_has_read_everything_costs_nothing() {
+    let (world, gateway, other) = (World::new().await, Gateway::start().await, Gateway::start().await);
+    let [alice, bob, carol] = world.people(["alice", "bob", "carol"]).await;
+    let (room, second) =
+        (world.room(&[&bob, &alice, &carol], json!({})).await, world.room(&[&bob, &alice], json!({})).await);
+    world.set_pusher(&alice, &gateway.url(), json!({})).await;
+    world.set_pusher(&carol, &other.url(), json!({})).await;
+    let event = world.say(&bob, &room, "read").await;
+    assert_eq!((gateway.next_body().await, other.next_body().await), ("read".to_owned(), "read".to_owned()));
+    world.read(&alice, &room, &event).await;
+    assert_eq!(gateway.next_number().await, 0);
+    // Here something stays unread, and the gateway fails: what is queued from now on can be seen.
+    gateway.answers(503, "");
+    world.say(&bob, &second, "unread").await;
+    assert_eq!(gateway.next_body().await, "unread");
+    world.until(|report| report.failed == 1).await;
+    let queued = async || {
+        // The same words reach Carol when all is dispatched that came before.
+        world.say(&alice, &room, "hers").await;
+        assert_eq!(other.next_body().await, "hers");
+        let rows = Read::prefix::<PushRow>(vec![(&alice.id()).into()]);
+        world.running.store.all::<PushRow>(rows).await.unwrap().len()
+    };
+    assert_eq!(queued().await, 1);
+    for n in 0..3 {
+        let event = world.say(&alice, &room, &n.to_string()).await;
+        assert_eq!(other.next_body().await, n.to_string());
+        world.read(&alice, &room, &event).await;
+    }
+    assert_eq!(queued().await, 1);
+    world.say(&bob, &room, "news").await;
+    assert_eq!(other.next_body().await, "news");
+    assert_eq!(queued().await, 3, "the news, and that her answer has read them");
 }
 
 /// Some gateways clear the number only if they are told so.
