@@ -105,6 +105,34 @@ async fn cp7_pushes_survive_a_crash_between_sending_and_noting() {
     assert_eq!(gateway.rest(), [] as [Value; 0]);
 }
 
+/// A gateway may have heard a number that it did not confirm: what has become of it is told, though it is what was confirmed
+/// last. The same holds where this server did not live to hear the confirmation.
+#[tokio::test]
+async fn cp7_a_number_that_was_not_confirmed_is_told_again() {
+    let (mut world, gateway) = (World::new().await, Gateway::start().await);
+    let [alice, bob] = world.people(["alice", "bob"]).await;
+    let room = world.room(&[&bob, &alice], json!({})).await;
+    world.set_pusher(&alice, &gateway.url(), json!({})).await;
+    gateway.answers(500, "");
+    let event = world.say(&bob, &room, "one").await;
+    assert_eq!(unread(&gateway.next().await), 1);
+    world.until(|report| report.failed == 1).await;
+    world.read(&alice, &room, &event).await;
+    gateway.is_fine();
+    let told = gateway.next_in_time(&world).await;
+    assert_eq!((told.get("event_id"), unread(&told)), (None, 0));
+    world.until(|report| report.delivered == 1).await;
+
+    gateway.waits();
+    let event = world.say(&bob, &room, "two").await;
+    assert_eq!(unread(&gateway.next().await), 1);
+    world.end().await;
+    world.read(&alice, &room, &event).await;
+    gateway.is_fine();
+    world.restart().await;
+    assert_eq!(gateway.next_number().await, 0);
+}
+
 /// Waiting outlives the program: a gateway that failed is not tried at once by the next one.
 #[tokio::test]
 async fn cp7_back_off_survives_a_restart() {
