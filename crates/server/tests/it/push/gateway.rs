@@ -20,6 +20,9 @@ use super::world::World;
 /// An end for what hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Minutes of a server's time in which a push must come: fewer than a push waits at most.
+const MINUTES_MAX: usize = 1_000;
+
 /// How the gateway answers.
 #[derive(Clone, Debug)]
 pub enum Mood {
@@ -92,7 +95,7 @@ impl Gateway {
 
     /// The next notification, however much time of the server's has to pass until it tries again.
     pub async fn next_in_time(&self, world: &World) -> Value {
-        loop {
+        for _ in 0..MINUTES_MAX {
             let some_turns = async {
                 for _ in 0..1_000 {
                     tokio::task::yield_now().await;
@@ -104,6 +107,7 @@ impl Gateway {
                 () = some_turns => world.pass(60_000).await,
             }
         }
+        panic!("no push comes in {MINUTES_MAX} minutes");
     }
 
     /// The text of the message of which the next notification tells.
