@@ -57,5 +57,5 @@ impl Follower for Inbox {
 /// Kinds of changes that make a push, or change who gets one or what is unread.
 pub(crate) fn is_looked_at(kind: StreamKind) -> bool {
     use StreamKind::*;
-    matches!(kind, Event | EventChanged | RoomHead | RoomPurged | Receipt | Membership | Pusher | Account)
+    matches!(kind, Event | EventChanged | RoomHead | RoomPurged | Receipt | AccountData | Membership | Pusher | Account)
 }

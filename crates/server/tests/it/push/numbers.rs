@@ -66,6 +66,20 @@ async fn cp5_the_number_can_count_messages() {
     assert_eq!(gateway.next_number().await, 1);
 }
 
+/// What was said by somebody whom a user comes to ignore is not unread any more.
+#[tokio::test]
+async fn cp5_who_is_ignored_is_counted_no_more() {
+    let (world, gateway) = (World::new().await, Gateway::start().await);
+    let [alice, bob] = world.people(["alice", "bob"]).await;
+    let room = world.room(&[&bob, &alice], json!({})).await;
+    world.set_pusher(&alice, &gateway.url(), json!({})).await;
+    world.say(&bob, &room, "hello").await;
+    assert_eq!(unread(&gateway.next().await), 1);
+    let path = format!("user/{}/account_data/m.ignored_user_list", encoded(&alice.user));
+    world.put(&alice, &path, json!({ "ignored_users": { &bob.user: {} } })).await;
+    assert_eq!(gateway.next_number().await, 0);
+}
+
 /// Who has read everything and goes on writing and reading has nothing to be told, and nothing is queued.
 #[tokio::test]
 async fn cp5_who_has_read_everything_costs_nothing() {
