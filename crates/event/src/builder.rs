@@ -10,7 +10,7 @@ use crate::canonical_json;
 use crate::hashes;
 use crate::ids;
 use crate::json::{Json, Object};
-use crate::pdu::{EdgeLimits, FormatError, MAX_PDU_BYTES, Pdu};
+use crate::pdu::{EdgeLimits, FormatError, MAX_PDU_BYTES, Pdu, STICKY};
 use crate::room_version::{EventIdFormat, Rules};
 use crate::signatures::{SigningKey, Verified, add_signature, reference_hash_of, signed_bytes};
 
@@ -37,6 +37,8 @@ pub struct Template {
     pub depth: i64,
     /// Milliseconds since the Unix epoch.
     pub origin_server_ts: i64,
+    /// For how long the event is to be sticky, in milliseconds, if it is to be.
+    pub sticky_ms: Option<i64>,
     /// Sent along unsigned, if any.
     pub unsigned: Option<Object>,
     /// Room versions 1 and 2: the random local part of the event ID. Without
@@ -172,6 +174,9 @@ fn unsigned_object(rules: &Rules, mut template: Template) -> Object {
     }
     if let Some(room_id) = template.room_id {
         put("room_id", Json::from(room_id.as_str()));
+    }
+    if let Some(sticky_ms) = template.sticky_ms {
+        put(STICKY, Json::Object(Object::from([("duration_ms".to_owned(), Json::Int(sticky_ms))])));
     }
     if let Some(unsigned) = template.unsigned {
         put("unsigned", Json::Object(unsigned));

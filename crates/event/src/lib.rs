@@ -47,7 +47,9 @@ pub mod third_party;
 pub use builder::{BuildError, MAX_CONTENT_DEPTH, Template, build};
 pub use hashes::{content_hash, reference_hash};
 pub use json::{Json, JsonError, MAX_DEPTH, MAX_INPUT_BYTES, Object};
-pub use pdu::{EdgeLimits, FormatError, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu};
+pub use pdu::{
+    EdgeLimits, FormatError, MAX_AUTH_EVENTS, MAX_ID_BYTES, MAX_PDU_BYTES, MAX_PREV_EVENTS, Pdu, STICKY, STICKY_MS_MAX,
+};
 pub use redact::{redact, redact_content};
 pub use room_version::{EventIdFormat, Rules, SUPPORTED_VERSIONS, StateRes};
 pub use signatures::{

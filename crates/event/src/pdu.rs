@@ -86,6 +86,8 @@ pub struct Pdu {
     pub auth_events: Vec<OwnedEventId>,
     /// The target of an `m.room.redaction`, wherever the room version puts it.
     pub redacts: Option<OwnedEventId>,
+    /// For how long after it was sent the event is sticky, in milliseconds, if it is (MSC4354); not protected from redaction.
+    pub sticky_ms: Option<i64>,
     /// `unsigned` as received; nothing vouches for it.
     pub unsigned: Option<Object>,
     /// The exact JSON in federation form.
@@ -93,6 +95,12 @@ pub struct Pdu {
     /// Whether the JSON names the room; must not be on a create event in version 12.
     names_room: bool,
 }
+
+/// The member of an event that makes it sticky, under the name that it has as a proposal (MSC4354).
+pub const STICKY: &str = "msc4354_sticky";
+
+/// For how long an event may be sticky, in milliseconds.
+pub const STICKY_MS_MAX: i64 = 60 * 60 * 1_000;
 
 impl Pdu {
     /// Reads an event and checks its whole format.
@@ -305,6 +313,7 @@ fn assemble(
     };
     Ok(Pdu {
         redacts: redacts(rules, &object, &kind, &content),
+        sticky_ms: sticky_ms(&object),
         origin_server_ts: int(&object, "origin_server_ts")?,
         depth: int(&object, "depth").map_err(|_| FormatError::Depth)?,
         prev_events: edges(rules, &object, "prev_events")?,
@@ -319,6 +328,12 @@ fn assemble(
         bytes,
         names_room,
     })
+}
+
+/// How long an event is sticky. A value that is not valid makes none so.
+fn sticky_ms(object: &Object) -> Option<i64> {
+    let duration_ms = object.get(STICKY)?.as_object()?.get("duration_ms")?.as_i64()?;
+    (0..=STICKY_MS_MAX).contains(&duration_ms).then_some(duration_ms)
 }
 
 fn text<'a>(object: &'a Object, key: &'static str) -> Result<&'a str, FormatError> {

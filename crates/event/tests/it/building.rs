@@ -336,3 +336,38 @@ fn depth_is_one_more_than_the_greatest() {
     assert_eq!(Template::next_depth([3, 9, 4]), 10);
     assert_eq!(Template::next_depth([i64::MAX]), (1 << 53) - 1);
 }
+
+#[test]
+fn msc4354_what_makes_an_event_sticky_is_signed_and_falls_to_redaction() {
+    let sticky = Template { sticky_ms: Some(60_000), ..template("m.room.message", json!({ "body": "here" })) };
+    let event = built("11", sticky).unwrap();
+    assert_eq!(event.pdu().sticky_ms, Some(60_000));
+    let object = event.pdu().object();
+    assert_eq!(value_of(&event)["msc4354_sticky"], json!({ "duration_ms": 60_000 }));
+    assert_eq!(verified("11", &object).unwrap().pdu().sticky_ms, Some(60_000));
+    assert_eq!(event.pdu().redacted(rules("11")).unwrap().sticky_ms, None);
+    // The content hash covers it: who changes it gets a redacted event.
+    let mut longer = object;
+    longer.insert("msc4354_sticky".to_owned(), json!({ "duration_ms": 3_600_000 }).into());
+    assert_eq!(verified("11", &longer).unwrap().pdu().sticky_ms, None);
+}
+
+#[test]
+fn msc4354_only_valid_durations_make_an_event_sticky() {
+    let sticky = Template { sticky_ms: Some(0), ..template("m.room.message", json!({})) };
+    let object = built("11", sticky).unwrap().pdu().object();
+    for (value, expected) in [
+        (json!({ "duration_ms": 0 }), Some(0)),
+        (json!({ "duration_ms": 3_600_000 }), Some(3_600_000)),
+        (json!({ "duration_ms": 3_600_001 }), None),
+        (json!({ "duration_ms": -1 }), None),
+        (json!({ "duration_ms": "60000" }), None),
+        (json!({}), None),
+        (json!(60_000), None),
+    ] {
+        let mut object = object.clone();
+        object.insert("msc4354_sticky".to_owned(), value.clone().into());
+        let bytes = Bytes::from(canonical_json::to_bytes(&object));
+        assert_eq!(event::Pdu::parse(rules("11"), bytes).unwrap().sticky_ms, expected, "{value}");
+    }
+}

@@ -49,6 +49,7 @@ fn random_template(rng: &mut Rng, version: &str) -> Template {
         auth_events: edges(rng.below(5)),
         depth: i64::try_from(rng.below(1000)).unwrap(),
         origin_server_ts: i64::try_from(rng.below(1000)).unwrap(),
+        sticky_ms: rng.one_in(4).then_some(60_000),
         unsigned: rng.one_in(2).then(|| object(json!({ "age": 4 }))),
         opaque_id: rng.one_in(2).then(|| format!("x{}", rng.next())),
         edge_hashes: BTreeMap::new(),

@@ -20,6 +20,7 @@ pub const TABLES: &[&Table] = &[
     TransactionRow::TABLE,
     DelayedEventRow::TABLE,
     DelayRow::TABLE,
+    StickyRow::TABLE,
     NotificationRow::TABLE,
     UncountedRow::TABLE,
     ThreadRow::TABLE,
@@ -379,6 +380,24 @@ table! {
     }
     index BY_DUE(due_ms);
     index BY_USER(user_id, due_ms);
+}
+
+table! {
+    /// An event that is to reach everybody in its room until it expires (MSC4354).
+    "sticky_events" => StickyRow key(room, event) {
+        /// The room.
+        room: RoomNum,
+        /// The event's number.
+        event: EventNum,
+        /// Who sent it.
+        sender: UserId,
+        /// When clients learn of it; none while it is soft-failed.
+        pos: Option<StreamPosition>,
+        /// When it ends to be sticky, in milliseconds since the epoch.
+        expires_ms: i64,
+    }
+    index BY_POS(pos);
+    index BY_EXPIRY(expires_ms);
 }
 
 table! {
