@@ -21,6 +21,7 @@ use crate::state_tree::{KeyId, Root, Segment, SegmentRow, Written, needs_checkpo
 use crate::{Error, Result, Rooms, flags, packed};
 
 mod ahead;
+mod sticky;
 
 pub(crate) use ahead::Outlier;
 use ahead::is_better;
@@ -50,6 +51,8 @@ pub(crate) struct Draft<'a> {
     /// The event being appended, if it has an entry of its own in the timeline.
     last: Option<EventNum>,
     is_new: bool,
+    /// Members who have come to be joined.
+    joined: Vec<UserId>,
     memberships: BTreeMap<UserId, MembershipRow>,
 }
 
@@ -111,6 +114,7 @@ impl<'a> Draft<'a> {
             queue,
             last: None,
             is_new: false,
+            joined: Vec::new(),
             memberships: BTreeMap::new(),
         }
     }
@@ -179,6 +183,8 @@ impl<'a> Draft<'a> {
             self.keep_relation(&event, pos);
             self.keep_own(&event, pos);
         }
+        self.keep_sticky(&event, pos);
+        self.recover_sticky().await?;
         Ok(event)
     }
 
@@ -522,6 +528,9 @@ impl<'a> Draft<'a> {
         let target =
             after.map(AsRef::as_ref).or(before).and_then(|event| event.pdu.state_key.as_deref()).map(UserId::from);
         let Some(target) = target else { return Ok(()) };
+        if is == "join" && was != "join" {
+            self.joined.push(target.clone());
+        }
         self.count_server(target.server_name(), i64::from(is == "join") - i64::from(was == "join"));
         if target.server_name() != self.rooms.server_name() {
             return Ok(());

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use event::{Json, MAX_ID_BYTES, Pdu, Rules};
+use event::{Json, MAX_ID_BYTES, Pdu, Rules, STICKY};
 use ruma_common::OwnedEventId;
 use store::tables::rooms::EventRow;
 use store::{EventNum, StreamPosition};
@@ -123,6 +123,9 @@ fn client_members(pdu: &Pdu) -> Box<str> {
     text.push_str(&to_text(&Json::Object(client_content(pdu))));
     push_member(&mut text, "event_id", pdu.event_id.as_str());
     text.push_str(&format!(",\"origin_server_ts\":{}", pdu.origin_server_ts));
+    if let Some(sticky_ms) = pdu.sticky_ms {
+        text.push_str(&format!(",\"{STICKY}\":{{\"duration_ms\":{sticky_ms}}}"));
+    }
     if let Some(redacts) = &pdu.redacts {
         push_member(&mut text, "redacts", redacts.as_str());
     }

@@ -32,6 +32,7 @@ pub mod send;
 pub mod spaces;
 pub mod state;
 pub mod state_tree;
+pub mod sticky;
 pub mod stripped;
 pub mod summary;
 pub mod timeline;
@@ -157,6 +158,10 @@ pub struct Rooms {
     pub(crate) partial_ended: tokio::sync::Notify,
     /// Before this time no delayed event is due, as far as this node knows.
     pub(crate) next_due_ms: AtomicI64,
+    /// From this time on no event is sticky that this process has stored.
+    pub(crate) sticky_until_ms: AtomicI64,
+    /// From this time on no event is sticky that was stored before.
+    pub(crate) sticky_before_ms: AtomicI64,
     /// Transactions that were looked for in vain and not sent since.
     pub(crate) unanswered: Cache<u64, ()>,
     hashes: RandomState,
@@ -193,6 +198,8 @@ impl Rooms {
             partial_begun: tokio::sync::Notify::new(),
             partial_ended: tokio::sync::Notify::new(),
             next_due_ms: AtomicI64::new(i64::MIN),
+            sticky_until_ms: AtomicI64::new(i64::MIN),
+            sticky_before_ms: AtomicI64::new(clock.now_ms().saturating_add(::event::STICKY_MS_MAX)),
             unanswered: Cache::new(UNANSWERED_MAX),
             hashes: RandomState::new(),
             stripes: (0..STRIPES).map(|_| tokio::sync::Mutex::new(())).collect(),

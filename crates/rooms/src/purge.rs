@@ -12,8 +12,8 @@ use store::tables::core::JobRow;
 use store::tables::rooms::{
     AliasRow, EventBytesRow, EventRow, FragmentRow, HistoryGapRow, LeftOutRow, MembershipRow, MissingPrevRow,
     NotificationRow, OwnInThreadRow, OwnMessageRow, PartialEventRow, PartialRoomRow, RedactionRow, RelationRow,
-    ResidencyRow, RoomHeadRow, RoomRow, RoomServerRow, StateEventRow, StateKeyRow, StateSegmentRow, ThreadAsideRow,
-    ThreadRow, UncountedRow,
+    ResidencyRow, RoomHeadRow, RoomRow, RoomServerRow, StateEventRow, StateKeyRow, StateSegmentRow, StickyRow,
+    ThreadAsideRow, ThreadRow, UncountedRow,
 };
 use store::{CommitBatch, CommitError, EventNum, Read, RoomNum, Row, StreamKind, UserId, Value};
 
@@ -118,6 +118,7 @@ impl Rooms {
             || self.remove::<HistoryGapRow>(prefix(), gap_key).await?
             || self.remove::<RoomServerRow>(prefix(), |row| vec![room.into(), row.server.as_str().into()]).await?
             || self.remove::<ResidencyRow>(prefix(), residency_key).await?
+            || self.remove::<StickyRow>(prefix(), |row| vec![room.into(), row.event.into()]).await?
             || self.remove::<PartialRoomRow>(prefix(), |row| vec![row.room.into()]).await?
             || self.remove::<PartialEventRow>(prefix(), |row| vec![room.into(), row.event.into()]).await?
             || self.remove::<LeftOutRow>(prefix(), left_out_key).await?;

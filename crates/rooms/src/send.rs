@@ -45,6 +45,8 @@ pub struct NewEvent {
     pub redacts: Option<OwnedEventId>,
     /// Another `origin_server_ts` than now (appservices).
     pub ts: Option<i64>,
+    /// For how long it is to be sticky, in milliseconds, if it is to be (MSC4354).
+    pub sticky_ms: Option<i64>,
     /// The transaction, if the request has one.
     pub transaction: Option<Transaction>,
     /// The delayed event that this one ends (MSC4140).
@@ -61,6 +63,7 @@ impl NewEvent {
             content,
             redacts: None,
             ts: None,
+            sticky_ms: None,
             transaction: None,
             delayed: None,
         }
@@ -186,7 +189,11 @@ impl Rooms {
         let pairs = [crate::state::type_key(&new.kind, state_key)];
         let state = self.state_map(draft.room, Some(&draft.overlay), draft.head.state, &pairs).await?;
         let current = state.event(&new.kind, state_key).cloned();
-        Ok(current.filter(|event| event.pdu.content == new.content && event.row.sender == new.sender))
+        Ok(current.filter(|event| {
+            let same = event.pdu.content == new.content && event.row.sender == new.sender;
+            // Who wants it to be sticky wants that to begin anew.
+            same && new.sticky_ms.is_none()
+        }))
     }
 
     /// Builds an event on the draft's head, judges it like any other, and appends it.
@@ -235,6 +242,7 @@ impl Rooms {
             auth_events,
             depth: Template::next_depth(prev.iter().map(|extremity| extremity.depth)),
             origin_server_ts: new.ts.unwrap_or_else(|| self.clock.now_ms()),
+            sticky_ms: new.sticky_ms,
             opaque_id: (!room.rules.event_id_is_hash()).then(|| self.opaque_id()),
             ..Template::default()
         };

@@ -99,6 +99,9 @@ impl Rooms {
         if let Some(transaction) = event.transaction_id(rendering.user, rendering.device) {
             push_member(&mut unsigned, "transaction_id", transaction);
         }
+        if let Some(ttl_ms) = crate::sticky::remaining_ms(event, self.clock.now_ms()) {
+            unsigned.push_str(&format!(",\"msc4354_sticky_duration_ttl_ms\":{ttl_ms}"));
+        }
         if let Some(delay_id) = event.delay_id(rendering.user) {
             push_member(&mut unsigned, "delay_id", delay_id);
             push_member(&mut unsigned, "org.matrix.msc4140.delay_id", delay_id);

@@ -133,6 +133,7 @@ impl Draft<'_> {
         if event.row.fragment.is_some() {
             self.keep_old_relation(&event).await?;
         }
+        self.keep_sticky(&event, None);
         Ok(event)
     }
 
