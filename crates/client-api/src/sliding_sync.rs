@@ -58,6 +58,8 @@ struct ExtensionsBody {
     typing: ScopeBody,
     #[serde(rename = "io.element.msc4308.thread_subscriptions")]
     thread_subscriptions: LimitBody,
+    #[serde(rename = "org.matrix.msc4354.sticky_events")]
+    sticky: ToDeviceBody,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -106,6 +108,8 @@ impl From<ExtensionsBody> for Extensions {
             typing: body.typing.scope(),
             thread_subscriptions: (body.thread_subscriptions.enabled == Some(true))
                 .then_some(body.thread_subscriptions.limit.unwrap_or(THREAD_SUBSCRIPTIONS)),
+            sticky: (body.sticky.enabled == Some(true))
+                .then_some(ToDevice { limit: body.sticky.limit, since: body.sticky.since }),
         }
     }
 }

@@ -55,6 +55,8 @@ const FEATURES: &[&str] = &[
     // Delayed events.
     "org.matrix.msc4140",
     "org.matrix.msc4140.stable",
+    // Sticky events.
+    "org.matrix.msc4354",
     // Simplified sliding sync.
     "org.matrix.simplified_msc3575",
     // Pushers that can be switched off.

@@ -10,9 +10,9 @@ use rooms::view::Rendering;
 use rooms::visibility::Viewer;
 use rooms::{Event, Room, Roots};
 use serde_json::{Map, Value, json};
-use store::tables::rooms::MembershipRow;
+use store::tables::rooms::{MembershipRow, StickyRow};
 use store::tables::users::ReceiptRow;
-use store::{DeviceId, EventNum, StreamPosition, UserId};
+use store::{DeviceId, EventNum, RoomNum, StreamPosition, UserId};
 use users::account_data::AccountData;
 
 use crate::json::{Object, array, quote};
@@ -40,6 +40,8 @@ pub(crate) struct Reader<'a> {
     pub filter: &'a Filter,
     pub use_state_after: bool,
     pub full_state: bool,
+    /// Sticky events that are new to all who were in the room before.
+    pub sticky: &'a BTreeMap<RoomNum, Vec<StickyRow>>,
     /// How far the reader has come.
     pub since: StreamPosition,
     /// How far the answer goes.
@@ -232,7 +234,8 @@ impl Sync {
             }
             false => account_data_of(reader, room, account_data.iter()),
         };
-        let moved = fresh || reader.full_state || room.head().row.last_pos > since;
+        let moved =
+            fresh || reader.full_state || reader.sticky.contains_key(&room.num) || room.head().row.last_pos > since;
         if !moved && !has_read && ephemeral.is_empty() && account_data.is_empty() {
             return Ok(None);
         }
@@ -360,18 +363,69 @@ impl Sync {
         };
         let events = self.rooms.render(room, &timeline.events, &mut viewer, &rendering).await?;
         let events = reader.filter.formed(&timeline.events, events);
+        let sticks = self.add_sticky(section, room, row, reader, span, &timeline.events).await?;
         let mut text = Object::new();
         text.raw("events", &array(&events))
             .boolean("limited", timeline.limited)
             .text("prev_batch", &prev_batch.to_string());
         section.raw("timeline", &text.finish());
-        let rendered = self.rooms.render_states(room, &state, &rendering).await?;
-        let state = reader.filter.formed(&state, rendered);
+        let state = reader.filter.formed(&state, self.rooms.render_states(room, &state, &rendering).await?);
         match reader.use_state_after {
             true => add_state_after(section, &state),
             false => drop(section.raw("state", &format!("{{\"events\":{}}}", array(&state)))),
         }
-        Ok(!events.is_empty() || !state.is_empty() || timeline.limited || changed_summary)
+        Ok(sticks || !events.is_empty() || !state.is_empty() || timeline.limited || changed_summary)
+    }
+
+    /// Sticky events that are new to the reader and stand in no timeline of this answer (MSC4354). No filter holds for them,
+    /// nor what is said of the visibility of history.
+    async fn add_sticky(
+        &self,
+        section: &mut Object,
+        room: &Arc<Room>,
+        row: &MembershipRow,
+        reader: &Reader<'_>,
+        span: &Span,
+        shown: &[Arc<Event>],
+    ) -> Result<bool, Error> {
+        if row.membership != "join" {
+            return Ok(false);
+        }
+        let all: Vec<StickyRow>;
+        let rows = match (span.fresh, reader.sticky.get(&room.num)) {
+            (true, _) => {
+                all = self.rooms.sticky_in(room.num, span.upto).await?;
+                all.as_slice()
+            }
+            (false, news) => news.map_or(&[][..], Vec::as_slice),
+        };
+        let shown: BTreeSet<EventNum> = shown.iter().map(|event| event.num()).collect();
+        let events = self.sticky_events(room, rows, reader.ignored, |event| shown.contains(&event.num())).await?;
+        if events.is_empty() {
+            return Ok(false);
+        }
+        let ignored = reader.ignored;
+        let rendering =
+            Rendering { user: reader.user, device: reader.device, ignored, with_room_id: false, bundled: false };
+        let rendered = self.rooms.render_states(room, &events, &rendering).await?;
+        section.events("msc4354_sticky", &reader.filter.formed(&events, rendered));
+        Ok(true)
+    }
+
+    /// The events of these rows, without those of ignored users and those that the answer shows elsewhere.
+    pub(crate) async fn sticky_events(
+        &self,
+        room: &Room,
+        rows: &[StickyRow],
+        ignored: &BTreeSet<String>,
+        shown: impl Fn(&Event) -> bool,
+    ) -> Result<Vec<Arc<Event>>, Error> {
+        if rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut events = self.rooms.sticky_events(room, rows).await?;
+        events.retain(|event| !ignored.contains(&event.pdu.sender) && !shown(event));
+        Ok(events)
     }
 
     /// Members from before the join that became known are no news for a lazy client, and they may be very many: takes them

@@ -18,6 +18,7 @@ mod pos;
 pub mod request;
 mod required_state;
 mod room;
+mod sticky;
 pub(crate) mod turns;
 pub(crate) mod typing;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use store::tables::rooms::MembershipRow;
+use store::tables::rooms::{MembershipRow, StickyRow};
 use store::{DeviceId, RoomNum, StreamPosition, UserId};
 use users::account_data::AccountData;
 use users::presence::PresenceState;
@@ -212,6 +212,7 @@ impl Sync {
     ) -> Result<Answer, Error> {
         let ignored = self.ignored(&request.user).await?;
         let mut account_data = self.account_data(request, window).await?;
+        let sticky = self.sticky_by_room(window).await?;
         let reader = Reader {
             user: &request.user,
             device: request.device.as_ref(),
@@ -220,6 +221,7 @@ impl Sync {
             filter,
             use_state_after: request.use_state_after,
             full_state: request.full_state,
+            sticky: &sticky,
             since: window.since.unwrap_or(StreamPosition::ZERO),
             upto: window.upto,
         };
@@ -244,6 +246,17 @@ impl Sync {
             answer.news |= keys <= window.upto && window.since.is_some_and(|since| keys > since.max(self.began));
         }
         Ok(answer)
+    }
+
+    /// New sticky events by room; none for who begins, and gets all of each room.
+    async fn sticky_by_room(&self, window: &Window) -> Result<BTreeMap<RoomNum, Vec<StickyRow>>, Error> {
+        let mut by_room: BTreeMap<RoomNum, Vec<StickyRow>> = BTreeMap::new();
+        if let Some(since) = window.since.filter(|_| !window.lost) {
+            for row in self.rooms.sticky_since(since, window.upto).await? {
+                by_room.entry(row.room).or_default().push(row);
+            }
+        }
+        Ok(by_room)
     }
 
     /// New account data by room id; that of no room under the empty id.

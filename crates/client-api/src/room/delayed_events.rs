@@ -11,7 +11,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use axum::routing::{get, post, put};
 use axum::{Json, Router, extract};
 use endpoint::requester::Origin;
-use endpoint::{ClientAddress, Error, GuestRequester, OptionalRequester, Path, RateClass, RawBody, Requester, error};
+use endpoint::{
+    ClientAddress, Error, GuestRequester, OptionalRequester, Path, Query, RateClass, RawBody, Requester, error,
+};
 use event::Json as EventJson;
 use futures_util::{StreamExt, stream};
 use rooms::delayed::Outcome;
@@ -49,12 +51,31 @@ pub fn routes() -> Router<State> {
         .unstable(&format!("{UNSTABLE}/delayed_events"), get(get_scheduled))
 }
 
-/// What the query of `/send` and `/state` says of a later time.
+/// What the query of `/send` and `/state` says of when, and for how long.
 #[derive(Debug, Deserialize)]
 pub(super) struct Later {
     /// How much later, in milliseconds.
     #[serde(rename = "org.matrix.msc4140.delay")]
     pub delay_ms: Option<i64>,
+    /// For how long the event is to be sticky, in milliseconds (MSC4354).
+    #[serde(rename = "org.matrix.msc4354.sticky_duration_ms")]
+    sticky_ms: Option<i64>,
+}
+
+impl Later {
+    /// For how long the event is to be sticky, if it is to be.
+    ///
+    /// # Errors
+    /// `M_INVALID_PARAM` for more than an hour, and less than nothing.
+    pub fn sticky_ms(&self) -> Result<Option<i64>, Error> {
+        match self.sticky_ms {
+            Some(sticky_ms) if !(0..=event::STICKY_MS_MAX).contains(&sticky_ms) => {
+                let most = event::STICKY_MS_MAX;
+                Err(Error::invalid_param(format!("`sticky_duration_ms` must be between 0 and {most}.")))
+            }
+            sticky_ms => Ok(sticky_ms),
+        }
+    }
 }
 
 /// Schedules an event as clients do that know the query parameter.
@@ -112,7 +133,7 @@ async fn schedule(
         state_key: new.state_key,
         content: new.content,
         delay_ms,
-        sticky_ms: None,
+        sticky_ms: new.sticky_ms,
         transaction,
     };
     let delay_id = state.rooms.schedule(delayed).await.map_err(Refused::Limits)?;
@@ -123,6 +144,7 @@ async fn put_delayed(
     GuestRequester(requester): GuestRequester,
     extract::State(state): extract::State<State>,
     Path((room_id, kind, txn_id)): Path<(String, String, String)>,
+    Query(later): Query<Later>,
     RawBody(bytes): RawBody,
 ) -> Result<Json<Value>, Error> {
     requester.not_suspended()?;
@@ -145,6 +167,7 @@ async fn put_delayed(
     };
     let path = format!("/rooms/{room_id}/delayed_event/{kind}");
     new.transaction = Some(transaction(&requester, path, txn_id)?);
+    new.sticky_ms = later.sticky_ms()?;
     Ok(schedule(&state, &room_id, new, delay_ms, "`delay_ms`").await?)
 }
 
@@ -367,6 +390,7 @@ async fn send(state: &State, delayed: &Delayed) -> Result<(), Error> {
     let content = delayed.content().map_err(error_map::rooms)?;
     let mut new = NewEvent::message(&row.user_id, &row.kind, content);
     new.state_key.clone_from(&row.state_key);
+    new.sticky_ms = row.sticky_ms;
     new.delayed = Some(Box::new(delayed.clone()));
     let event_id = if new.state_key.is_some() {
         room_state::set(state, &requester, &row.room_id, new).await?

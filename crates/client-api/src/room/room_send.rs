@@ -34,6 +34,7 @@ async fn send(
     let path = format!("/rooms/{room_id}/send/{kind}");
     let mut new = NewEvent::message(&requester.user_id, &kind, content);
     new.transaction = Some(transaction(&requester, path, txn_id)?);
+    new.sticky_ms = later.sticky_ms()?;
     if let Some(delay_ms) = later.delay_ms {
         return delayed_events::schedule_by_query(&state, &room_id, new, delay_ms).await;
     }

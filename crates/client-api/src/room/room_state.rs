@@ -105,7 +105,8 @@ async fn put_state(
 ) -> Result<Json<Value>, Error> {
     state.door.limit(RateClass::Messages, &requester)?;
     check_state_type(&kind)?;
-    let new = NewEvent::state(&requester.user_id, &kind, &state_key, parse_content(&bytes)?);
+    let mut new = NewEvent::state(&requester.user_id, &kind, &state_key, parse_content(&bytes)?);
+    new.sticky_ms = later.sticky_ms()?;
     if let Some(delay_ms) = later.delay_ms {
         requester.not_suspended()?;
         return delayed_events::schedule_by_query(&state, &room_id, new, delay_ms).await;

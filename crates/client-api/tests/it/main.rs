@@ -20,6 +20,7 @@ mod relations;
 mod sliding;
 mod sliding_rooms;
 mod spaces;
+mod sticky_events;
 mod sync;
 mod sync_lazy;
 mod sync_waiting;

@@ -77,6 +77,9 @@ impl Sync {
         if let Some(limit) = extensions.thread_subscriptions {
             self.extend_thread_subscriptions(ctx, limit, making).await?;
         }
+        if let Some(wish) = &extensions.sticky {
+            self.extend_sticky(ctx, wish, making).await?;
+        }
         Ok(())
     }
 
@@ -372,7 +375,7 @@ impl Sync {
 }
 
 /// Up to where the client has its messages.
-fn acknowledged(wish: &ToDevice, upto: StreamPosition) -> StreamPosition {
+pub(super) fn acknowledged(wish: &ToDevice, upto: StreamPosition) -> StreamPosition {
     let token = wish.since.as_deref().and_then(|since| Token::parse(since).ok());
     token.map_or(StreamPosition::ZERO, |token| token.to_device.min(upto))
 }

@@ -96,6 +96,8 @@ pub struct Extensions {
     pub typing: Option<Scope>,
     /// Which threads the user follows: at most so many changes.
     pub thread_subscriptions: Option<u64>,
+    /// Sticky events, of all rooms of the user; with limit and token as for messages.
+    pub sticky: Option<ToDevice>,
 }
 
 /// Messages for the device.
