@@ -102,6 +102,9 @@ impl Running {
         if let Err(cause) = self.rooms.rewrite_redacted(REDACTIONS_MAX).await {
             tracing::warn!(%cause, "redacted events could not be rewritten");
         }
+        if let Err(cause) = self.rooms.prune_sticky().await {
+            tracing::warn!(%cause, "events that are sticky no more could not be forgotten");
+        }
         if let Err(cause) = self.rooms.prune_delayed().await {
             tracing::warn!(%cause, "what became of delayed events some days ago could not be forgotten");
         }

@@ -68,7 +68,13 @@ impl Outbound {
             let here = self.missed_in(&room, &destination.server, from, up_to).await?;
             let count = here.all().count();
             if count > EVENTS_PER_ROOM_MAX || missed.len() + count > EVENTS_MAX {
-                missed.extend(here.ends());
+                let ends = here.ends();
+                // What is sticky is to reach everybody, however much there is besides (MSC4354).
+                let told: HashSet<EventNum> = ends.iter().map(|(_, event)| event.num()).collect();
+                let sticky = self.rooms.own_sticky_events(&room).await?;
+                let untold = |pos: StreamPosition, event: &Event| pos > from && !told.contains(&event.num());
+                missed.extend(sticky.into_iter().filter(|(pos, event)| untold(*pos, event)));
+                missed.extend(ends);
             } else {
                 missed.extend(here.all());
             }

@@ -214,6 +214,9 @@ impl Outbound {
             return Ok(());
         }
         let event = self.rooms.event(&room, store::EventNum(number)).await?;
+        if is_membership && self.rooms.may_have_sticky() {
+            self.tell_newcomer(&room, &event, pos).await?;
+        }
         if !self.is_ours(&event) {
             return Ok(());
         }
@@ -229,6 +232,30 @@ impl Outbound {
             destination.queue.lock().add_event(pos, Arc::clone(&event));
             self.wake(&destination);
         }
+        Ok(())
+    }
+
+    /// Sends the sticky events of our users to the server of somebody who has just joined: it may be new in the room, and
+    /// has no other way to learn of them (MSC4354). One that was there already takes each once.
+    async fn tell_newcomer(self: &Arc<Self>, room: &Arc<Room>, event: &Event, pos: StreamPosition) -> Result<()> {
+        let Some(server) = event.pdu.state_key.as_deref().and_then(event::ids::user_server) else { return Ok(()) };
+        let has_joined = event.shown() && event.pdu.membership() == Some("join");
+        if !has_joined || server == self.rooms.server_name() || !self.shards.is_due(server, pos) {
+            return Ok(());
+        }
+        let was_there = match event.row.replaces {
+            Some(before) => self.rooms.event(room, before).await?.pdu.membership() == Some("join"),
+            None => false,
+        };
+        if was_there {
+            return Ok(());
+        }
+        let sticky = self.rooms.own_sticky_events(room).await?;
+        let Some(destination) = self.destination(server).filter(|_| !sticky.is_empty()) else { return Ok(()) };
+        for (_, event) in sticky {
+            destination.queue.lock().add_event(pos, event);
+        }
+        self.wake(&destination);
         Ok(())
     }
 

@@ -20,6 +20,7 @@ mod receive;
 mod remote_devices;
 mod senders;
 mod sending;
+mod sticky;
 mod trust;
 mod verify;
 mod x_matrix;
