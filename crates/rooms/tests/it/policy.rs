@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use event::policy::POLICY_KEY_ID;
 use event::{Pdu, Rules, SigningKey, redact};
 use parking_lot::Mutex;
-use rooms::{Accepted, Error, NewEvent, Options, PolicyRefusal, PolicyServers, flags};
+use rooms::delayed::Outcome;
+use rooms::{Accepted, Delayed, Error, NewDelayed, NewEvent, Options, PolicyRefusal, PolicyServers, flags};
 use ruma_common::OwnedEventId;
 use serde_json::json;
 use store::UserId;
@@ -189,4 +190,74 @@ async fn fe2_what_comes_in_is_asked_for_once_and_else_soft_failed() {
     let joined = join(&three, &one, &room_id, "carol").await.unwrap();
     assert_eq!(policy.asked(), ["m.room.member"]);
     assert!(joined.shown() && has_signature(&one, &room_id, joined.id()).await);
+}
+
+/// Sends a delayed event, and does something while its policy server takes its time.
+async fn send_while<T>(
+    one: &Server,
+    policy: &Policy,
+    room_id: &str,
+    delayed: &Delayed,
+    deed: impl Future<Output = T>,
+) -> Result<OwnedEventId, Error> {
+    policy.asked();
+    let new = text(&one.user("alice"), "slow");
+    let sending = one.rooms.send(room_id, NewEvent { delayed: Some(Box::new(delayed.clone())), ..new });
+    let meanwhile = async {
+        while policy.asked.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        deed.await;
+        policy.gate.add_permits(1);
+    };
+    tokio::join!(sending, meanwhile).0
+}
+
+/// What becomes of a delayed event while it is being sent decides, though it was due when that began.
+#[tokio::test]
+async fn msc4140_the_end_of_a_delay_and_its_event_are_one_decision() {
+    let (one, _, policy, room_id) = world().await;
+    name_policy(&one, &policy, &room_id).await;
+    let schedule = async || {
+        let delayed = NewDelayed {
+            sender: one.user("alice"),
+            room_id: room_id.clone(),
+            kind: "m.room.message".to_owned(),
+            state_key: None,
+            content: content(json!({ "body": "slow" })),
+            delay_ms: 1_000,
+            sticky_ms: None,
+            transaction: None,
+        };
+        let id = one.rooms.schedule(delayed).await.unwrap();
+        one.rooms.delayed(&id).await.unwrap().unwrap()
+    };
+    let ends = async || {
+        let room = one.rooms.room(&room_id).await.unwrap().unwrap();
+        room.head().extremities.iter().map(|extremity| extremity.id.clone()).collect::<Vec<_>>()
+    };
+    let before = ends().await;
+
+    let delayed = schedule().await;
+    // The clock of these rooms stands still: this is a restart to another time all the same.
+    let restart = one.rooms.postpone(&delayed, 60_000);
+    let outcome = send_while(&one, &policy, &room_id, &delayed, restart).await;
+    assert!(matches!(outcome, Err(Error::Busy)), "{outcome:?}");
+    let cancel = one.rooms.delayed(&delayed.row.delay_id).await.unwrap().unwrap();
+    assert!(cancel.timer.is_some() && cancel.row.event_id.is_none(), "{cancel:?}");
+    let outcome = send_while(&one, &policy, &room_id, &cancel, one.rooms.cancel(cancel.clone())).await;
+    assert!(matches!(outcome, Err(Error::NotFound(_))), "{outcome:?}");
+    assert_eq!(ends().await, before, "nothing was sent");
+
+    let delayed = schedule().await;
+    let first = one.rooms.finalise(&delayed, Outcome::Sent(before[0].as_str()));
+    let outcome = send_while(&one, &policy, &room_id, &delayed, first).await;
+    assert_eq!(outcome.unwrap(), before[0], "what another node has sent");
+    assert_eq!(ends().await, before, "and nothing besides");
+
+    let delayed = schedule().await;
+    let sent = send_while(&one, &policy, &room_id, &delayed, async {}).await.unwrap();
+    assert_eq!(ends().await, std::slice::from_ref(&sent));
+    let now = one.rooms.delayed(&delayed.row.delay_id).await.unwrap().unwrap();
+    assert_eq!((now.timer, now.row.event_id), (None, Some(sent.to_string())));
 }
