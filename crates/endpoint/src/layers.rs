@@ -60,12 +60,16 @@ async fn serve(State(requests): State<Arc<AtomicU64>>, request: Request, next: N
     response
 }
 
-/// A path as it may stand in the log: who knows the id of a delayed event may decide about it (MSC4140).
+/// A path as it may stand in the log: who knows the id of a delayed event may decide about it (MSC4140), and who knows that
+/// of a rendezvous may read it and write there (MSC4108).
 fn without_secrets(path: &str) -> Cow<'_, str> {
-    const BEFORE: &str = "/delayed_events/";
-    let Some((place, rest)) = path.split_once(BEFORE) else { return Cow::Borrowed(path) };
-    let after = rest.find('/').and_then(|end| rest.get(end..)).unwrap_or_default();
-    Cow::Owned(format!("{place}{BEFORE}…{after}"))
+    for before in ["/delayed_events/", "/rendezvous/"] {
+        if let Some((place, rest)) = path.split_once(before) {
+            let after = rest.find('/').and_then(|end| rest.get(end..)).unwrap_or_default();
+            return Cow::Owned(format!("{place}{before}…{after}"));
+        }
+    }
+    Cow::Borrowed(path)
 }
 
 /// One request met a broken invariant: it fails, and the process goes on.
@@ -93,11 +97,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn msc4140_the_log_does_not_tell_the_ids_of_delayed_events() {
+    fn msc4140_msc4108_the_log_does_not_tell_ids_that_are_secrets() {
         let check = |path: &str, expected: &str| assert_eq!(without_secrets(path), expected);
         check("/_matrix/client/v1/delayed_events/secret/restart", "/_matrix/client/v1/delayed_events/…/restart");
         check("/_matrix/client/v1/delayed_events/secret", "/_matrix/client/v1/delayed_events/…");
         check("/_matrix/client/v1/delayed_events", "/_matrix/client/v1/delayed_events");
+        check("/_matrix/client/unstable/x/rendezvous/5-secret", "/_matrix/client/unstable/x/rendezvous/…");
+        check("/_matrix/client/unstable/x/rendezvous", "/_matrix/client/unstable/x/rendezvous");
         check("/_matrix/client/v3/sync", "/_matrix/client/v3/sync");
     }
 }

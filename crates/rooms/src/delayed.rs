@@ -26,6 +26,11 @@ const ID_CHARS: usize = 32;
 const CONTENT_BYTES_MAX: usize = 65_535;
 /// How long it is remembered what became of a delayed event, in milliseconds.
 const FINALISED_KEPT_MS: i64 = 7 * 24 * 3_600 * 1_000;
+/// After so long it is looked again whether anything is due, in milliseconds: a request that was given up before its answer
+/// may have scheduled an event all the same.
+const UNREAD_MS_MAX: i64 = 30_000;
+/// Finalised events of one user that are remembered, the newest ones.
+const FINALISED_MAX: u32 = 100;
 /// Rows that one step removes.
 const STEP_ROWS: u32 = 500;
 
@@ -99,6 +104,7 @@ impl Rooms {
             return Ok(answer);
         }
         self.check_limits(&new).await?;
+        self.forget_oldest(&new.sender).await?;
         let content = serde_json::to_string(&new.content).map_err(|error| Error::BadContent(error.to_string()))?;
         if content.len() > CONTENT_BYTES_MAX {
             return Err(Error::TooLarge("the content is larger than an event may be".to_owned()));
@@ -202,7 +208,8 @@ impl Rooms {
         let later = found.next().unwrap_or_default().one::<DelayRow>()?;
         // What is due stays so until it is finalised.
         let next_ms = timers.first().map(|_| i64::MIN).or(later.map(|later| later.due_ms));
-        self.next_due_ms.fetch_min(next_ms.unwrap_or(i64::MAX), Ordering::AcqRel);
+        let next_ms = next_ms.unwrap_or(i64::MAX).min(now_ms.saturating_add(UNREAD_MS_MAX));
+        self.next_due_ms.fetch_min(next_ms, Ordering::AcqRel);
         self.with_rows(timers).await
     }
 
@@ -297,14 +304,16 @@ impl Rooms {
         let due_ms = delayed.timer.as_ref().map(|timer| timer.due_ms).unwrap_or_default();
         batch.expect_equals::<DelayRow>(key(id), "due_ms", due_ms);
         batch.delete::<DelayRow>(key(id));
-        let (event_id, error) = match outcome {
-            Outcome::Sent(event_id) => (Some(event_id.to_owned()), None),
-            Outcome::Failed(error) => (None, Some(error.to_owned())),
-            Outcome::Cancelled => (None, None),
+        let row = delayed.row.clone();
+        // What was sent stands in the event, and must not stay behind where that is redacted.
+        let (content, event_id, error) = match outcome {
+            Outcome::Sent(event_id) => ("{}".to_owned(), Some(event_id.to_owned()), None),
+            Outcome::Failed(error) => (row.content, None, Some(error.to_owned())),
+            Outcome::Cancelled => (row.content, None, None),
         };
         let finalised_ms = Some(self.clock.now_ms());
         let since_ms = Some(delayed.since_ms());
-        batch.put(DelayedEventRow { since_ms, finalised_ms, event_id, error, ..delayed.row.clone() });
+        batch.put(DelayedEventRow { since_ms, finalised_ms, content, event_id, error, ..row });
     }
 
     /// The event as which a delayed one has been sent, by this node or another; `None` if it is still due.
@@ -328,6 +337,27 @@ impl Rooms {
         let along = || Read::along::<DelayedEventRow>(DelayedEventRow::BY_FINALISED, vec![]);
         while self.remove_delayed(along().up_to(before_ms)).await? {}
         Ok(())
+    }
+
+    /// Forgets the oldest of a user's finalised events, if there are too many.
+    async fn forget_oldest(&self, user: &UserId) -> Result<()> {
+        let most = self.options.delayed_max.saturating_add(FINALISED_MAX);
+        let read = Read::along::<DelayedEventRow>(DelayedEventRow::BY_USER, vec![Value::from(user)]);
+        let rows: Vec<DelayedEventRow> = self.store.all(read.limit(most.saturating_add(STEP_ROWS))).await?;
+        let mut finalised: Vec<_> = rows.iter().filter_map(|row| Some((row.finalised_ms?, &row.delay_id))).collect();
+        let too_many = finalised.len().saturating_sub(FINALISED_MAX as usize);
+        if too_many == 0 {
+            return Ok(());
+        }
+        finalised.sort_unstable();
+        let mut batch = CommitBatch::new();
+        for (_, delay_id) in finalised.iter().take(too_many) {
+            batch.delete::<DelayedEventRow>(key(delay_id));
+        }
+        match self.store.commit(batch).await {
+            Ok(_) | Err(CommitError::Conflict { .. }) => Ok(()),
+            Err(CommitError::Store(error)) => Err(error.into()),
+        }
     }
 
     /// Forgets a user's delayed events, scheduled and finalised.

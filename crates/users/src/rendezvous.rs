@@ -190,11 +190,16 @@ impl Users {
         }
     }
 
-    /// Adds the removal of places whose time has come.
-    pub(crate) async fn add_ended_rendezvous(&self, batch: &mut CommitBatch, rows_max: u32) -> Result<(), Error> {
+    /// Removes places whose time has come, unless another is in their slot by now.
+    pub(crate) async fn remove_ended_rendezvous(&self, rows_max: u32) -> Result<(), Error> {
         let read = Read::along::<RendezvousRow>(RendezvousRow::BY_EXPIRY, vec![]).up_to(self.now()).limit(rows_max);
         for row in self.store.all::<RendezvousRow>(read).await? {
-            batch.delete::<RendezvousRow>(vec![row.slot.into()]);
+            let (key, mut batch) = (vec![Value::from(row.slot)], CommitBatch::new());
+            batch.expect_equals::<RendezvousRow>(key.clone(), "secret", row.secret).delete::<RendezvousRow>(key);
+            match self.commit(batch).await {
+                Ok(_) | Err(Error::Conflict) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }

@@ -382,7 +382,7 @@ impl Users {
             batch.delete::<ToDeviceTransactionRow>(key.to_vec());
         }
         self.add_unused_connections(&mut batch, PRUNED_MAX).await?;
-        self.add_ended_rendezvous(&mut batch, PRUNED_MAX).await?;
+        self.remove_ended_rendezvous(PRUNED_MAX).await?;
         if batch.is_empty() { Ok(()) } else { self.commit(batch).await.map(drop) }
     }
 }

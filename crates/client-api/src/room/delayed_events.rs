@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use axum::routing::{get, post, put};
 use axum::{Json, Router, extract};
@@ -33,6 +34,9 @@ const UNSTABLE: &str = "/org.matrix.msc4140";
 const DUE_MAX: u32 = 1_000;
 /// Rooms that get theirs side by side.
 const ROOMS_MAX: usize = 16;
+/// How long the sending of one event is waited for, and that of all joins and invites which are due.
+const ONE_MAX: Duration = Duration::from_secs(5);
+const MEMBERS_MAX: Duration = Duration::from_secs(10);
 /// When to try again what fails for a reason that may pass, in milliseconds, and for how long after it was due.
 const RETRY_MS: i64 = 10_000;
 const RETRIED_MS_MAX: i64 = 60 * 60_000;
@@ -334,12 +338,24 @@ fn rendered(delayed: &Delayed) -> Value {
 }
 
 /// Sends what is due; to be called about once a second. Of a room's events each is sent after those that were due before.
+/// Joins and invites come last and for a limited time, since other servers may be slow to answer: nobody's call goes on
+/// because of them. What there was no time for stays due.
 ///
 /// # Errors
 /// When the store fails; what is due stays so.
 pub async fn send_due(state: &State) -> Result<(), Error> {
+    let due = state.rooms.due(DUE_MAX).await.map_err(error_map::rooms)?;
+    let (members, others): (Vec<_>, Vec<_>) = due.into_iter().partition(|delayed| delayed.row.kind == MEMBER);
+    send_all(state, others).await?;
+    match tokio::time::timeout(MEMBERS_MAX, send_all(state, members)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Ok(()),
+    }
+}
+
+async fn send_all(state: &State, due: Vec<Delayed>) -> Result<(), Error> {
     let mut rooms: BTreeMap<String, Vec<Delayed>> = BTreeMap::new();
-    for delayed in state.rooms.due(DUE_MAX).await.map_err(error_map::rooms)? {
+    for delayed in due {
         rooms.entry(delayed.row.room_id.clone()).or_default().push(delayed);
     }
     let mut sent = stream::iter(rooms.into_values())
@@ -361,7 +377,10 @@ async fn send_now_due(state: &State, delayed: &Delayed) -> Result<(), Error> {
     let outcome = match limit(state, delayed) {
         // Who has sent too much learns of it when asking, and must send again (MSC4140).
         Err(refusal) => Err((false, refusal)),
-        Ok(()) => send(state, delayed).await.map_err(|error| (may_pass(&error), error)),
+        Ok(()) => match tokio::time::timeout(ONE_MAX, send(state, delayed)).await {
+            Ok(sent) => sent.map_err(|error| (may_pass(&error), error)),
+            Err(_) => Err((true, Error::connection_timeout("Another server does not answer."))),
+        },
     };
     let Err((passes, error)) = outcome else { return Ok(()) };
     let due_ms = delayed.since_ms().saturating_add(delayed.row.delay_ms);

@@ -10,6 +10,8 @@ use endpoint::{Door, Options, RateClass, RateLimits};
 use http::Method;
 use rooms::NewEvent;
 use serde_json::{Value, json};
+use store::CommitBatch;
+use store::tables::rooms::{DelayRow, DelayedEventRow};
 use testkit::{Answer, Client, Server, encoded, list, text};
 
 const UNSTABLE: &str = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events";
@@ -382,6 +384,42 @@ async fn msc4140_what_became_of_events_is_forgotten_after_a_week() {
     alice.get(&format!("{STABLE}/{old}")).await.refused(404, "M_NOT_FOUND");
     assert!(told(&alice, &new).await["finalised"]["event_id"].is_string());
     assert!(told(&alice, &waiting).await.get("finalised").is_none());
+}
+
+/// A request that was given up may have scheduled an event all the same, of which this process was not told.
+#[tokio::test]
+async fn msc4140_what_was_scheduled_unnoticed_is_sent_a_little_later() {
+    let (server, alice, room) = call().await;
+    let known = text(&delay(&alice, &room, "later", 3_600_000).await.ok()["delay_id"]);
+    pass(&server, 1).await;
+    let known = server.state.rooms.delayed(&known).await.unwrap().unwrap();
+    let (delay_id, now_ms) = ("unnoticed".to_owned(), server.state.clock.now_ms());
+    let mut batch = CommitBatch::new();
+    batch.put(DelayRow { delay_id: delay_id.clone(), due_ms: now_ms + 1_000, ..known.timer.unwrap() });
+    let content = json!({ "msgtype": "m.text", "body": "unnoticed" }).to_string();
+    batch.put(DelayedEventRow { delay_id, content, ..known.row });
+    server.state.store.commit(batch).await.unwrap();
+    pass(&server, 31_000).await;
+    assert_eq!(alice.bodies(&room).await, ["unnoticed"]);
+}
+
+/// Of what has become of a user's events only so much is kept, and of what was sent not the content: that stands in the
+/// event, where it can be redacted.
+#[tokio::test]
+async fn msc4140_what_is_remembered_of_finalised_events_is_bounded() {
+    let (server, alice, room) = call().await;
+    let sent = text(&delay(&alice, &room, "sent", 1_000).await.ok()["delay_id"]);
+    assert_eq!(told(&alice, &sent).await["content"]["body"], "sent");
+    pass(&server, 1_000).await;
+    assert_eq!(told(&alice, &sent).await["content"], json!({}));
+    for n in 0..101 {
+        let id = text(&delay(&alice, &room, &format!("more{n}"), 1_000).await.ok()["delay_id"]);
+        decide(&server, &id, "cancel").await.ok();
+        server.clock.advance(1);
+    }
+    let last = text(&delay(&alice, &room, "last", 1_000).await.ok()["delay_id"]);
+    alice.get(&format!("{STABLE}/{sent}")).await.refused(404, "M_NOT_FOUND");
+    assert!(told(&alice, &last).await.get("finalised").is_none());
 }
 
 /// A server at whose door of these classes so much is allowed at once.

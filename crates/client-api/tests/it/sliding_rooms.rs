@@ -570,6 +570,29 @@ async fn cz8_who_looks_away_and_looks_again_sees_what_is_so_now() {
     }
 }
 
+/// What a connection showed may be forgotten, and who stopped typing is told of all the same.
+#[tokio::test]
+async fn cz8_who_types_no_more_is_told_to_connections_that_are_forgotten() {
+    let server = Server::new().await;
+    let [alice, bob] = server.people(["alice", "bob"]).await;
+    let room = alice.public_room().await;
+    bob.join(&room).await;
+    let num = server.state.rooms.room(&room).await.unwrap().unwrap().num;
+    let users = &server.state.users;
+    let body = with(&all(), json!({ "typing": { "enabled": true } }));
+    let typing = |answer: &Value| answer["extensions"]["typing"]["rooms"][&room]["content"]["user_ids"].clone();
+    let slider = Slider::new(&bob, Dialect::Deployed);
+    let first = slider.first(&body).await;
+    users.set_typing(num, &alice.id(), Some(30_000));
+    let told = slider.next(&first, &body).await;
+    assert_eq!(typing(&told), json!([alice.user]));
+    users.set_typing(num, &alice.id(), None);
+    let state = &server.state;
+    let anew = sync::Sync::new(state.store.clone(), state.rooms.clone(), state.users.clone());
+    let slider = Slider::new(&server.with_sync(anew).again(&bob), Dialect::Deployed);
+    assert_eq!(typing(&slider.next(&told, &body).await), json!([]));
+}
+
 /// The same for what was read alone.
 #[tokio::test]
 async fn cz5_what_was_read_while_one_looked_away_counts_no_more() {

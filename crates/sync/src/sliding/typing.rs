@@ -84,13 +84,16 @@ impl Sync {
             }
             looked_at.push(room);
             let answer = making.visits.get(&room).and_then(|visit| visit.answer.as_ref());
-            let is_new = answer.is_some_and(|one| one.initial) || shown.rooms.binary_search(&room).is_err();
+            let is_initial = answer.is_some_and(|one| one.initial);
+            let is_new = is_initial || shown.rooms.binary_search(&room).is_err();
+            let changed = self.users.typing_since(room, ctx.number).filter(|_| !is_initial);
             let typing = match (ctx.typing_is_lost, is_new) {
                 (true, _) => Some(self.users.typing_in(room)),
-                (false, true) => {
+                // What the connection showed may be forgotten.
+                (false, true) => changed.or_else(|| {
                     Some(self.users.typing_in(room)).filter(|users| !users.is_empty() || busy.contains(&room))
-                }
-                (false, false) => self.users.typing_since(room, ctx.number),
+                }),
+                (false, false) => changed,
             };
             if let (Some(typing), Some(room_id)) = (typing, self.room_id(room).await?) {
                 let users: Vec<&UserId> = typing.iter().filter(|user| !ctx.ignored.contains(user.as_str())).collect();
