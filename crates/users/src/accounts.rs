@@ -64,7 +64,8 @@ impl Users {
         if logout_devices {
             self.remove_all_devices(&mut batch, user, keep).await?;
         }
-        self.change_account(user, batch, |account| account.password_hash = Some(hash.clone())).await
+        self.change_account(user, batch, |account| account.password_hash = Some(hash.clone())).await?;
+        if logout_devices { self.sweep_pushers(user).await } else { Ok(()) }
     }
 
     /// Deactivates an account for ever: sessions, devices, keys and their backups, pushers, profile go; the id stays

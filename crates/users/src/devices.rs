@@ -107,10 +107,12 @@ impl Users {
             return Ok(());
         }
         announce_device_change(&mut batch, user);
-        self.commit(batch).await.map(drop)
+        self.commit(batch).await?;
+        self.sweep_pushers(user).await
     }
 
-    /// Adds the deletion of all of a user's devices, but for `keep`, to a batch.
+    /// Adds the deletion of all of a user's devices, but for `keep`, to a batch. When that is committed, pushers that were
+    /// set meanwhile are still to be swept ([`Users::sweep_pushers`]).
     pub(crate) async fn remove_all_devices(
         &self,
         batch: &mut CommitBatch,

@@ -286,7 +286,8 @@ impl Users {
     pub async fn logout_all(&self, user: &UserId) -> Result<(), Error> {
         let mut batch = CommitBatch::new();
         self.remove_all_devices(&mut batch, user, None).await?;
-        self.commit(batch).await.map(drop)
+        self.commit(batch).await?;
+        self.sweep_pushers(user).await
     }
 
     /// A token by which another client of the user can log in once, for a short time, and its lifetime in milliseconds.

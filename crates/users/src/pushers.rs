@@ -12,6 +12,8 @@ pub const PUSHKEY_BYTES_MAX: usize = 512;
 pub const APP_ID_CHARS_MAX: usize = 64;
 /// The member of a pusher by which it is switched off (MSC3881).
 pub const ENABLED: &str = "enabled";
+/// Bytes that a pusher may have, as it is stored.
+pub const PUSHER_BYTES_MAX: usize = 16 << 10;
 /// Pushers that a user may have.
 const PUSHERS_MAX: usize = 200;
 
@@ -29,8 +31,8 @@ impl Users {
     /// (MSC3881).
     ///
     /// # Errors
-    /// [`Error::InvalidParam`] for app id or key; [`Error::TooLarge`] for too many; [`Error::Conflict`] for a device that
-    /// has been deleted: nothing would end the pusher.
+    /// [`Error::InvalidParam`] for app id or key; [`Error::TooLarge`] for too many, and for one that is too large;
+    /// [`Error::Conflict`] for a device that has been deleted: nothing would end the pusher.
     pub async fn put_pusher(
         &self,
         user: &UserId,
@@ -43,6 +45,11 @@ impl Users {
         if app_id.chars().count() > APP_ID_CHARS_MAX || pushkey.len() > PUSHKEY_BYTES_MAX {
             return Err(Error::InvalidParam("`app_id` may have 64 characters, `pushkey` 512 bytes.".to_owned()));
         }
+        if pusher.len() > PUSHER_BYTES_MAX {
+            return Err(Error::TooLarge("a pusher of more than 16 KiB"));
+        }
+        // So that of many at once none is counted too few.
+        let _turn = self.queues.turn(user).await;
         let same = vec![Value::from(app_id), Value::from(pushkey)];
         let same: Vec<PusherRow> = self.store.all(Read::along::<PusherRow>(PusherRow::BY_KEY, same)).await?;
         let (known, others): (Vec<_>, Vec<_>) = same.into_iter().partition(|row| row.user_id == *user);
@@ -103,6 +110,32 @@ impl Users {
         batch.delete::<PusherRow>(vec![user.into(), Value::from(app_id), Value::from(pushkey)]);
         batch.announce(StreamKind::Pusher, None, Some(user.clone()), None);
         self.commit(batch).await.map(drop)
+    }
+
+    /// Deletes those of a user's pushers whose device is gone: what was set while its device was being deleted. To be
+    /// called after the deletion, when no more of them can come.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub(crate) async fn sweep_pushers(&self, user: &UserId) -> Result<(), Error> {
+        for pusher in self.pushers(user).await? {
+            let device = vec![Value::from(user), Value::from(&pusher.device_id)];
+            if self.store.get::<DeviceRow>(device.clone()).await?.is_some() {
+                continue;
+            }
+            let key = vec![Value::from(user), pusher.app_id.into(), pusher.pushkey.into()];
+            let mut batch = CommitBatch::new();
+            batch.expect_absent::<DeviceRow>(device);
+            batch.expect_equals::<PusherRow>(key.clone(), "pos", pusher.pos);
+            batch.delete::<PusherRow>(key);
+            batch.announce(StreamKind::Pusher, None, Some(user.clone()), None);
+            match self.commit(batch).await {
+                // It is gone already, or is another device's by now.
+                Ok(_) | Err(Error::Conflict) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// The pushers of all users.

@@ -466,6 +466,53 @@ async fn ca19_devices_are_named_made_and_deleted() {
 }
 
 #[tokio::test]
+async fn cp7_pushers_are_bounded_in_size_and_in_number_though_many_come_at_once() {
+    let bench = Bench::racing().await;
+    let (login, alice) = (bench.join("alice").await, user("alice"));
+    let set = async |key: usize, pusher: String| {
+        bench.users.put_pusher(&alice, &login.device, "app", &key.to_string(), pusher, true).await
+    };
+    let refused = set(0, "x".repeat((16 << 10) + 1)).await.unwrap_err();
+    assert_eq!(refused.to_string(), "a pusher of more than 16 KiB is too large");
+    set(0, "x".repeat(16 << 10)).await.unwrap();
+    let sets = (1..=210).map(|key| set(key, "{}".to_owned()));
+    let taken = futures_util::future::join_all(sets).await.iter().filter(|set| set.is_ok()).count();
+    assert_eq!((taken, pushkeys(&bench).await.len()), (199, 200));
+    set(0, "{}".to_owned()).await.unwrap();
+}
+
+/// Wherever in the deletion of its device a pusher is set, it is refused or goes.
+#[tokio::test]
+async fn ca19_no_pusher_outlives_its_device() {
+    let bench = Bench::racing().await;
+    bench.join("alice").await;
+    let alice = user("alice");
+    let (mut taken, mut refused) = (0, 0);
+    for everywhere in [false, true] {
+        for turns in 0..30 {
+            let phone = bench.users.login(&alice, device("PHONE")).await.unwrap().device;
+            let set = async {
+                for _ in 0..turns {
+                    tokio::task::yield_now().await;
+                }
+                bench.users.put_pusher(&alice, &phone, "app", "key", "{}".to_owned(), false).await
+            };
+            let sign_out = async {
+                match everywhere {
+                    true => bench.users.logout_all(&alice).await,
+                    false => bench.users.delete_devices(&alice, std::slice::from_ref(&phone)).await,
+                }
+            };
+            let (set, signed_out) = tokio::join!(set, sign_out);
+            signed_out.unwrap();
+            *(if set.is_ok() { &mut taken } else { &mut refused }) += 1;
+            assert_eq!(pushkeys(&bench).await, [] as [String; 0], "after {turns} turns");
+        }
+    }
+    assert!(taken > 0 && refused > 0, "{taken} were taken, {refused} refused");
+}
+
+#[tokio::test]
 async fn last_seen_is_noted_coarsely() {
     let bench = Bench::new().await;
     let login = bench.join("alice").await;
