@@ -90,8 +90,8 @@ impl Badges {
         self.users.remove(user);
     }
 
-    /// A room is gone.
-    pub fn purged(&self) {
+    /// A room is gone, or nobody has noted what happened: all that is kept is forgotten.
+    pub fn forget(&self) {
         self.users.clear();
     }
 
@@ -122,7 +122,7 @@ impl Push {
         for room in joined.iter() {
             let unread = match self.badges.known(&kept, *room) {
                 Some(unread) => unread,
-                None => self.count(user, *room, &kept).await?,
+                None => self.count_surely(user, *room, &kept).await?,
             };
             badge += match self.options.badge {
                 Badge::Rooms => i64::from(unread > 0),
@@ -153,6 +153,19 @@ impl Push {
         kept.receipts.retain(|room, _| joined.contains(room));
         kept.joined = Some((read_at, Arc::clone(&joined), invites));
         Ok((joined, invites))
+    }
+
+    /// What a room counts: nothing if it cannot be told, so that one broken room does not silence the others.
+    async fn count_surely(&self, user: &UserId, room: RoomNum, kept: &Mutex<Kept>) -> Result<i64> {
+        let read_at = self.store.watermark();
+        match self.count(user, room, kept).await {
+            Err(error) if !error.will_pass() => {
+                tracing::warn!(%user, room = room.0, %error, "what is unread in a room cannot be counted");
+                kept.lock().counted.insert(room, Counted { read_at, unread: 0 });
+                Ok(0)
+            }
+            counted => counted,
+        }
     }
 
     async fn count(&self, user: &UserId, room: RoomNum, kept: &Mutex<Kept>) -> Result<i64> {

@@ -53,7 +53,10 @@ impl Push {
         }
         let mut told = false;
         for row in &rows {
-            let notice = self.notice(seat, row).await?;
+            if seat.is_gone() {
+                return Ok(());
+            }
+            let notice = self.notice_surely(seat, row).await?;
             told = notice.is_some();
             if told {
                 match self.push(seat, notice).await? {
@@ -75,6 +78,17 @@ impl Push {
             }
         }
         self.settle(seat, last).await
+    }
+
+    /// What a row tells: nothing if it cannot be told, so that one broken room does not hold up the others.
+    async fn notice_surely(&self, seat: &Seat, row: &PushRow) -> Result<Option<Notice>> {
+        match self.notice(seat, row).await {
+            Err(error) if !error.will_pass() => {
+                tracing::warn!(user = %seat.user, pos = row.pos.0, %error, "what a push is to tell cannot be read");
+                Ok(None)
+            }
+            notice => notice,
+        }
     }
 
     /// What a row tells, as long as it is worth telling: the event is still unread, and not too old.
@@ -114,6 +128,7 @@ impl Push {
                 }
                 queue.state =
                     PushStateRow { badge, failures: 0, failing_since_ms: 0, retry_at_ms: 0, ..queue.state.clone() };
+                queue.fails = false;
                 Ok(Outcome::Taken)
             }
             Ok(answer) => {
@@ -134,11 +149,15 @@ impl Push {
         body: bytes::Bytes,
     ) -> std::result::Result<Answer, Unreachable> {
         let closed = |_| Unreachable("this server stops".to_owned());
-        // First among those of the same gateway, so that a slow one does not hold the places of all; and those that do not
-        // answer keep none waiting but each other.
+        // First among those of the same user, then among those of the same gateway, so that neither who names many gateways
+        // nor a slow one holds the places of all; and those that do not answer keep none waiting but each other.
+        let _of_user = seat.turns.acquire().await.map_err(closed)?;
         let _at_gateway = settings.places.acquire().await.map_err(closed)?;
-        let fails = seat.queue.lock().state.failures > 0;
+        let fails = seat.queue.lock().fails;
         let _under_way = if fails { &self.tries } else { &self.under_way }.acquire().await.map_err(closed)?;
+        if seat.is_gone() {
+            return Err(Unreachable("the pusher is gone".to_owned()));
+        }
         self.gateways.notify(&settings.url, body).await
     }
 
@@ -159,6 +178,7 @@ impl Push {
     fn put_off(&self, seat: &Arc<Seat>) -> PushStateRow {
         let now_ms = self.clock.now_ms();
         let mut queue = seat.queue.lock();
+        queue.fails = true;
         let state = &mut queue.state;
         state.failures = state.failures.saturating_add(1);
         // It may have heard what it did not answer.
@@ -203,7 +223,7 @@ impl Push {
         let rows: Vec<PushRow> = self.store.all(newest).await?;
         match rows.get(self.options.queued_max) {
             Some(row) => {
-                tracing::info!(user = %seat.user, app = seat.app_id, "pushes for a gateway that fails are dropped");
+                tracing::info!(user = %seat.user, app = seat.app_id, "pushes for a gateway that fails or is slow are dropped");
                 self.settle(seat, row.pos).await
             }
             None => Ok(()),

@@ -1,6 +1,7 @@
 //! From the stream into the queues: whom a change notifies, and whose number of unread messages it may have changed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,8 @@ use crate::{Push, Result};
 
 /// Entries whose pushes are committed together.
 const GROUP_MAX: usize = 500;
+/// Users and changes whose pushes are committed together; it is the last change that passes it.
+const GROUP_DUE_MAX: usize = 5_000;
 /// Entries that are read from the stream at a time.
 const STREAM_PAGE: u32 = 1_000;
 /// How often the positions are stored, at most, while nothing is queued.
@@ -56,10 +59,13 @@ impl Due {
 }
 
 impl Push {
-    /// Follows the stream for ever. At the start the store must be readable; later it waits while the store is away, and
-    /// what cannot be told is passed over, so that one broken room does not silence the others.
-    pub(crate) async fn dispatch(self: &Arc<Self>) -> Result<()> {
-        self.share().await?;
+    /// Follows the stream for ever. It waits while the store is away, and what cannot be told is passed over, so that one
+    /// broken room does not silence the others.
+    pub(crate) async fn dispatch(self: &Arc<Self>) -> Infallible {
+        while let Err(error) = self.share().await {
+            tracing::warn!(%error, "it is not known which users are this node's to push to");
+            tokio::time::sleep(PAUSE).await;
+        }
         let [mut keep, mut share] = [KEEP_EVERY, SHARE_EVERY].map(ticks);
         loop {
             if let Err(error) = self.read_stream().await {
@@ -110,17 +116,20 @@ impl Push {
 
     /// Dispatches changes, in groups whose pushes are queued together.
     async fn dispatch_all(self: &Arc<Self>, entries: Vec<(StreamPosition, StreamEntry)>) {
-        for group in entries.chunks(GROUP_MAX) {
-            let (mut due, mut last) = (Due::default(), StreamPosition::ZERO);
-            for (pos, entry) in group {
-                if self.shards.position().is_some_and(|position| *pos > position) {
-                    self.dispatch_surely(*pos, entry, &mut due).await;
-                    last = *pos;
-                }
+        let (mut due, mut dispatched, mut last) = (Due::default(), 0, StreamPosition::ZERO);
+        for (pos, entry) in entries {
+            if self.shards.position().is_none_or(|position| pos <= position) {
+                continue;
             }
-            if last > StreamPosition::ZERO {
-                self.queue(due, last).await;
+            self.dispatch_surely(pos, &entry, &mut due).await;
+            (dispatched, last) = (dispatched + 1, pos);
+            if dispatched >= GROUP_MAX || due.0.len() >= GROUP_DUE_MAX {
+                self.queue(std::mem::take(&mut due), last).await;
+                dispatched = 0;
             }
+        }
+        if dispatched > 0 {
+            self.queue(due, last).await;
         }
     }
 
@@ -168,10 +177,11 @@ impl Push {
                 Ok(())
             }
             (StreamKind::RoomPurged, _, _, _) => {
-                self.badges.purged();
+                self.badges.forget();
                 Ok(())
             }
-            (StreamKind::Pusher | StreamKind::Account, _, Some(user), _) => self.reload(user).await,
+            (StreamKind::Pusher, _, Some(user), _) => self.reload(user).await,
+            (StreamKind::Account, _, Some(user), _) => self.account_changed(user).await,
             _ => Ok(()),
         }
     }
@@ -316,15 +326,11 @@ impl Push {
         }
     }
 
-    /// A row more waits for a pusher. While its gateway fails, the oldest go when there are too many.
+    /// A row more waits for a pusher. Whether its gateway fails or is slow, the oldest go when there are too many.
     async fn bound(&self, seat: &Arc<Seat>) {
         let full = {
             let mut queue = seat.queue.lock();
-            if queue.state.failures == 0 {
-                queue.added = 0;
-            } else {
-                queue.added += 1;
-            }
+            queue.added += 1;
             let full = queue.added >= self.options.queued_max;
             if full {
                 queue.added = 0;

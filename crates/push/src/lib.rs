@@ -70,8 +70,10 @@ pub struct Options {
     pub retry_max: Duration,
     /// How long a push waits for a gateway that fails, in milliseconds; then it is of no use any more.
     pub queued_ms_max: i64,
-    /// Pushes that wait for a gateway that fails, per pusher; the oldest go.
+    /// Pushes that wait for a gateway that fails or is slow, per pusher; the oldest go.
     pub queued_max: usize,
+    /// Pushes of one user under way at a time.
+    pub per_user_max: usize,
     /// Pushes under way at a time to one gateway.
     pub per_gateway_max: usize,
     /// Pushes under way at a time, over all gateways that answer.
@@ -90,6 +92,7 @@ impl Default for Options {
             retry_max: Duration::from_secs(3_600),
             queued_ms_max: 24 * 3_600 * 1_000,
             queued_max: 1_000,
+            per_user_max: 4,
             per_gateway_max: 24,
             pushes_max: 512,
             tries_max: 64,
@@ -205,10 +208,10 @@ impl Push {
     /// Sends until `stop` becomes true; what is not sent by then is sent after the next start.
     ///
     /// # Errors
-    /// As the store says, at the start.
+    /// As the store says, at the end: then some pushes may come twice.
     pub async fn run(self: &Arc<Self>, mut stop: watch::Receiver<bool>) -> Result<()> {
         tokio::select! {
-            outcome = self.dispatch() => outcome?,
+            never = self.dispatch() => match never {},
             _ = stop.wait_for(|stop| *stop) => {}
         }
         self.stopping.send_replace(true);

@@ -40,8 +40,10 @@ pub(crate) struct Queue {
     running: bool,
     /// The pusher is gone, or another node's.
     gone: bool,
-    /// How many rows were added since the gateway failed.
+    /// How many rows were added since it was looked whether there are too many.
     pub added: usize,
+    /// Whether the gateway did not answer the last time, wherever the pusher led then.
+    pub fails: bool,
     /// What the store says of it.
     pub state: PushStateRow,
 }
@@ -55,6 +57,8 @@ pub(crate) struct Seat {
     /// The address within the app.
     pub pushkey: String,
     settings: RwLock<Arc<Settings>>,
+    /// Places for pushes of the user that are under way.
+    pub turns: Arc<Semaphore>,
     /// Its queue.
     pub queue: Mutex<Queue>,
 }
@@ -188,21 +192,46 @@ impl Push {
             with_pushers.insert(row.user_id);
         }
         for user in with_pushers.iter().filter(|user| shards.contains(&Shards::of(user))) {
-            self.reload(user).await?;
+            match self.reload(user).await {
+                Err(error) if !error.will_pass() => tracing::error!(%user, %error, "a user's pushers cannot be served"),
+                reloaded => reloaded?,
+            }
         }
         Ok(())
     }
 
-    /// Reads a user's pushers again. Those of users who are deactivated or locked, and those that are switched off, do
-    /// nothing. To be called by the dispatcher alone.
+    /// An account, its sessions or its devices changed. Its pushers are read again if they begin or end to do something;
+    /// those that go with a device are announced themselves.
+    pub(crate) async fn account_changed(self: &Arc<Self>, user: &UserId) -> Result<()> {
+        if !self.shards.has(user) {
+            return Ok(());
+        }
+        let changed = match (self.people.has(user), self.is_active(user).await?) {
+            (false, true) => !self.users.pushers(user).await?.is_empty(),
+            (serves, active) => serves != active,
+        };
+        if changed { self.reload(user).await } else { Ok(()) }
+    }
+
+    async fn is_active(&self, user: &UserId) -> Result<bool> {
+        let account = self.users.account(user).await?;
+        Ok(account.is_some_and(|account| !account.deactivated && !account.locked))
+    }
+
+    /// Reads a user's pushers again. Those of users who are deactivated or locked, those that are switched off, and those
+    /// whose device is gone do nothing. To be called by the dispatcher alone.
     pub(crate) async fn reload(self: &Arc<Self>, user: &UserId) -> Result<()> {
         if !self.shards.has(user) {
             return Ok(());
         }
-        let account = self.users.account(user).await?;
-        let active = account.is_some_and(|account| !account.deactivated && !account.locked);
-        let rows = if active { self.users.pushers(user).await? } else { Vec::new() };
+        let mut rows = if self.is_active(user).await? { self.users.pushers(user).await? } else { Vec::new() };
+        if !rows.is_empty() {
+            let devices = self.users.devices(user).await?;
+            rows.retain(|row| devices.iter().any(|device| device.id == row.device_id));
+        }
         let before = self.people.seats(user);
+        let new_turns = || Arc::new(Semaphore::new(self.options.per_user_max));
+        let turns = before.first().map_or_else(new_turns, |seat| Arc::clone(&seat.turns));
         let mut seats = Vec::new();
         for row in rows {
             let Some(settings) = self.settings_of(&row) else { continue };
@@ -212,7 +241,7 @@ impl Push {
                     renew(seat, settings);
                     seats.push(Arc::clone(seat));
                 }
-                None => seats.push(self.new_seat(&row, settings).await?),
+                None => seats.push(self.new_seat(&row, settings, Arc::clone(&turns)).await?),
             }
         }
         for gone in before.iter().filter(|seat| !seats.iter().any(|kept| Arc::ptr_eq(kept, seat))) {
@@ -244,7 +273,7 @@ impl Push {
         Some(Settings { pos: row.pos, url, ids_only: ids_only || !self.options.include_content, device, places })
     }
 
-    async fn new_seat(&self, row: &PusherRow, settings: Settings) -> Result<Arc<Seat>> {
+    async fn new_seat(&self, row: &PusherRow, settings: Settings, turns: Arc<Semaphore>) -> Result<Arc<Seat>> {
         let key = vec![(&row.user_id).into(), Value::from(row.app_id.as_str()), Value::from(row.pushkey.as_str())];
         let reads = vec![Read::get::<PushStateRow>(key.clone()), Read::prefix::<PushRow>(key).limit(1)];
         let mut found = self.store.read(reads).await?.into_iter();
@@ -263,29 +292,43 @@ impl Push {
             // A push may have been under way when the last process ended.
             state.badge = UNKNOWN;
         }
-        let failing = state.failures > 0;
+        let fails = state.failures > 0;
         let seat = Arc::new(Seat {
             user: row.user_id.clone(),
             app_id: row.app_id.clone(),
             pushkey: row.pushkey.clone(),
             settings: RwLock::new(Arc::new(settings)),
-            queue: Mutex::new(Queue { filled, running: false, gone: false, added: 0, state }),
+            turns,
+            queue: Mutex::new(Queue { filled, running: false, gone: false, added: 0, fails, state }),
         });
-        if failing {
+        if fails {
             self.put_off.lock().push(Arc::clone(&seat));
         }
         Ok(seat)
     }
 
+    /// The apps and keys of those of a user's pushers for which something waits. Of each queue one row is read.
+    async fn waiting_for(&self, user: &UserId) -> Result<BTreeSet<(String, String)>> {
+        let mut keys = BTreeSet::new();
+        let mut found = self.store.one::<PushRow>(Read::prefix::<PushRow>(vec![user.into()]).limit(1)).await?;
+        while let Some(PushRow { app_id, pushkey, .. }) = found {
+            let app = Read::prefix::<PushRow>(vec![user.into(), Value::from(app_id.as_str())]);
+            let later_apps = Read::prefix::<PushRow>(vec![user.into()]).after(app_id.as_str());
+            found = self.store.one(app.after(pushkey.as_str()).limit(1)).await?;
+            if found.is_none() {
+                found = self.store.one(later_apps.limit(1)).await?;
+            }
+            keys.insert((app_id, pushkey));
+        }
+        Ok(keys)
+    }
+
     /// Deletes what waits for pushers of a user that are gone.
     async fn clear_others(&self, user: &UserId, seats: &[Arc<Seat>]) -> Result<()> {
         let mut batch = CommitBatch::new();
-        let reads = vec![Read::prefix::<PushStateRow>(vec![user.into()]), Read::prefix::<PushRow>(vec![user.into()])];
-        let mut found = self.store.read(reads).await?.into_iter();
-        let states = found.next().unwrap_or_default().all::<PushStateRow>()?;
-        let waiting = found.next().unwrap_or_default().all::<PushRow>()?;
-        let keys = states.into_iter().map(|row| (row.app_id, row.pushkey));
-        let keys: BTreeSet<_> = keys.chain(waiting.into_iter().map(|row| (row.app_id, row.pushkey))).collect();
+        let states: Vec<PushStateRow> = self.store.all(Read::prefix::<PushStateRow>(vec![user.into()])).await?;
+        let mut keys = self.waiting_for(user).await?;
+        keys.extend(states.into_iter().map(|row| (row.app_id, row.pushkey)));
         for (app_id, pushkey) in keys {
             if seats.iter().any(|seat| seat.app_id == app_id && seat.pushkey == pushkey) {
                 continue;
@@ -301,7 +344,7 @@ impl Push {
     }
 }
 
-/// The pusher was set anew: its gateway is tried again at once.
+/// The pusher was set anew: its gateway is tried again at once, among those that failed if it did.
 fn renew(seat: &Arc<Seat>, settings: Settings) {
     if seat.settings.read().pos == settings.pos {
         return;

@@ -101,8 +101,26 @@ impl Shards {
 
 impl Push {
     /// Takes the shards that are this node's now, and leaves those that are not. True if there are new ones.
+    /// Where it fails, the new ones are left again, to be taken the next time: nobody would be told anything.
     pub(crate) async fn share(self: &Arc<Self>) -> Result<bool> {
+        let had_none = self.shards.position().is_none();
         let mut new = BTreeSet::new();
+        let mut shared = self.divide(&mut new).await;
+        if shared.is_ok() && !new.is_empty() {
+            if had_none {
+                // Nothing was noted of what has happened meanwhile.
+                self.badges.forget();
+            }
+            shared = self.take_up(&new).await;
+        }
+        if shared.is_err() {
+            new.iter().for_each(|shard| self.leave(*shard));
+        }
+        shared.map(|()| !new.is_empty())
+    }
+
+    /// Takes and leaves shards, and notes the new ones.
+    async fn divide(&self, new: &mut BTreeSet<usize>) -> Result<()> {
         for shard in 0..SHARDS {
             match (self.nodes.is_mine(&Shards::reader(shard)), self.shards.get(shard)) {
                 (true, None) if self.take(shard).await? => drop(new.insert(shard)),
@@ -113,14 +131,7 @@ impl Push {
                 _ => {}
             }
         }
-        if new.is_empty() {
-            return Ok(false);
-        }
-        let taken_up = self.take_up(&new).await;
-        if taken_up.is_err() {
-            new.iter().for_each(|shard| self.leave(*shard));
-        }
-        taken_up.map(|()| true)
+        Ok(())
     }
 
     /// Becomes the owner of a shard. False if another node was faster.

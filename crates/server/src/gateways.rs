@@ -19,8 +19,8 @@ use crate::config::Config;
 use crate::nodes::Nodes;
 use crate::world::World;
 
-/// Bounds on one push. Gateways wait for those behind them before they answer.
-const LIMITS: Limits = Limits { timeout: Duration::from_secs(30), body_bytes_max: 64 << 10 };
+/// Bounds on one push. Gateways wait for those behind them before they answer; which take longer count as away.
+const LIMITS: Limits = Limits { timeout: Duration::from_secs(10), body_bytes_max: 64 << 10 };
 
 /// Gateways over the network. Which addresses are reached is filtered after they were looked up, and no redirection is
 /// followed.

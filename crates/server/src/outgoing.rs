@@ -34,6 +34,6 @@ pub async fn run(running: Arc<Running>, stop: watch::Receiver<bool>) {
 async fn run_pushers(push: &Arc<Push>, nodes: &Nodes, stop: watch::Receiver<bool>) {
     nodes.meet().await;
     if let Err(error) = push.run(stop).await {
-        tracing::error!(%error, "pushing has ended");
+        tracing::error!(%error, "how far pushes were queued cannot be stored, and some may come twice");
     }
 }

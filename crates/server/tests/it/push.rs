@@ -1,6 +1,7 @@
 //! Push notifications over HTTP: a whole server, a gateway that listens on a loopback port, and a clock that the test moves
 //! (behaviours CP4 to CP9).
 
+mod bounds;
 mod gateway;
 mod network;
 mod numbers;

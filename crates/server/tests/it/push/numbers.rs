@@ -1,8 +1,9 @@
 //! The number on an app's icon (behaviour CP5).
 
 use serde_json::json;
-use store::Read;
 use store::tables::push::PushRow;
+use store::tables::rooms::RoomRow;
+use store::{CommitBatch, Read};
 use testkit::encoded;
 
 use super::gateway::{Gateway, unread};
@@ -78,6 +79,42 @@ async fn cp5_who_is_ignored_is_counted_no_more() {
     let path = format!("user/{}/account_data/m.ignored_user_list", encoded(&alice.user));
     world.put(&alice, &path, json!({ "ignored_users": { &bob.user: {} } })).await;
     assert_eq!(gateway.next_number().await, 0);
+}
+
+/// The same holds for an invite.
+#[tokio::test]
+async fn cp5_an_invite_of_somebody_who_is_ignored_is_counted_no_more() {
+    let (world, gateway) = (World::new().await, Gateway::start().await);
+    let [alice, bob] = world.people(["alice", "bob"]).await;
+    world.set_pusher(&alice, &gateway.url(), json!({})).await;
+    world.post(&bob, "createRoom", json!({ "invite": [&alice.user] })).await;
+    assert_eq!(unread(&gateway.next().await), 1);
+    let path = format!("user/{}/account_data/m.ignored_user_list", encoded(&alice.user));
+    world.put(&alice, &path, json!({ "ignored_users": { &bob.user: {} } })).await;
+    assert_eq!(gateway.next_number().await, 0);
+}
+
+/// Of a room that cannot be read nothing is told or counted, and the others are told and counted as ever.
+#[tokio::test]
+async fn cp5_a_broken_room_silences_no_other() {
+    let (mut world, gateway) = (World::new().await, Gateway::start().await);
+    let [alice, bob] = world.people(["alice", "bob"]).await;
+    let [broken, whole] = [world.room(&[&bob, &alice], json!({})).await, world.room(&[&bob, &alice], json!({})).await];
+    world.set_pusher(&alice, &gateway.url(), json!({})).await;
+    gateway.answers(503, "");
+    world.say(&bob, &broken, "lost").await;
+    assert_eq!(gateway.next_body().await, "lost");
+    world.until(|report| report.failed == 1).await;
+    let read = Read::along::<RoomRow>(RoomRow::BY_ID, vec![broken.as_str().into()]);
+    let row = world.running.store.one::<RoomRow>(read).await.unwrap().unwrap();
+    let mut batch = CommitBatch::new();
+    batch.put(RoomRow { room_version: "org.example.lost".to_owned(), ..row });
+    world.running.store.commit(batch).await.unwrap();
+    world.restart().await;
+    gateway.is_fine();
+    world.say(&bob, &whole, "told").await;
+    let told = gateway.next_in_time(&world).await;
+    assert_eq!((&told["content"]["body"], unread(&told)), (&json!("told"), 1));
 }
 
 /// Who has read everything and goes on writing and reading has nothing to be told, and nothing is queued.

@@ -2,7 +2,8 @@
 
 use http::Method;
 use serde_json::{Value, json};
-use store::Clock as _;
+use store::tables::users::DeviceRow;
+use store::{Clock as _, CommitBatch};
 
 use super::gateway::Gateway;
 use super::world::World;
@@ -94,6 +95,27 @@ async fn cp7_a_pusher_dies_with_its_device() {
         assert_eq!((&told["devices"][0]["pushkey"], &told["content"]["body"]), (&json!("laptop"), &json!(text)));
     }
     assert_eq!(gateway.rest(), [] as [Value; 0]);
+}
+
+/// A pusher whose device went without it, as when a process ended in the middle, does nothing.
+#[tokio::test]
+async fn cp7_a_pusher_without_its_device_does_nothing() {
+    let (mut world, gateway) = (World::new().await, Gateway::start().await);
+    let [alice, bob, carol] = world.people(["alice", "bob", "carol"]).await;
+    let room = world.room(&[&bob, &alice, &carol], json!({})).await;
+    for person in [&alice, &carol] {
+        world.set_pusher(person, &gateway.url(), json!({})).await;
+    }
+    let mut batch = CommitBatch::new();
+    batch.delete::<DeviceRow>(vec![(&alice.id()).into(), "PHONE".into()]);
+    world.running.store.commit(batch).await.unwrap();
+    world.restart().await;
+    for text in ["one", "two"] {
+        world.say(&bob, &room, text).await;
+        let told = gateway.next().await;
+        assert_eq!((&told["devices"][0]["pushkey"], &told["content"]["body"]), (&json!("carol"), &json!(text)));
+    }
+    assert_eq!(world.running.push.as_ref().unwrap().report().pushers, 1);
 }
 
 #[tokio::test]
