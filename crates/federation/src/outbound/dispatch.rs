@@ -120,7 +120,11 @@ impl Outbound {
                         Ok(false) => {}
                         // What their last owner left is read from the stream.
                         Ok(true) => break,
-                        Err(error) => tracing::warn!(%error, "it is not known which servers are this node's to send to"),
+                        Err(error) => {
+                            tracing::warn!(%error, "it is not known which servers are this node's to send to");
+                            // Some may have been taken before it failed, and theirs is in the stream as well.
+                            break;
+                        }
                     },
                     _ = keep.tick() => {
                         if let Err(error) = self.keep_positions().await {
