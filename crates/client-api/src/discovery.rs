@@ -1,4 +1,4 @@
-//! `GET /.well-known/matrix/client` and `GET /.well-known/matrix/support`
+//! `GET /.well-known/matrix/client`, `GET /.well-known/matrix/support` and `GET /.well-known/matrix/policy_server`
 
 use std::sync::Arc;
 
@@ -12,7 +12,10 @@ use crate::{Options, State, rtc};
 
 /// The routes of this file.
 pub fn routes() -> Router<State> {
-    Router::new().route("/.well-known/matrix/client", get(client)).route("/.well-known/matrix/support", get(support))
+    Router::new()
+        .route("/.well-known/matrix/client", get(client))
+        .route("/.well-known/matrix/support", get(support))
+        .route("/.well-known/matrix/policy_server", get(policy_server))
 }
 
 /// Absent (404) where no public address is configured: a wrong one would lock clients out.
@@ -25,6 +28,12 @@ async fn client(extract::State(options): extract::State<Arc<Options>>) -> Result
         answer["org.matrix.msc4143.rtc_foci"] = transports.into();
     }
     Ok(Json(answer))
+}
+
+/// Absent (404) where no policy server bears this server's name.
+async fn policy_server(extract::State(options): extract::State<Arc<Options>>) -> Result<Json<Value>, Error> {
+    let key = options.policy_server_key.as_ref().ok_or_else(|| Error::not_found("No policy server is configured."))?;
+    Ok(Json(json!({ "public_keys": { "ed25519": key } })))
 }
 
 /// Absent (404) where nobody is named.

@@ -9,6 +9,7 @@ pub mod discovery;
 pub mod error_map;
 pub mod json_text;
 pub mod media;
+pub mod old_sync;
 pub mod remote;
 pub mod room;
 pub mod routes;
@@ -36,6 +37,7 @@ pub fn router(state: State) -> Router {
         room::routes(),
         rtc::routes(),
         sliding_sync::routes(),
+        old_sync::routes(),
         sync::routes(),
         third_party::routes(),
         user_directory::routes(),

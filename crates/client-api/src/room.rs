@@ -26,7 +26,7 @@ mod room_send;
 mod room_state;
 mod room_summary;
 mod room_upgrades;
-mod rooms;
+pub(crate) mod rooms;
 mod space_hierarchy;
 mod summary;
 mod thread_subscriptions;

@@ -42,6 +42,9 @@ pub struct Options {
     pub support_contacts: Vec<SupportContact>,
     /// The page that `.well-known/matrix/support` names.
     pub support_page: Option<String>,
+    /// The public key of the policy server that bears this server's name, as unpadded base64, for
+    /// `.well-known/matrix/policy_server`.
+    pub policy_server_key: Option<String>,
     /// Addresses of services that let clients into calls over LiveKit, the preferred first.
     pub livekit_urls: Vec<String>,
     /// Whether push gateways may be reached over `http`, without TLS.

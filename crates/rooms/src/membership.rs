@@ -8,13 +8,16 @@ use ::event::auth_rules::StateView;
 use ::event::power_levels::PowerLevels;
 use ::event::{Json, Object};
 use ruma_common::OwnedEventId;
-use store::tables::rooms::{MembershipRow, PartialRoomRow, RoomRow};
+use store::tables::rooms::{EventRow, MembershipRow, PartialRoomRow, RoomRow};
 use store::{CommitBatch, CommitError, Read, RoomNum, StreamKind, StreamPosition, UserId};
 
 use crate::event::Event;
 use crate::room::{Head, Room};
 use crate::state::{MEMBER, StateMap, type_key};
 use crate::{Error, NewEvent, Result, Rooms};
+
+/// Rooms in which an event is looked for at a time.
+const LOOKUPS_MAX: usize = 500;
 
 /// A local user's place in a room, with the room.
 #[derive(Clone)]
@@ -235,6 +238,24 @@ impl Rooms {
             content.insert("reason".to_owned(), Json::String(reason.to_owned()));
         }
         self.send(room_id, NewEvent::state(sender, MEMBER, target.as_str(), content)).await
+    }
+
+    /// The room of a user's in which an event with this id is known, if there is one.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn room_of_event(&self, user: &UserId, event_id: &str) -> Result<Option<String>> {
+        let rooms: Vec<RoomNum> = self.memberships(user).await?.into_iter().map(|row| row.room).collect();
+        for some in rooms.chunks(LOOKUPS_MAX) {
+            let read = |room: &RoomNum| Read::along::<EventRow>(EventRow::BY_ID, vec![(*room).into(), event_id.into()]);
+            let found = self.store.read(some.iter().map(read).collect()).await?;
+            for rows in found {
+                if let Some(row) = rows.one::<EventRow>()? {
+                    return Ok(self.room_by_num(row.room).await?.map(|room| room.id.clone()));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Current member events of these users, with the state that decides over memberships.

@@ -492,6 +492,7 @@ fn api_options(config: &Config, server_name: &str) -> client_api::Options {
         public_base_url: config.public_base_url.clone(),
         support_contacts: if named { vec![contact] } else { Vec::new() },
         support_page: config.support_page.clone(),
+        policy_server_key: config.policy_server_key.clone(),
         livekit_urls: config.calls.livekit_urls.clone(),
         http_push_gateways: config.push_http_gateways,
     }

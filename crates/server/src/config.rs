@@ -162,6 +162,8 @@ pub struct Config {
     pub support_matrix_id: Option<String>,
     /// Page for users who need help.
     pub support_page: Option<String>,
+    /// The key of the policy server under this server's name.
+    pub policy_server_key: Option<String>,
     /// Who may make an account.
     pub registration_mode: RegistrationMode,
     /// Whether guests may register.
@@ -268,6 +270,7 @@ impl Config {
             support_email: settings.optional_text("support.email")?,
             support_matrix_id: settings.optional_text("support.matrix_id")?,
             support_page: settings.url("support.page")?,
+            policy_server_key: policy_server_key(settings)?,
             registration_mode,
             registration_guests: settings.boolean("registration.guests")?,
             registration_shared_secret: settings.optional_text("registration.shared_secret")?,
@@ -359,6 +362,18 @@ fn log_filter(settings: &Settings) -> Result<String, Error> {
     match tracing_subscriber::EnvFilter::try_new(&filter) {
         Ok(_) => Ok(filter),
         Err(error) => Err(settings.wrong("log.filter", &format!("must be a level, or `level,crate=level,…`: {error}"))),
+    }
+}
+
+/// Of the wrong form, rooms that name the key would trust nobody.
+fn policy_server_key(settings: &Settings) -> Result<Option<String>, Error> {
+    const KEY: &str = "policy_server.public_key";
+    let key = settings.optional_text(KEY)?;
+    match &key {
+        Some(text) if event::VerifyKey::from_b64(text, 0, None).is_none() => {
+            Err(settings.wrong(KEY, "must be an ed25519 key as unpadded base64"))
+        }
+        _ => Ok(key),
     }
 }
 

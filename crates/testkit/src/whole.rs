@@ -34,6 +34,7 @@ fn client_options() -> client_api::Options {
         public_base_url: None,
         support_contacts: Vec::new(),
         support_page: None,
+        policy_server_key: None,
         livekit_urls: Vec::new(),
         http_push_gateways: false,
     }

@@ -15,7 +15,11 @@ pub fn routes() -> Router<State> {
     Router::new().client("/rooms/{room_id}/event/{event_id}", get(event))
 }
 
-async fn event(
+/// One event of a room.
+///
+/// # Errors
+/// `M_NOT_FOUND`, also for what the requester may not see.
+pub async fn event(
     GuestRequester(requester): GuestRequester,
     extract::State(state): extract::State<State>,
     Path((room_id, event_id)): Path<(String, String)>,
@@ -47,6 +51,7 @@ pub async fn visible_event(
     reader.viewer.view(event).await.map_err(error_map::rooms)?.ok_or_else(missing)
 }
 
-fn missing() -> Error {
+/// What is said of an event that may not be seen, as of one that does not exist.
+pub fn missing() -> Error {
     error_map::rooms(rooms::Error::EventNotFound)
 }

@@ -14,6 +14,7 @@ mod history;
 mod membership;
 mod notifications;
 mod notifying;
+mod old_sync;
 mod purge;
 mod rate_limits;
 mod relations;

@@ -28,6 +28,7 @@ async fn well_known_documents_say_what_is_configured() {
             "public_base_url=https://matrix.hearth.test/",
             "support.email=admin@hearth.test",
             "support.page=https://hearth.test/help",
+            "policy_server.public_key=6yhHGKhCiXTSEN2ksjV7kX+N6rBQZ3Xb+M7LlC6NS+s",
         ],
     );
     let client = ask(Method::GET, &format!("{}/.well-known/matrix/client", program.url), "").await;
@@ -40,6 +41,8 @@ async fn well_known_documents_say_what_is_configured() {
         "support_page": "https://hearth.test/help",
     });
     assert_eq!(program.get("/.well-known/matrix/support").await, (200, expected));
+    let expected = json!({ "public_keys": { "ed25519": "6yhHGKhCiXTSEN2ksjV7kX+N6rBQZ3Xb+M7LlC6NS+s" } });
+    assert_eq!(program.get("/.well-known/matrix/policy_server").await, (200, expected));
     let server = ask(Method::GET, &format!("{}/.well-known/matrix/server", program.url), "").await;
     assert_eq!(server.headers()["content-type"], "application/json");
     assert_eq!(serde_json::from_str::<Value>(server.body()).unwrap(), json!({ "m.server": "matrix.hearth.test:443" }));
@@ -49,7 +52,7 @@ async fn well_known_documents_say_what_is_configured() {
 async fn well_known_documents_are_absent_where_nothing_is_configured() {
     let folder = tempfile::tempdir().unwrap();
     let program = Program::start(folder.path(), &[]);
-    for path in ["client", "support", "server"].map(|name| format!("/.well-known/matrix/{name}")) {
+    for path in ["client", "support", "server", "policy_server"].map(|name| format!("/.well-known/matrix/{name}")) {
         let (status, body) = program.get(&path).await;
         assert_eq!((status, body["errcode"].as_str()), (404, Some("M_NOT_FOUND")), "{path}");
     }
