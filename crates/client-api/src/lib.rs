@@ -13,6 +13,7 @@ pub mod remote;
 pub mod room;
 pub mod routes;
 pub mod rtc;
+pub mod search;
 pub mod sliding_sync;
 pub mod state;
 pub mod sync;
@@ -35,6 +36,7 @@ pub fn router(state: State) -> Router {
         media::routes(),
         room::routes(),
         rtc::routes(),
+        search::routes(),
         sliding_sync::routes(),
         sync::routes(),
         third_party::routes(),

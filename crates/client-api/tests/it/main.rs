@@ -17,6 +17,7 @@ mod notifying;
 mod purge;
 mod rate_limits;
 mod relations;
+mod search;
 mod sliding;
 mod sliding_rooms;
 mod spaces;
