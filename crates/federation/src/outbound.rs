@@ -23,15 +23,14 @@ use std::time::Duration;
 use event::Object;
 use parking_lot::Mutex;
 use rooms::Rooms;
-use store::{Clock, Entropy, RoomNum, Store, UserId};
+use store::{Clock, Entropy, Inbox, Nodes, RoomNum, Shards, Store, UserId};
 use tokio::sync::{Semaphore, watch};
 use users::Users;
 
 use self::destination::Destination;
 pub use self::destination::EduKey;
-use self::dispatch::Inbox;
-use self::shards::Shards;
-pub use self::shards::{Alone, Nodes, is_first};
+use self::dispatch::Fleeting;
+use self::shards::SHARDS;
 use crate::Result;
 use crate::client::Client;
 
@@ -79,7 +78,7 @@ pub struct Outbound {
     /// As `under_way`, for destinations that did not answer the last time.
     tries: Semaphore,
     inbox: Arc<Inbox>,
-    nodes: Arc<dyn Nodes>,
+    fleeting: Arc<Fleeting>,
     shards: Shards,
     /// Who was told to type where.
     typing_told: Mutex<BTreeMap<RoomNum, BTreeSet<UserId>>>,
@@ -110,11 +109,13 @@ impl Outbound {
     /// Queues on a store, whose stream they follow from now on. Nothing is sent before [`Outbound::run`].
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { client, store, rooms, users, clock, entropy, nodes, options } = parts;
-        let inbox = Arc::new(Inbox::default());
+        let inbox = Arc::new(Inbox::new(dispatch::is_told));
         store.notifier().add_follower(Arc::clone(&inbox) as _);
-        users.volatile().add_follower(Arc::clone(&inbox) as _);
+        let fleeting = Arc::new(Fleeting::new(Arc::clone(&inbox)));
+        users.volatile().add_follower(Arc::clone(&fleeting) as _);
         Arc::new(Self {
             client,
+            shards: Shards::new(store.clone(), nodes, "federation", SHARDS),
             store,
             rooms,
             users,
@@ -125,8 +126,7 @@ impl Outbound {
             options,
             destinations: Mutex::default(),
             inbox,
-            nodes,
-            shards: Shards::default(),
+            fleeting,
             typing_told: Mutex::default(),
             stopping: watch::Sender::new(false),
         })
@@ -135,14 +135,14 @@ impl Outbound {
     /// Sends until `stop` becomes true; what is not sent by then is sent after the next start.
     ///
     /// # Errors
-    /// As the store says, at the start.
+    /// As the store says, at the end: then some of it may be sent twice.
     pub async fn run(self: &Arc<Self>, mut stop: watch::Receiver<bool>) -> Result<()> {
         tokio::select! {
-            outcome = self.dispatch() => outcome?,
+            never = self.dispatch() => match never {},
             _ = stop.wait_for(|stop| *stop) => {}
         }
         self.stopping.send_replace(true);
-        self.keep_positions().await
+        self.shards.keep_all(self.as_ref()).await
     }
 
     /// Another server has spoken to us: it is there, whatever was learnt before, and is tried again soon.
@@ -173,7 +173,7 @@ impl Outbound {
 
     /// The queue to a server; `None` if another node sends there.
     fn destination(&self, server: &str) -> Option<Arc<Destination>> {
-        let shard = self.shards.get(Shards::of(server))?;
+        let shard = self.shards.holding(server)?;
         let mut destinations = self.destinations.lock();
         let known = destinations.entry(server.to_owned());
         Some(Arc::clone(known.or_insert_with(|| Arc::new(Destination::new(server, shard.epoch)))))

@@ -9,7 +9,6 @@ use store::{CommitBatch, Read, StreamPosition, Value};
 
 use crate::notification::{self, Notice};
 use crate::people::{Seat, Settings, UNKNOWN};
-use crate::shards::Shards;
 use crate::{Answer, Counters, Push, Result, Unreachable};
 
 /// Rows of a queue that are read at a time.
@@ -171,7 +170,7 @@ impl Push {
         }
         let mut batch = CommitBatch::new();
         batch.put(state);
-        self.commit_owned(Shards::of(&seat.user), batch, None).await.map(drop)
+        self.commit_for(&seat.user, batch).await
     }
 
     /// The pusher is left alone for a while.
@@ -213,7 +212,7 @@ impl Push {
         let mut batch = CommitBatch::new();
         batch.delete_range::<PushRow>(seat.key(), Bound::Unbounded, Bound::Included(Value::from(up_to)));
         batch.put(state);
-        self.commit_owned(Shards::of(&seat.user), batch, None).await.map(drop)
+        self.commit_for(&seat.user, batch).await
     }
 
     /// Deletes the oldest rows of a queue in which too many wait.

@@ -8,23 +8,19 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use rooms::{Event, Room};
 use serde_json::{Value as Json, json};
-use store::tables::core::StreamRow;
+use store::inbox::{Entries, ticks};
 use store::tables::push::PushRow;
 use store::tables::rooms::MembershipRow;
 use store::{CommitBatch, EventNum, Read, RoomNum, StreamEntry, StreamKind, StreamPosition, UserId};
 use users::push_rules::Context;
 
-use crate::inbox::is_looked_at;
 use crate::people::Seat;
-use crate::shards::Shards;
 use crate::{Push, Result};
 
 /// Entries whose pushes are committed together.
 const GROUP_MAX: usize = 500;
 /// Users and changes whose pushes are committed together; it is the last change that passes it.
 const GROUP_DUE_MAX: usize = 5_000;
-/// Entries that are read from the stream at a time.
-const STREAM_PAGE: u32 = 1_000;
 /// How often the positions are stored, at most, while nothing is queued.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
 /// How often a node looks whether it is to push to other users than before.
@@ -33,6 +29,12 @@ const SHARE_EVERY: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_secs(1);
 /// What the default power levels ask of who notifies a whole room; a room that is not known has none.
 const NOTIFICATION_LEVEL: i64 = 50;
+
+/// Kinds of changes that make a push, or change who gets one or what is unread.
+pub(crate) fn is_looked_at(kind: StreamKind) -> bool {
+    use StreamKind::*;
+    matches!(kind, Event | EventChanged | RoomHead | RoomPurged | Receipt | AccountData | Membership | Pusher | Account)
+}
 
 /// What a user's pushers are to be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,9 +76,9 @@ impl Push {
                 continue;
             }
             loop {
-                let taken = self.inbox.take();
-                self.dispatch_all(taken.entries.into()).await;
-                if taken.overflow {
+                let (entries, overflow) = self.inbox.take();
+                self.dispatch_all(entries).await;
+                if overflow {
                     break;
                 }
                 tokio::select! {
@@ -88,7 +90,7 @@ impl Push {
                         Err(error) => tracing::warn!(%error, "it is not known which users are this node's to push to"),
                     },
                     _ = keep.tick() => {
-                        if let Err(error) = self.keep_positions().await {
+                        if let Err(error) = self.shards.keep_all(self.as_ref()).await {
                             tracing::warn!(%error, "how far pushes were queued cannot be stored");
                         }
                     }
@@ -100,22 +102,15 @@ impl Push {
     /// Dispatches what the stream holds that is not dispatched, up to its end.
     async fn read_stream(self: &Arc<Self>) -> Result<()> {
         while let Some(position) = self.shards.position() {
-            let up_to = self.store.watermark();
-            let read = Read::prefix::<StreamRow>(vec![]).after(position).up_to(up_to).limit(STREAM_PAGE);
-            let rows: Vec<StreamRow> = self.store.all(read).await?;
-            let Some(last) = rows.last().map(|row| row.pos) else { break };
-            let entries = rows.into_iter().filter_map(|row| {
-                let kind = StreamKind::from_number(row.kind).filter(|kind| is_looked_at(*kind))?;
-                Some((row.pos, StreamEntry { kind, room: row.room, user: row.user_id, number: row.number }))
-            });
-            self.dispatch_all(entries.collect()).await;
+            let Some((entries, last)) = self.inbox.read(&self.store, position).await? else { break };
+            self.dispatch_all(entries).await;
             self.shards.passed(last);
         }
         Ok(())
     }
 
     /// Dispatches changes, in groups whose pushes are queued together.
-    async fn dispatch_all(self: &Arc<Self>, entries: Vec<(StreamPosition, StreamEntry)>) {
+    async fn dispatch_all(self: &Arc<Self>, entries: Entries) {
         let (mut due, mut dispatched, mut last) = (Due::default(), 0, StreamPosition::ZERO);
         for (pos, entry) in entries {
             if self.shards.position().is_none_or(|position| pos <= position) {
@@ -299,11 +294,11 @@ impl Push {
         let (mut batches, mut filled) = (BTreeMap::<usize, CommitBatch>::new(), Vec::new());
         let queued_ms = self.clock.now_ms();
         for ((user, pos), what) in due.0 {
-            if !self.shards.is_due(&user, pos) {
+            if !self.shards.is_due(user.as_str(), pos) {
                 continue;
             }
             for seat in self.people.seats(&user) {
-                let batch = batches.entry(Shards::of(&user)).or_default();
+                let batch = batches.entry(self.shards.of(user.as_str())).or_default();
                 batch.put(row_of(&seat, pos, &what, queued_ms));
                 filled.push(seat);
             }
@@ -358,10 +353,4 @@ fn row_of(seat: &Seat, pos: StreamPosition, what: &What, queued_ms: i64) -> Push
         actions,
         queued_ms,
     }
-}
-
-fn ticks(every: Duration) -> tokio::time::Interval {
-    let mut ticks = tokio::time::interval(every);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    ticks
 }

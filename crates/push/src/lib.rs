@@ -14,7 +14,6 @@ mod deliver;
 mod dispatch;
 mod error;
 mod gateway;
-mod inbox;
 mod notification;
 mod people;
 mod shards;
@@ -27,17 +26,15 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use rooms::Rooms;
-use store::{Clock, Entropy, Store};
+use store::{Clock, Entropy, Inbox, Nodes, Shards, Store};
 use tokio::sync::{Semaphore, watch};
 use users::Users;
 
 use crate::badge::Badges;
 pub use crate::error::Error;
 pub use crate::gateway::{Answer, Gateways, Unreachable};
-use crate::inbox::Inbox;
 use crate::people::{People, Seat};
-use crate::shards::Shards;
-pub use crate::shards::{Alone, Nodes};
+use crate::shards::SHARDS;
 
 /// What this room answers with.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -158,7 +155,6 @@ pub struct Push {
     gateways: Arc<dyn Gateways>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    nodes: Arc<dyn Nodes>,
     spawner: Spawner,
     options: Options,
     inbox: Arc<Inbox>,
@@ -180,19 +176,18 @@ impl Push {
     /// Pushers on a store, whose stream they follow from now on. Nothing is sent before [`Push::run`].
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { store, rooms, users, gateways, clock, entropy, nodes, spawner, options } = parts;
-        let inbox = Arc::new(Inbox::default());
+        let inbox = Arc::new(Inbox::new(dispatch::is_looked_at));
         store.notifier().add_follower(Arc::clone(&inbox) as _);
         Arc::new(Self {
+            shards: Shards::new(store.clone(), nodes, "push", SHARDS),
             store,
             rooms,
             users,
             gateways,
             clock,
             entropy,
-            nodes,
             spawner,
             inbox,
-            shards: Shards::default(),
             people: People::default(),
             badges: Badges::default(),
             under_way_to: Mutex::default(),
@@ -215,7 +210,7 @@ impl Push {
             _ = stop.wait_for(|stop| *stop) => {}
         }
         self.stopping.send_replace(true);
-        self.keep_positions().await
+        self.shards.keep_all(self.as_ref()).await
     }
 
     /// Tries those gateways again for which it is time; to be called about once a second.

@@ -11,7 +11,6 @@ use store::{CommitBatch, Read, StreamPosition, UserId, Value};
 use tokio::sync::Semaphore;
 use users::pushers::ENABLED;
 
-use crate::shards::Shards;
 use crate::{Push, Result};
 
 /// The number that a gateway was told last, where that is not known.
@@ -183,7 +182,7 @@ impl People {
 impl Push {
     /// Begins to serve the pushers of newly taken shards, and takes up what waits for them. What waits for pushers that
     /// are gone is deleted.
-    pub(crate) async fn take_up(self: &Arc<Self>, shards: &BTreeSet<usize>) -> Result<()> {
+    pub(crate) async fn begin_to_serve(self: &Arc<Self>, shards: &BTreeSet<usize>) -> Result<()> {
         let mut with_pushers: BTreeSet<UserId> =
             self.users.all_pushers().await?.into_iter().map(|row| row.user_id).collect();
         let mut after = UserId::from("");
@@ -191,7 +190,7 @@ impl Push {
             after = row.user_id.clone();
             with_pushers.insert(row.user_id);
         }
-        for user in with_pushers.iter().filter(|user| shards.contains(&Shards::of(user))) {
+        for user in with_pushers.iter().filter(|user| shards.contains(&self.shards.of(user.as_str()))) {
             match self.reload(user).await {
                 Err(error) if !error.will_pass() => tracing::error!(%user, %error, "a user's pushers cannot be served"),
                 reloaded => reloaded?,
@@ -203,7 +202,7 @@ impl Push {
     /// An account, its sessions or its devices changed. Its pushers are read again if they begin or end to do something;
     /// those that go with a device are announced themselves.
     pub(crate) async fn account_changed(self: &Arc<Self>, user: &UserId) -> Result<()> {
-        if !self.shards.has(user) {
+        if !self.serves(user) {
             return Ok(());
         }
         let changed = match (self.people.has(user), self.is_active(user).await?) {
@@ -221,7 +220,7 @@ impl Push {
     /// Reads a user's pushers again. Those of users who are deactivated or locked, those that are switched off, and those
     /// whose device is gone do nothing. To be called by the dispatcher alone.
     pub(crate) async fn reload(self: &Arc<Self>, user: &UserId) -> Result<()> {
-        if !self.shards.has(user) {
+        if !self.serves(user) {
             return Ok(());
         }
         let mut rows = if self.is_active(user).await? { self.users.pushers(user).await? } else { Vec::new() };
@@ -340,7 +339,7 @@ impl Push {
         if batch.is_empty() {
             return Ok(());
         }
-        self.commit_owned(Shards::of(user), batch, None).await.map(drop)
+        self.commit_for(user, batch).await
     }
 }
 

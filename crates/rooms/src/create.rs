@@ -110,6 +110,7 @@ impl Rooms {
             state: Roots::EMPTY,
             extremities: Vec::new(),
             local: Arc::default(),
+            muted: Arc::default(),
             servers: Arc::default(),
             partial: None,
             left_out: None,

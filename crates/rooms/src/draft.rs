@@ -14,7 +14,7 @@ use store::{CommitBatch, EventNum, RoomNum, StreamKind, StreamPosition, UserId};
 use tokio::sync::MutexGuard;
 
 use crate::event::{Event, relation};
-use crate::notify::Judgement;
+use crate::muting::{self, Weighed};
 use crate::room::{Extremity, Head, Overlay, Pending, Room, is_marker};
 use crate::state::{MEMBER, Roots, type_key};
 use crate::state_tree::{KeyId, Root, Segment, SegmentRow, Written, needs_checkpoint};
@@ -157,11 +157,12 @@ impl<'a> Draft<'a> {
         row.replaces = replaces;
         row.state_after =
             (state_after != judged.state_before).then(|| state_after.map(|state| state.encode())).flatten();
-        let notified = if visible { self.notified(&judged.pdu).await? } else { Judgement::default() };
+        let weighed = if visible { self.weighed(&judged.pdu).await? } else { Weighed::default() };
+        let messages = self.head.row.messages;
         if visible {
             row.thread = self.thread_of(&judged.pdu).await?;
         }
-        self.place(&mut row, visible, &notified);
+        self.place(&mut row, visible, &weighed);
         self.note_partial(&mut row);
         let event = Arc::new(Event::new(row.clone(), Arc::clone(&judged.pdu)));
         self.overlay.events.insert(num, Arc::clone(&event));
@@ -179,7 +180,7 @@ impl<'a> Draft<'a> {
             self.advance(&event, &judged.prev, after, pos, on_head).await?;
         }
         if let Some(pos) = pos {
-            self.keep_notifications(&event, pos, notified);
+            self.keep_notifications(&event, (pos, messages), weighed);
             self.keep_relation(&event, pos);
             self.keep_own(&event, pos);
         }
@@ -301,7 +302,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Gives a visible event its place in the timeline and counts it.
-    fn place(&mut self, row: &mut EventRow, visible: bool, notified: &Judgement) {
+    fn place(&mut self, row: &mut EventRow, visible: bool, weighed: &Weighed) {
         if !visible {
             row.messages = self.head.row.messages;
             return;
@@ -309,11 +310,11 @@ impl<'a> Draft<'a> {
         row.fragment = Some(self.head.row.fragment);
         row.idx = Some(self.head.row.next_index);
         self.head.row.next_index += 1;
-        if !notified.exceptions.is_empty() {
+        if !weighed.own.is_empty() {
             row.flags |= flags::EXCEPTIONS;
         }
-        if notified.by_default {
-            row.flags |= flags::NOTIFIABLE;
+        if weighed.by_default {
+            row.flags |= flags::NOTIFIABLE | if weighed.is_muted { flags::MUTED } else { 0 };
             if row.thread.is_none() {
                 self.head.row.messages += 1;
             }
@@ -644,20 +645,22 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    fn keep_notifications(&mut self, event: &Arc<Event>, pos: StreamPosition, notified: Judgement) {
+    fn keep_notifications(&mut self, event: &Arc<Event>, at: (StreamPosition, i64), weighed: Weighed) {
+        let (pos, _) = at;
         let is_reply = event.relation().is_some_and(|(rel_type, _)| rel_type == "m.thread");
-        if let Some(root) = event.row.thread.clone().filter(|_| notified.by_default && !is_reply) {
+        if let Some(root) = event.row.thread.clone().filter(|_| weighed.by_default && !is_reply) {
             self.batch.put(ThreadAsideRow { room: self.room.num, pos, root });
         }
-        for exception in notified.exceptions {
+        muting::keep(&mut self.batch, &mut self.head, weighed.changes, at);
+        for own in weighed.own {
             self.batch.put(NotificationRow {
-                user_id: exception.user,
+                user_id: own.user,
                 room: self.room.num,
                 pos,
                 event: event.num(),
                 thread: event.row.thread.clone().unwrap_or_default(),
-                notify: i64::from(exception.notify) - i64::from(notified.by_default),
-                highlight: exception.highlight,
+                notify: own.notify,
+                highlight: own.highlight,
             });
         }
     }
@@ -734,9 +737,9 @@ impl<'a> Draft<'a> {
         self.rooms.store.submit(self.batch)
     }
 
-    /// The local users whom the event notifies, and whether it does so by the default rules.
-    async fn notified(&self, pdu: &Arc<Pdu>) -> Result<Judgement> {
-        self.rooms.judge_notifications(self, pdu).await
+    /// What the event counts for whom.
+    async fn weighed(&self, pdu: &Arc<Pdu>) -> Result<Weighed> {
+        Ok(muting::weigh(self.rooms.judge_notifications(self, pdu).await?, pdu, &self.head))
     }
 
     /// The number of a known event of this room, by id, with what this draft and earlier ones added.

@@ -24,6 +24,9 @@ pub const PARTIAL: i64 = 256;
 /// For some members it counts otherwise than by default, or highlights: they have rows of their own.
 pub const EXCEPTIONS: i64 = 512;
 
+/// Some member had muted the room when it came.
+pub const MUTED: i64 = 1_024;
+
 /// Bits that an event has before it is judged, and keeps.
 pub const KEPT: i64 = REDACTED | FORWARDED;
 /// Bits of an event that has no place in any timeline.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use ruma_common::OwnedEventId;
 use store::tables::rooms::{
-    EventBytesRow, EventRow, LeftOutRow, MembershipRow, PartialRoomRow, RoomRow, RoomServerRow,
+    EventBytesRow, EventRow, LeftOutRow, MembershipRow, MutedRow, PartialRoomRow, RoomRow, RoomServerRow,
 };
 use store::{EventNum, Read, RoomNum};
 
@@ -25,6 +25,7 @@ const TOGETHER: usize = 100;
 struct Stored {
     row: RoomRow,
     joined: Vec<MembershipRow>,
+    muted: Vec<MutedRow>,
     servers: Vec<RoomServerRow>,
     partial: Option<PartialRoomRow>,
     left_out: Vec<LeftOutRow>,
@@ -113,6 +114,7 @@ impl Rooms {
             [
                 Read::get::<RoomRow>(vec![(*num).into()]),
                 Read::along::<MembershipRow>(MembershipRow::BY_ROOM, vec![(*num).into(), "join".into()]),
+                Read::prefix::<MutedRow>(vec![(*num).into()]),
                 Read::prefix::<RoomServerRow>(vec![(*num).into()]),
                 Read::get::<PartialRoomRow>(vec![(*num).into()]),
                 Read::prefix::<LeftOutRow>(vec![(*num).into()]),
@@ -122,12 +124,13 @@ impl Rooms {
         let mut next = || found.next().unwrap_or_default();
         let mut stored = Vec::with_capacity(nums.len());
         for _ in nums {
-            let (row, joined, servers, partial, left_out) = (next(), next(), next(), next(), next());
+            let [row, joined, muted, servers, partial, left_out] = std::array::from_fn(|_| next());
             let Some(row) = row.one::<RoomRow>()? else { continue };
             let extremities = packed::unpack(0, &row.extremities).map_err(|error| corrupt(error.to_string()))?;
             stored.push(Stored {
                 row,
                 joined: joined.all()?,
+                muted: muted.all()?,
                 servers: servers.all()?,
                 partial: partial.one()?,
                 left_out: left_out.all()?,
@@ -157,7 +160,7 @@ impl Rooms {
     }
 
     fn decode_room(&self, stored: Stored, needed: &mut Needed) -> Result<Room> {
-        let Stored { row, joined, servers, partial, left_out, extremities } = stored;
+        let Stored { row, joined, muted, servers, partial, left_out, extremities } = stored;
         let rules = stored_rules(&row.room_version)?;
         let in_room = |num: &EventNum| needed.rows.get(num).filter(|event| event.room == row.room);
         let extremities = extremities.iter().map(|num| extremity(in_room(num).ok_or_else(|| lost(*num))?));
@@ -173,6 +176,7 @@ impl Rooms {
             row,
             extremities,
             local: Arc::new(joined.into_iter().map(|row| row.user_id).collect()),
+            muted: Arc::new(muted.into_iter().map(|row| row.user_id).collect()),
             servers: Arc::new(servers.into_iter().map(|row| (row.server, row.joined)).collect::<BTreeMap<_, _>>()),
             partial: partial.filter(|_| whole_pos == 0).map(Arc::new),
             left_out: LeftOutEvents::of(&left_out),

@@ -18,6 +18,7 @@ mod held;
 mod hold;
 mod load;
 pub mod membership;
+mod muting;
 pub mod notifications;
 pub mod notify;
 pub mod packed;

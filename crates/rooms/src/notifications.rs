@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use store::tables::rooms::{MembershipRow, NotificationRow, OwnInThreadRow, OwnMessageRow, UncountedRow};
+use store::tables::rooms::{MembershipRow, MutingRow, NotificationRow, OwnInThreadRow, OwnMessageRow, UncountedRow};
 use store::{EventNum, Read, StreamPosition, UserId};
 
 use crate::event::Event;
+use crate::muting::{self, Muting};
 use crate::room::Room;
 use crate::unread::ReadMarks;
 use crate::{Result, Rooms, flags};
@@ -43,15 +44,18 @@ impl Rooms {
         let last = events.last().map(|event| event.pos()).filter(|_| more);
         let from = last.unwrap_or(row.joined_pos);
         let rows = Read::prefix::<NotificationRow>(vec![(&row.user_id).into(), room.num.into()]);
-        let mut found =
-            self.store.read(vec![rows.from(from).up_to(upto), uncounted(room, from, upto)]).await?.into_iter();
+        let muting = Muting::read(row).limit(muting::CHANGES_MAX);
+        let reads = vec![rows.from(from).up_to(upto), uncounted(room, from, upto), muting];
+        let mut found = self.store.read(reads).await?.into_iter();
         let rows: Vec<NotificationRow> = found.next().unwrap_or_default().all()?;
         let rows: BTreeMap<StreamPosition, NotificationRow> = rows.into_iter().map(|row| (row.pos, row)).collect();
         let gone = positions(found.next().unwrap_or_default().all()?);
+        let muting = Muting::of(found.next().unwrap_or_default().all()?);
         let n_seen = events.len();
         let found = events.into_iter().filter_map(|event| {
             let own = rows.get(&event.pos());
-            let counts = i64::from(event.has(flags::NOTIFIABLE)) + own.map_or(0, |row| row.notify);
+            let by_default = event.has(flags::NOTIFIABLE) && !muting.covers(event.pos());
+            let counts = i64::from(by_default) + own.map_or(0, |row| row.notify);
             let notifies = counts > 0 && event.row.sender != row.user_id && !gone.contains(&event.pos());
             let highlight = own.is_some_and(|row| row.highlight);
             notifies.then_some(Notified { event, highlight })
@@ -91,18 +95,23 @@ impl Rooms {
     /// # Errors
     /// As the store says.
     pub async fn notified_by(&self, room: &Room, event: &Event, users: &[UserId]) -> Result<Vec<(UserId, bool)>> {
-        let by_default = i64::from(event.has(flags::NOTIFIABLE));
-        if !event.has(flags::EXCEPTIONS) {
-            let users = users.iter().filter(|_| by_default > 0);
+        let by_default = event.has(flags::NOTIFIABLE);
+        if !event.has(flags::EXCEPTIONS | flags::MUTED) {
+            let users = users.iter().filter(|_| by_default);
             return Ok(users.map(|user| (user.clone(), false)).collect());
         }
+        let in_room = |user: &UserId| vec![user.into(), room.num.into()];
         let key = |user: &UserId| vec![user.into(), room.num.into(), event.pos().into()];
-        let reads = users.iter().map(|user| Read::get::<NotificationRow>(key(user))).collect();
+        let muting = |user: &UserId| Read::prefix::<MutingRow>(in_room(user)).up_to(event.pos()).reverse().limit(1);
+        let reads = users.iter().flat_map(|user| [Read::get::<NotificationRow>(key(user)), muting(user)]).collect();
+        let mut found = self.store.read(reads).await?.into_iter();
         let mut notified = Vec::new();
-        for (user, found) in users.iter().zip(self.store.read(reads).await?) {
-            let row = found.one::<NotificationRow>()?;
+        for user in users {
+            let row = found.next().unwrap_or_default().one::<NotificationRow>()?;
+            let muting = found.next().unwrap_or_default().one::<MutingRow>()?;
             let (counts, highlights) = row.map_or((0, false), |row| (row.notify, row.highlight));
-            if by_default + counts > 0 {
+            let counts_else = by_default && !muting.is_some_and(|change| change.muted);
+            if i64::from(counts_else) + counts > 0 {
                 notified.push((user.clone(), highlights));
             }
         }

@@ -39,6 +39,8 @@ pub struct Exception {
     pub notify: bool,
     /// Whether it highlights.
     pub highlight: bool,
+    /// Whether the rule that says so speaks of all messages in the room, rather than of something about this one.
+    pub standing: bool,
 }
 
 /// What the evaluator says about one event.

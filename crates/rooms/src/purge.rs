@@ -10,10 +10,10 @@ use std::ops::Bound;
 
 use store::tables::core::JobRow;
 use store::tables::rooms::{
-    AliasRow, EventBytesRow, EventRow, FragmentRow, HistoryGapRow, LeftOutRow, MembershipRow, MissingPrevRow,
-    NotificationRow, OwnInThreadRow, OwnMessageRow, PartialEventRow, PartialRoomRow, RedactionRow, RelationRow,
-    ResidencyRow, RoomHeadRow, RoomRow, RoomServerRow, StateEventRow, StateKeyRow, StateSegmentRow, StickyRow,
-    ThreadAsideRow, ThreadRow, UncountedRow,
+    AliasRow, EventBytesRow, EventRow, FragmentRow, HistoryGapRow, LeftOutRow, MembershipRow, MissingPrevRow, MutedRow,
+    MutingRow, NotificationRow, OwnInThreadRow, OwnMessageRow, PartialEventRow, PartialRoomRow, RedactionRow,
+    RelationRow, ResidencyRow, RoomHeadRow, RoomRow, RoomServerRow, StateEventRow, StateKeyRow, StateSegmentRow,
+    StickyRow, ThreadAsideRow, ThreadRow, UncountedRow,
 };
 use store::{CommitBatch, CommitError, EventNum, Read, RoomNum, Row, StreamKind, UserId, Value};
 
@@ -168,6 +168,8 @@ impl Rooms {
             let user: &UserId = &row.user_id;
             batch.delete::<MembershipRow>(vec![user.into(), room.into()]);
             batch.delete_prefix::<NotificationRow>(vec![user.into(), room.into()]);
+            batch.delete_prefix::<MutingRow>(vec![user.into(), room.into()]);
+            batch.delete::<MutedRow>(vec![room.into(), user.into()]);
             batch.delete::<OwnMessageRow>(vec![user.into(), room.into()]);
             batch.delete_prefix::<OwnInThreadRow>(vec![user.into(), room.into()]);
             batch.announce(StreamKind::Membership, None, Some(user.clone()), None);

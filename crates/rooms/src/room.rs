@@ -51,6 +51,8 @@ pub struct Head {
     pub extremities: Vec<Extremity>,
     /// Joined users of this server.
     pub local: Arc<BTreeSet<UserId>>,
+    /// Users of this server who mute the room.
+    pub muted: Arc<BTreeSet<UserId>>,
     /// How many joined users each server has, this one included.
     pub servers: Arc<BTreeMap<String, i64>>,
     /// There as long as only part of the room's state is known (MSC3902).

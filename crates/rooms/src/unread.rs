@@ -6,12 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use store::tables::rooms::{
-    MembershipRow, NotificationRow, OwnInThreadRow, OwnMessageRow, RelationRow, ThreadAsideRow, ThreadRow, UncountedRow,
+    MembershipRow, MutingRow, NotificationRow, OwnInThreadRow, OwnMessageRow, RelationRow, ThreadAsideRow, ThreadRow,
+    UncountedRow,
 };
 use store::tables::users::ReceiptRow;
 use store::{EventNum, Read, StreamPosition};
 
 use crate::event::Event;
+use crate::muting::{self, Muting};
 use crate::room::Room;
 use crate::{Result, Rooms, flags};
 
@@ -95,6 +97,7 @@ struct Threads<'a> {
     threads: Vec<ThreadRow>,
     rows: Vec<NotificationRow>,
     asides: Vec<ThreadAsideRow>,
+    muting: &'a Muting,
     ignored: &'a BTreeSet<String>,
 }
 
@@ -129,29 +132,35 @@ impl Rooms {
         let redacted_read = Read::prefix::<UncountedRow>(vec![room.num.into()]).after(all.pos);
         let asides_read = Read::prefix::<ThreadAsideRow>(vec![room.num.into()]).after(all.pos);
         let own_read = Read::get::<OwnMessageRow>(vec![(&row.user_id).into(), room.num.into()]);
-        let few = [&rows_read, &threads_read, &redacted_read, &asides_read].map(|read| read.clone().limit(FEW));
+        let muting_read = Muting::read(row);
+        let few = [&rows_read, &threads_read, &redacted_read, &asides_read, &muting_read];
+        let few = few.map(|read| read.clone().limit(FEW));
         let reads = few.into_iter().chain([own_read]).collect();
         let mut found = self.store.read(reads).await?.into_iter();
         let mut rows = found.next().unwrap_or_default().all::<NotificationRow>()?;
         let mut threads = found.next().unwrap_or_default().all::<ThreadRow>()?;
         let mut redacted = found.next().unwrap_or_default().all::<UncountedRow>()?;
         let mut asides = found.next().unwrap_or_default().all::<ThreadAsideRow>()?;
+        let mut muting = found.next().unwrap_or_default().all::<MutingRow>()?;
         let own = found.next().unwrap_or_default().one::<OwnMessageRow>()?;
-        let most = [rows.len(), threads.len(), redacted.len(), asides.len()].into_iter().max();
+        let most = [rows.len(), threads.len(), redacted.len(), asides.len(), muting.len()].into_iter().max();
         if most >= Some(FEW as usize) {
             let [rows_read, redacted_read, asides_read] =
                 [rows_read, redacted_read, asides_read].map(|read| read.limit(ROWS_MAX));
-            let reads = vec![rows_read, threads_read.limit(THREADS_MAX), redacted_read, asides_read];
+            let (threads_read, muting_read) = (threads_read.limit(THREADS_MAX), muting_read.limit(muting::CHANGES_MAX));
+            let reads = vec![rows_read, threads_read, redacted_read, asides_read, muting_read];
             let mut found = self.store.read(reads).await?.into_iter();
             rows = found.next().unwrap_or_default().all()?;
             threads = found.next().unwrap_or_default().all()?;
             redacted = found.next().unwrap_or_default().all()?;
             asides = found.next().unwrap_or_default().all()?;
+            muting = found.next().unwrap_or_default().all()?;
         }
+        let muting = Muting::of(muting);
         // All in the order of positions.
         let stands = |pos: StreamPosition| redacted.binary_search_by_key(&pos, |redacted| redacted.pos).is_err();
         rows.retain(|row| stands(row.pos));
-        asides.retain(|aside| stands(aside.pos));
+        asides.retain(|aside| stands(aside.pos) && !muting.covers(aside.pos));
         let own = own.map_or(Mark::default(), |row| Mark { pos: row.pos, messages: row.messages });
         let main = all.max(own).max(marks.main);
         let any = head.row.messages > main.messages || !(rows.is_empty() && threads.is_empty() && asides.is_empty());
@@ -159,15 +168,17 @@ impl Rooms {
         rows.retain(|row| !unseen.contains_key(&row.pos));
         asides.retain(|aside| !unseen.contains_key(&aside.pos));
         let mut unread = Unread::default();
-        let gone = redacted.iter().filter(|redacted| redacted.by_default && redacted.pos > main.pos).count();
-        let unseen = unseen.iter().filter(|(pos, counted)| **counted && **pos > main.pos && stands(**pos)).count();
+        let counts = |pos: StreamPosition| pos > main.pos && !muting.covers(pos);
+        let gone = redacted.iter().filter(|redacted| redacted.by_default && counts(redacted.pos)).count();
+        let unseen = unseen.iter().filter(|(pos, counted)| **counted && counts(**pos) && stands(**pos)).count();
+        let muted = muting.messages(main.messages, head.row.messages);
         unread.main.notifications =
-            (head.row.messages - main.messages).max(0) - i64::try_from(gone + unseen).unwrap_or(0);
+            (head.row.messages - main.messages).max(0) - muted - i64::try_from(gone + unseen).unwrap_or(0);
         for row in rows.iter().filter(|row| row.thread.is_empty() && row.pos > main.pos) {
             add(&mut unread.main, row);
         }
         unread.main.notifications = unread.main.notifications.max(0);
-        let threads = Threads { threads, rows, asides, ignored };
+        let threads = Threads { threads, rows, asides, muting: &muting, ignored };
         unread.threads = self.unread_threads(room, row, (marks, all), &threads).await?;
         Ok(unread)
     }
@@ -209,7 +220,7 @@ impl Rooms {
         let mut unread: BTreeMap<String, Counts> = BTreeMap::new();
         for thread in found.threads.iter().filter(|thread| thread.last_pos > read(&thread.root)) {
             let read_to = read(&thread.root);
-            let notifications = self.unread_in_thread(room, &thread.root, read_to, found.ignored).await?;
+            let notifications = self.unread_in_thread(room, &thread.root, read_to, found).await?;
             unread.insert(thread.root.clone(), Counts { notifications, highlights: 0 });
         }
         for aside in found.asides.iter().filter(|aside| aside.pos > read(&aside.root)) {
@@ -251,14 +262,16 @@ impl Rooms {
         room: &Room,
         root: &str,
         read_to: StreamPosition,
-        ignored: &BTreeSet<String>,
+        found: &Threads<'_>,
     ) -> Result<i64> {
         let prefix = vec![room.num.into(), root.into(), "m.thread".into()];
         let read = Read::prefix::<RelationRow>(prefix).reverse().limit(THREAD_MESSAGES_MAX);
         let rows: Vec<RelationRow> = self.store.all(read).await?;
         let nums: Vec<EventNum> = rows.iter().map(|row| row.event).collect();
         let events = self.events(room, None, &nums).await?;
-        let counts = |event: &&Arc<Event>| event.has(flags::NOTIFIABLE) && !is_unseen(event, ignored);
+        let counts = |event: &&Arc<Event>| {
+            event.has(flags::NOTIFIABLE) && !is_unseen(event, found.ignored) && !found.muting.covers(event.pos())
+        };
         let unread = events.iter().filter(|event| event.pos() > read_to).filter(counts);
         Ok(i64::try_from(unread.count()).unwrap_or(0))
     }

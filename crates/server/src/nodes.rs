@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use federation::outbound;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use store::shards::is_first;
 use store::{Clock, Store, Whispers};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
@@ -99,18 +99,12 @@ impl Nodes {
     }
 }
 
-impl outbound::Nodes for Nodes {
+impl store::Nodes for Nodes {
     fn is_mine(&self, name: &str) -> bool {
         let now_ms = self.clock.now_ms();
         let mut others = self.others.lock();
         others.retain(|_, until_ms| *until_ms > now_ms);
-        outbound::is_first(&self.own, others.keys().map(String::as_str), name)
-    }
-}
-
-impl push::Nodes for Nodes {
-    fn is_mine(&self, name: &str) -> bool {
-        outbound::Nodes::is_mine(self, name)
+        is_first(&self.own, others.keys().map(String::as_str), name)
     }
 }
 
@@ -124,7 +118,7 @@ impl search::Nodes for Nodes {
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]
 
-    use federation::outbound::Nodes as _;
+    use store::Nodes as _;
     use store::model::Model;
     use testkit::FakeClock;
 

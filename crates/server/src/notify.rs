@@ -39,7 +39,10 @@ impl Notify for PushRules {
                 exceptions: judged
                     .exceptions
                     .into_iter()
-                    .map(|(user, says)| Exception { user, notify: says.notify, highlight: says.highlight })
+                    .map(|(user, says, standing)| {
+                        let users::push_rules::Notified { notify, highlight } = says;
+                        Exception { user, notify, highlight, standing }
+                    })
                     .collect(),
             },
             Err(cause) => {

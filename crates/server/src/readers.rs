@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use federation::outbound::Nodes as _;
 use store::tables::core::JobRow;
 use store::tables::users::OneTimeKeyRow;
-use store::{CommitBatch, Read, Store, Value};
+use store::{CommitBatch, Nodes as _, Read, Store, Value};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 

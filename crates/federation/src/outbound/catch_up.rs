@@ -60,7 +60,7 @@ impl Outbound {
         let (from, up_to) = {
             let queue = destination.queue.lock();
             let Some(from) = queue.behind_from else { return Ok(true) };
-            (from, queue.last_meant.max(self.shards.dispatched(&destination.server)))
+            (from, queue.last_meant.max(self.dispatched(&destination.server)))
         };
         let mut missed: Vec<(StreamPosition, Arc<Event>)> = Vec::new();
         for room in self.rooms_of(&destination.server, from).await? {

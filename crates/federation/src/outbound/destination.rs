@@ -14,7 +14,6 @@ use tokio::sync::Notify;
 
 use super::Outbound;
 use super::device_lists::Told;
-use super::shards::Shards;
 use super::transaction::{self, EDUS_MAX, PDUS_MAX};
 use crate::{Error, Result};
 
@@ -548,7 +547,7 @@ impl Outbound {
             DestinationRow {
                 server: destination.server.clone(),
                 // Where nothing but EDUs waits, the row is there for the time of the next try.
-                behind_from: behind_from.unwrap_or_else(|| self.shards.dispatched(&destination.server)),
+                behind_from: behind_from.unwrap_or_else(|| self.dispatched(&destination.server)),
                 failing_since_ms: queue.failing_since_ms,
                 failures: i64::from(queue.failures),
                 retry_at_ms: queue.retry_at_ms,
@@ -565,7 +564,7 @@ impl Outbound {
         if batch.is_empty() {
             return Ok(());
         }
-        self.expect_owned(&mut batch, Shards::of(&destination.server), destination.epoch);
+        self.shards.expect_owned(&mut batch, self.shards.of(&destination.server), destination.epoch);
         self.store_soon(batch).await
     }
 

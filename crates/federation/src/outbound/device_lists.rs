@@ -19,7 +19,6 @@ use store::{CommitBatch, Read, StreamPosition, UserId, Value};
 use super::Outbound;
 use super::destination::Destination;
 use super::edus::edu;
-use super::shards::Shards;
 use crate::Result;
 
 /// Users of whose devices one transaction tells.
@@ -57,10 +56,8 @@ impl Outbound {
     /// A local user's devices or keys changed at `pos`.
     pub(super) async fn tell_device_list(self: &Arc<Self>, user: &UserId, pos: StreamPosition) -> Result<()> {
         let servers = self.servers_sharing_with(user).await?;
-        let servers: Vec<String> = servers
-            .into_iter()
-            .filter(|server| self.client.reach().permits(server) && self.shards.get(Shards::of(server)).is_some())
-            .collect();
+        let servers: Vec<String> =
+            servers.into_iter().filter(|server| self.client.reach().permits(server) && self.sends_to(server)).collect();
         for some in servers.chunks(SERVERS_PER_BATCH) {
             let mut batch = CommitBatch::new();
             for server in some {
@@ -84,8 +81,7 @@ impl Outbound {
         pos: StreamPosition,
     ) -> Result<()> {
         let Some(change) = self.store.get::<DeviceChangeRow>(vec![user.into()]).await? else { return Ok(()) };
-        let mine =
-            |server: &&String| self.client.reach().permits(server) && self.shards.get(Shards::of(server)).is_some();
+        let mine = |server: &&String| self.client.reach().permits(server) && self.sends_to(server);
         let servers: Vec<&String> = servers.iter().filter(mine).collect();
         for some in servers.chunks(SERVERS_PER_BATCH) {
             let key = |server: &str| vec![Value::from(server), Value::from(user)];

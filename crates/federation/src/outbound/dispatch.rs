@@ -1,23 +1,19 @@
 //! From the stream into the queues: which change is for which servers.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use rooms::{Event, Room, flags};
-use store::tables::core::StreamRow;
-use store::{Follower, Read, RoomNum, StreamEntry, StreamKind, StreamPosition, UserId};
-use tokio::sync::Notify;
+use store::inbox::{Entries, ticks};
+use store::{Inbox, RoomNum, StreamEntry, StreamKind, StreamPosition, UserId};
 use users::volatile::{VolatileChange, VolatileFollower};
 
 use super::Outbound;
 use crate::{Error, Result};
 
-/// Entries that wait in memory; beyond, they are read from the stream.
-const INBOX_MAX: usize = 10_000;
-/// Entries that are read from the stream at a time.
-const STREAM_PAGE: u32 = 1_000;
 /// How often the positions are stored, at most.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// How often a node looks whether it is to send to other servers than before.
@@ -30,69 +26,55 @@ const PRESENCE_USERS_MAX: usize = 200;
 const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
-struct Waiting {
-    entries: VecDeque<(StreamPosition, StreamEntry)>,
-    /// Entries were passed over: read on from the stream.
-    overflow: bool,
+struct Changes {
     typing: BTreeSet<RoomNum>,
     presence: BTreeSet<UserId>,
 }
 
-/// What was committed and is not yet dispatched.
-#[derive(Default)]
-pub(super) struct Inbox {
-    waiting: Mutex<Waiting>,
-    filled: Notify,
+/// What changed of typing and presence and is not yet dispatched.
+pub(super) struct Fleeting {
+    changes: Mutex<Changes>,
+    /// What is told whenever something changes.
+    inbox: Arc<Inbox>,
 }
 
-impl Inbox {
+impl Fleeting {
+    pub fn new(inbox: Arc<Inbox>) -> Self {
+        Self { changes: Mutex::default(), inbox }
+    }
+
     /// All that waits.
-    fn take(&self) -> Waiting {
-        std::mem::take(&mut *self.waiting.lock())
+    fn take(&self) -> Changes {
+        std::mem::take(&mut *self.changes.lock())
     }
 }
 
-impl Follower for Inbox {
-    fn committed(&self, first: StreamPosition, entries: &[StreamEntry]) {
-        let mut waiting = self.waiting.lock();
-        for (pos, entry) in (first.0..).map(StreamPosition).zip(entries) {
-            if !is_told(entry.kind) {
-                continue;
-            }
-            if waiting.entries.len() >= INBOX_MAX {
-                waiting.overflow = true;
-                break;
-            }
-            waiting.entries.push_back((pos, entry.clone()));
-        }
-        drop(waiting);
-        self.filled.notify_one();
-    }
-}
-
-impl VolatileFollower for Inbox {
+impl VolatileFollower for Fleeting {
     fn changed(&self, _number: i64, change: VolatileChange<'_>) {
-        let mut waiting = self.waiting.lock();
+        let mut changes = self.changes.lock();
         match change {
-            VolatileChange::Typing(room) => drop(waiting.typing.insert(room)),
-            VolatileChange::Presence(user) => drop(waiting.presence.insert(user.clone())),
+            VolatileChange::Typing(room) => drop(changes.typing.insert(room)),
+            VolatileChange::Presence(user) => drop(changes.presence.insert(user.clone())),
         }
-        drop(waiting);
-        self.filled.notify_one();
+        drop(changes);
+        self.inbox.filled.notify_one();
     }
 }
 
 /// Kinds of changes that other servers may have to learn.
-fn is_told(kind: StreamKind) -> bool {
+pub(super) fn is_told(kind: StreamKind) -> bool {
     matches!(kind, StreamKind::Event | StreamKind::Receipt | StreamKind::ToDevice | StreamKind::DeviceList)
 }
 
 impl Outbound {
-    /// Follows the stream for ever. At the start the store must be readable; later it waits while the store is away, and
-    /// what cannot be told is passed over, so that one broken room does not silence the others.
-    pub(super) async fn dispatch(self: &Arc<Self>) -> Result<()> {
-        self.share().await?;
-        let [mut keep, mut presence, mut share] = [KEEP_EVERY, PRESENCE_EVERY, SHARE_EVERY].map(ticks);
+    /// Follows the stream for ever. It waits while the store is away, and what cannot be told is passed over, so that one
+    /// broken room does not silence the others.
+    pub(super) async fn dispatch(self: &Arc<Self>) -> Infallible {
+        while let Err(error) = self.shards.share(self).await {
+            tracing::warn!(%error, "it is not known which servers are this node's to send to");
+            tokio::time::sleep(PAUSE).await;
+        }
+        let [mut keep, mut tell, mut share] = [KEEP_EVERY, PRESENCE_EVERY, SHARE_EVERY].map(ticks);
         let mut changed = BTreeSet::new();
         loop {
             if let Err(error) = self.read_stream().await {
@@ -101,37 +83,41 @@ impl Outbound {
                 continue;
             }
             loop {
-                let taken = self.inbox.take();
-                for (pos, entry) in taken.entries {
-                    if self.shards.position().is_some_and(|position| pos > position) {
-                        self.dispatch_surely(pos, &entry).await;
-                        self.shards.passed(pos);
-                    }
-                }
-                self.tell_all_typing(taken.typing).await;
-                changed.extend(taken.presence);
-                if taken.overflow {
+                let (entries, overflow) = self.inbox.take();
+                self.dispatch_all(entries).await;
+                let Changes { typing, presence } = self.fleeting.take();
+                self.tell_all_typing(typing).await;
+                changed.extend(presence);
+                if overflow {
                     break;
                 }
                 tokio::select! {
                     () = self.inbox.filled.notified() => {}
-                    _ = presence.tick() => self.tell_some_presence(&mut changed).await,
-                    _ = share.tick() => match self.share().await {
+                    _ = tell.tick() => self.tell_some_presence(&mut changed).await,
+                    _ = share.tick() => match self.shards.share(self).await {
                         Ok(false) => {}
                         // What their last owner left is read from the stream.
                         Ok(true) => break,
                         Err(error) => {
                             tracing::warn!(%error, "it is not known which servers are this node's to send to");
-                            // Some may have been taken before it failed, and theirs is in the stream as well.
-                            break;
                         }
                     },
                     _ = keep.tick() => {
-                        if let Err(error) = self.keep_positions().await {
+                        if let Err(error) = self.shards.keep_all(self.as_ref()).await {
                             tracing::warn!(%error, "how far other servers were told cannot be stored");
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// Dispatches changes, one after the other.
+    async fn dispatch_all(self: &Arc<Self>, entries: Entries) {
+        for (pos, entry) in entries {
+            if self.shards.position().is_some_and(|position| pos > position) {
+                self.dispatch_surely(pos, &entry).await;
+                self.shards.passed(pos);
             }
         }
     }
@@ -170,15 +156,8 @@ impl Outbound {
     /// Dispatches what the stream holds that is not dispatched, up to its end.
     async fn read_stream(self: &Arc<Self>) -> Result<()> {
         while let Some(position) = self.shards.position() {
-            let up_to = self.store.watermark();
-            let read = Read::prefix::<StreamRow>(vec![]).after(position).up_to(up_to).limit(STREAM_PAGE);
-            let rows: Vec<StreamRow> = self.store.all(read).await?;
-            let Some(last) = rows.last().map(|row| row.pos) else { break };
-            for row in rows {
-                let Some(kind) = StreamKind::from_number(row.kind).filter(|kind| is_told(*kind)) else { continue };
-                let entry = StreamEntry { kind, room: row.room, user: row.user_id, number: row.number };
-                self.dispatch_surely(row.pos, &entry).await;
-            }
+            let Some((entries, last)) = self.inbox.read(&self.store, position).await? else { break };
+            self.dispatch_all(entries).await;
             self.shards.passed(last);
         }
         Ok(())
@@ -296,12 +275,6 @@ impl Outbound {
         servers.remove(event.row.sender.server_name());
         Ok(servers.into_iter().collect())
     }
-}
-
-fn ticks(every: Duration) -> tokio::time::Interval {
-    let mut ticks = tokio::time::interval(every);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    ticks
 }
 
 /// Whether an error lies in the store as a whole, which may be back in a moment, rather than in what was asked of it.

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use federation::outbound::{Nodes, is_first};
 use federation::transport::{Incoming, Outgoing, Transport, TransportError};
 use http::{HeaderMap, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use parking_lot::Mutex;
 use serde_json::Value;
-use store::Read;
+use store::shards::is_first;
 use store::tables::core::ReaderRow;
+use store::{Nodes, Read};
 
 use crate::harness::{Peer, World};
 use crate::sending::Sending;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use federation::client::{Client, Reach};
-use federation::outbound::{Alone, Nodes, Options, Outbound, Parts};
+use federation::outbound::{Options, Outbound, Parts};
 use federation::transport::Transport;
-use store::Clock;
+use store::shards::Alone;
+use store::{Clock, Nodes};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use event::{Json, Object, SigningKey};
 use rooms::timeline::{Direction, PageQuery};
 use rooms::visibility::Viewer;
-use rooms::{CreateRoom, Event, MessagesCount, NewEvent, Options, Preset, Rooms};
+use rooms::{CreateRoom, Event, MessagesCount, NewEvent, Notify, Options, Preset, Rooms};
 use store::model::Model;
 use store::{Clock, Engine, Entropy, Store, UserId};
 
@@ -39,11 +39,21 @@ pub async fn rooms_on(engine: Arc<dyn Engine>, name: &str, seed: u64) -> Arc<Roo
 
 /// An engine with settings of its own.
 pub async fn rooms_with(engine: Arc<dyn Engine>, options: Options, seed: u64) -> Arc<Rooms> {
+    rooms_notifying(engine, options, seed, Arc::new(MessagesCount)).await
+}
+
+/// An engine with push rules of its own.
+pub async fn rooms_notifying(
+    engine: Arc<dyn Engine>,
+    options: Options,
+    seed: u64,
+    notify: Arc<dyn Notify>,
+) -> Arc<Rooms> {
     let store = Store::new(engine).await.unwrap();
     let clock = Arc::new(TestClock(AtomicI64::new(1_700_000_000_000)));
     let entropy = Arc::new(TestEntropy(AtomicU64::new(seed)));
     let key = Arc::new(key(&options.server_name));
-    Rooms::new(store, clock, entropy, key, Arc::new(MessagesCount), options)
+    Rooms::new(store, clock, entropy, key, notify, options)
 }
 
 /// An engine on a fresh in-memory store.

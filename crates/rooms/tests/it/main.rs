@@ -9,6 +9,7 @@ mod graphs;
 mod harness;
 mod local;
 mod mutants;
+mod muting;
 mod nodes;
 mod pipeline;
 mod policy;

@@ -22,6 +22,8 @@ pub const TABLES: &[&Table] = &[
     DelayRow::TABLE,
     StickyRow::TABLE,
     NotificationRow::TABLE,
+    MutedRow::TABLE,
+    MutingRow::TABLE,
     UncountedRow::TABLE,
     ThreadRow::TABLE,
     OwnMessageRow::TABLE,
@@ -414,10 +416,37 @@ table! {
         event: EventNum,
         /// The event id of the thread root, or empty for the main timeline.
         thread: String,
-        /// Added to the notification count (1 if it counts beyond the prefix counter, -1 if it is muted, else 0).
+        /// Added to what the event counts for the user by the prefix counter and [`MutingRow`]: 1, -1 or 0.
         notify: i64,
         /// Whether it highlights.
         highlight: bool,
+    }
+}
+
+table! {
+    /// A local user who mutes a room now.
+    "muted" => MutedRow key(room, user_id) {
+        /// The room.
+        room: RoomNum,
+        /// The user.
+        user_id: UserId,
+    }
+}
+
+table! {
+    /// The message with which a user's muting of a room begins or ends. What lies in between counts for nothing to the user,
+    /// but for what has a row of its own.
+    "muting" => MutingRow key(user_id, room, pos) {
+        /// The user.
+        user_id: UserId,
+        /// The room.
+        room: RoomNum,
+        /// The message's position.
+        pos: StreamPosition,
+        /// Whether it begins.
+        muted: bool,
+        /// The room's message counter before the message.
+        messages: i64,
     }
 }
 

@@ -56,8 +56,9 @@ pub struct Notified {
 pub struct Judgement {
     /// Whether the event counts for those who are not among the exceptions.
     pub by_default: bool,
-    /// Those for whom it counts otherwise, or highlights.
-    pub exceptions: Vec<(UserId, Notified)>,
+    /// Those for whom it counts otherwise, or highlights; and whether the rule that says so is a standing one: one that
+    /// speaks of all messages in the room, or of all, rather than of something about this one.
+    pub exceptions: Vec<(UserId, Notified, bool)>,
 }
 
 /// Rules made ready for evaluation, most important first.
@@ -73,6 +74,8 @@ pub struct Compiled {
 #[derive(Clone, Debug, PartialEq)]
 struct CompiledRule {
     conditions: Vec<Condition>,
+    /// Whether it holds for all messages in a room alike.
+    standing: bool,
     outcome: Notified,
     actions: Vec<Value>,
 }
@@ -161,6 +164,7 @@ impl Compiled {
         let rules: Vec<CompiledRule> = enabled
             .map(|rule| CompiledRule {
                 conditions: conditions(rule),
+                standing: is_standing(rule),
                 outcome: outcome(&rule.actions),
                 actions: rule.actions.clone(),
             })
@@ -192,6 +196,20 @@ impl Compiled {
 
     fn first(&self, user: &UserId, sight: &Sight<'_>) -> Option<&CompiledRule> {
         self.rules.iter().find(|rule| rule.conditions.iter().all(|condition| condition.holds(user, sight)))
+    }
+}
+
+/// Whether a rule holds for all messages in a room alike: one of the last resort, one for the room, or one above all others
+/// that asks for nothing but the room.
+fn is_standing(rule: &Rule) -> bool {
+    let asks_for_room = |condition: &Value| {
+        condition["key"] == "room_id" && matches!(condition["kind"].as_str(), Some("event_match" | "event_property_is"))
+    };
+    match rule.kind {
+        RuleKind::Room => true,
+        RuleKind::Override => rule.conditions.iter().all(asks_for_room),
+        RuleKind::Underride => rule.default,
+        RuleKind::Content | RuleKind::Postcontent | RuleKind::Sender => false,
     }
 }
 
@@ -450,11 +468,14 @@ impl Users {
         let mut judgement = Judgement::default();
         let followers = self.followers(event, context, users).await?;
         self.match_each(event, context, (users, &followers), |base, found| {
-            let says = found.map(|(user, rule)| (user, rule.map_or(Notified::default(), |rule| rule.outcome)));
+            let says = found.map(|(user, rule)| match rule {
+                Some(rule) => (user, rule.outcome, rule.standing),
+                None => (user, Notified::default(), true),
+            });
             let base = base.map_or(Notified::default(), |rule| rule.outcome);
             judgement.by_default = base.notify;
-            let exceptions = says.filter(|(_, says)| says.highlight || says.notify != base.notify);
-            judgement.exceptions.extend(exceptions.map(|(user, says)| (user.clone(), says)));
+            let exceptions = says.filter(|(_, says, _)| says.highlight || says.notify != base.notify);
+            judgement.exceptions.extend(exceptions.map(|(user, says, standing)| (user.clone(), says, standing)));
         });
         Ok(judgement)
     }

@@ -328,7 +328,7 @@ async fn cp1_default_rules_change_and_stay() {
     assert!(matches!(bad, Err(Error::InvalidParam(_))));
 }
 
-async fn judge(bench: &Bench, event: Json, users: &[&str]) -> (bool, Vec<(UserId, Notified)>) {
+async fn judge(bench: &Bench, event: Json, users: &[&str]) -> (bool, Vec<(UserId, Notified, bool)>) {
     let users: Vec<UserId> = users.iter().map(|name| user(name)).collect();
     let judgement = bench.users.judge(&pdu(event), &context(5, 0), &users).await.unwrap();
     (judgement.by_default, judgement.exceptions)
@@ -342,7 +342,7 @@ async fn judging_names_only_those_who_differ() {
     let all = ["alice", "carol", "dave"];
     assert_eq!(judge(&bench, plain(), &all).await, (true, vec![]));
     let mention = message(json!({ "body": "hi", "m.mentions": { "user_ids": [carol.as_str()] } }));
-    assert_eq!(judge(&bench, mention, &all).await, (true, vec![(carol.clone(), HIGHLIGHT)]));
+    assert_eq!(judge(&bench, mention, &all).await, (true, vec![(carol.clone(), HIGHLIGHT, false)]));
 
     let rule = NewRule {
         actions: vec![json!("notify"), json!({ "set_tweak": "highlight" })],
@@ -355,12 +355,12 @@ async fn judging_names_only_those_who_differ() {
     let content = json!({ "ignored_users": { "@bob:example.org": {} } }).to_string();
     bench.users.put_account_data(&user("dave"), "", "m.ignored_user_list", content).await.unwrap();
     // What is not seen is left out when it is counted, by the list as it is then.
-    let expected = vec![(alice.clone(), HIGHLIGHT), (carol.clone(), NOTHING)];
+    let expected = vec![(alice.clone(), HIGHLIGHT, false), (carol.clone(), NOTHING, true)];
     assert_eq!(judge(&bench, plain(), &all).await, (true, expected));
 
     bench.users.delete_push_rule(&alice, RuleKind::Content, "cake").await.unwrap();
     assert_eq!(judge(&bench, plain(), &["alice"]).await, (true, vec![]));
-    assert_eq!(judge(&bench, plain(), &["bob"]).await.1, [(user("bob"), NOTHING)], "never for own events");
+    assert_eq!(judge(&bench, plain(), &["bob"]).await.1, [(user("bob"), NOTHING, true)], "never for own events");
 }
 
 /// Another process on the same store.
@@ -380,7 +380,7 @@ async fn rules_hold_after_a_restart_and_on_other_nodes() {
     let event = pdu(message(json!({ "body": "hi" })));
     let alone = std::slice::from_ref(&alice);
     let judged = other.judge(&event, &context(5, 0), alone).await.unwrap();
-    assert_eq!(judged.exceptions, [(alice.clone(), NOTHING)]);
+    assert_eq!(judged.exceptions, [(alice.clone(), NOTHING, true)]);
     other.enable_push_rule(&alice, RuleKind::Override, ".m.rule.master", false).await.unwrap();
     let judged = bench.users.judge(&event, &context(5, 0), alone).await.unwrap();
     assert_eq!(judged.exceptions, []);

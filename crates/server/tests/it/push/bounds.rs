@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use push::{Alone, Answer, Gateways, Options, Parts, Push, Unreachable};
+use push::{Answer, Gateways, Options, Parts, Push, Unreachable};
 use serde_json::{Value as Json, json};
+use store::shards::Alone;
 use store::tables::push::PushRow;
 use store::{Clock, CommitBatch, CommitError, Engine, Error, Notifier, Read, Rows, Store, Table, Ticket, Value};
 use testkit::SeededEntropy;

@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use push::{Alone, Answer, Gateways, Nodes, Options, Parts, Push, Unreachable};
+use push::{Answer, Gateways, Options, Parts, Push, Unreachable};
 use serde_json::{Value, json};
-use store::Clock;
+use store::shards::Alone;
+use store::{Clock, Nodes};
 use testkit::SeededEntropy;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
