@@ -2,18 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
-use store::tables::core::{JobRow, ReaderRow, StreamRow};
+use store::shards::Worker;
+use store::tables::core::{JobRow, MetaRow, StreamRow};
 use store::tables::rooms::EventRow;
-use store::{CommitBatch, CommitError, EventNum, Read, StreamKind, StreamPosition, Value};
+use store::{CommitBatch, EventNum, Read, StreamKind, StreamPosition};
 
 use crate::documents::{ENCRYPTION, Place};
 use crate::jobs::{rebuild_job, sweep_job};
-use crate::{Result, Search};
+use crate::{Error, Result, Search};
 
-/// The name of the reader. The number is that of the index's format: another one is another index.
-pub(crate) const READER: &str = "search/1";
 /// Entries that are read from the stream at a time.
 const STREAM_PAGE: u32 = 500;
 /// The least time between two commits while messages keep coming: each is a disk's sync.
@@ -25,31 +25,12 @@ const KEEP_AFTER: i64 = 5_000;
 /// Between two tries while the store is away.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Who of several nodes has the index.
-pub trait Nodes: Send + Sync + 'static {
-    /// Whether this node is the one that is to do what has this name.
-    fn is_mine(&self, name: &str) -> bool;
-}
-
-/// A node that has the database for itself.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Alone;
-
-impl Nodes for Alone {
-    fn is_mine(&self, _name: &str) -> bool {
-        true
-    }
-}
-
-/// That this node has the index.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Held {
-    epoch: i64,
-    /// Up to here everything is indexed.
-    done: StreamPosition,
-    /// What the row says.
-    kept: StreamPosition,
-}
+/// The index is one shard: one node at a time has it.
+pub(crate) const SHARD: usize = 0;
+/// The fact that says which form the index has.
+const FORMAT: &str = "search_format";
+/// The form that this build writes and reads. Where the database has another one, or none, the index is built anew.
+const FORMAT_NOW: &str = "1";
 
 /// What there was to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,9 +42,29 @@ pub(crate) enum Did {
     Nothing,
 }
 
+impl Worker for Search {
+    type Error = Error;
+
+    async fn take_up(self: &Arc<Self>, _shards: &BTreeSet<usize>) -> Result<()> {
+        self.look_for_jobs();
+        if let Some(held) = self.shards.get(SHARD) {
+            self.indexed.send_replace(held.dispatched);
+        }
+        if self.store.meta(FORMAT).await?.as_deref() != Some(FORMAT_NOW) {
+            let mut batch = CommitBatch::new();
+            batch.put(rebuild_job());
+            batch.put(MetaRow { name: FORMAT.to_owned(), value: FORMAT_NOW.to_owned() });
+            self.commit_held(batch, None).await?;
+        }
+        Ok(())
+    }
+
+    fn leave(&self, _shard: usize) {}
+}
+
 impl Search {
     /// Follows the stream for ever. It waits while the store is away.
-    pub(crate) async fn follow(&self) -> Infallible {
+    pub(crate) async fn follow(self: &Arc<Self>) -> Infallible {
         let mut watermark = self.store.notifier().subscribe();
         loop {
             watermark.borrow_and_update();
@@ -72,7 +73,7 @@ impl Search {
                 Ok(Did::Work) => {}
                 Ok(Did::Nothing) => {
                     // Who does not have the index has nothing to do with what comes.
-                    let has = self.held.lock().is_some();
+                    let has = self.shards.get(SHARD).is_some();
                     tokio::select! {
                         Ok(()) = watermark.changed(), if has => {}
                         () = self.asked.notified() => {}
@@ -88,8 +89,9 @@ impl Search {
     }
 
     /// Does the next piece of work.
-    pub(crate) async fn work(&self) -> Result<Did> {
-        if !self.hold().await? {
+    pub(crate) async fn work(self: &Arc<Self>) -> Result<Did> {
+        self.shards.share(self).await?;
+        if self.shards.get(SHARD).is_none() {
             return Ok(Did::Nothing);
         }
         if self.clear_for_rebuild().await? {
@@ -102,102 +104,26 @@ impl Search {
         Ok(if busy { Did::Work } else { Did::Nothing })
     }
 
-    /// Whether the index is this node's; takes and leaves it.
-    async fn hold(&self) -> Result<bool> {
-        let held = *self.held.lock();
-        match (self.nodes.is_mine(READER), held) {
-            (true, Some(_)) => Ok(true),
-            (true, None) => self.take().await,
-            (false, Some(held)) => {
-                if held.done > held.kept {
-                    self.commit_held(CommitBatch::new(), Some(held.done)).await?;
-                }
-                *self.held.lock() = None;
-                Ok(false)
-            }
-            (false, None) => Ok(false),
-        }
-    }
-
-    /// Becomes the owner of the index. False if another node was faster.
-    async fn take(&self) -> Result<bool> {
-        let key = vec![Value::from(READER)];
-        let row: Option<ReaderRow> = self.store.get(key.clone()).await?;
-        let mut batch = CommitBatch::new();
-        let (epoch, done) = match row {
-            Some(row) => {
-                batch.expect_equals::<ReaderRow>(key, "owner_epoch", row.owner_epoch);
-                (row.owner_epoch + 1, StreamPosition(row.done))
-            }
-            None => {
-                batch.expect_absent::<ReaderRow>(key);
-                // What was there before is read from the events themselves.
-                batch.put(rebuild_job());
-                (1, self.store.watermark())
-            }
-        };
-        batch.put(ReaderRow { name: READER.to_owned(), owner_epoch: epoch, done: done.0 });
-        match self.store.commit(batch).await {
-            Ok(_) => {
-                *self.held.lock() = Some(Held { epoch, done, kept: done });
-                self.indexed.send_replace(done);
-                self.look_for_jobs();
-                Ok(true)
-            }
-            Err(CommitError::Conflict { .. }) => Ok(false),
-            Err(CommitError::Store(error)) => Err(error.into()),
-        }
-    }
-
     /// Writes what belongs to the index, with the position up to which everything is indexed if that is to be stored,
     /// unless another node has the index: then false.
-    pub(crate) async fn commit_held(&self, mut batch: CommitBatch, done: Option<StreamPosition>) -> Result<bool> {
-        let Some(Held { epoch, .. }) = *self.held.lock() else { return Ok(false) };
-        batch.expect_equals::<ReaderRow>(vec![Value::from(READER)], "owner_epoch", epoch);
-        if let Some(done) = done {
-            batch.put(ReaderRow { name: READER.to_owned(), owner_epoch: epoch, done: done.0 });
-        }
-        match self.store.commit(batch).await {
-            Ok(_) => {
-                if let (Some(done), Some(held)) = (done, &mut *self.held.lock()) {
-                    (held.done, held.kept) = (done, done);
-                }
-                Ok(true)
-            }
-            Err(CommitError::Conflict { .. }) => {
-                tracing::info!("another node has the search index now");
-                *self.held.lock() = None;
-                Ok(false)
-            }
-            Err(CommitError::Store(error)) => Err(error.into()),
-        }
-    }
-
-    /// Stores how far the stream is read, if that has moved.
-    pub(crate) async fn keep_position(&self) -> Result<()> {
-        let held = *self.held.lock();
-        if let Some(held) = held.filter(|held| held.done > held.kept) {
-            self.commit_held(CommitBatch::new(), Some(held.done)).await?;
-        }
-        Ok(())
+    pub(crate) async fn commit_held(&self, batch: CommitBatch, done: Option<StreamPosition>) -> Result<bool> {
+        Ok(self.shards.commit(self, SHARD, batch, done).await?)
     }
 
     /// Indexes what the stream holds that is not indexed. `None` if there was nothing of that.
     async fn read_stream(&self) -> Result<Option<Did>> {
-        let Some(held) = *self.held.lock() else { return Ok(None) };
-        let read = Read::prefix::<StreamRow>(vec![]).after(held.done).up_to(self.store.watermark());
+        let Some(held) = self.shards.get(SHARD) else { return Ok(None) };
+        let read = Read::prefix::<StreamRow>(vec![]).after(held.dispatched).up_to(self.store.watermark());
         let rows: Vec<StreamRow> = self.store.all(read.limit(STREAM_PAGE)).await?;
         let Some(last) = rows.last().map(|row| row.pos) else { return Ok(None) };
         let full = rows.len() == STREAM_PAGE as usize;
         let (places, besides) = self.news_of(rows).await?;
         let found = !places.is_empty() || !besides.is_empty();
-        if found || last.0 - held.kept.0 >= KEEP_AFTER {
-            if !self.index(&places, besides, Some(last)).await? {
-                return Ok(Some(Did::Nothing));
-            }
-        } else if let Some(held) = &mut *self.held.lock() {
-            held.done = last;
+        let keep = found || last.0 - held.kept.0 >= KEEP_AFTER;
+        if keep && !self.index(&places, besides, Some(last)).await? {
+            return Ok(Some(Did::Nothing));
         }
+        self.shards.passed(last);
         self.indexed.send_replace(last);
         Ok(Some(if found && !full { Did::News } else { Did::Work }))
     }

@@ -19,14 +19,13 @@ mod words;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
 use rooms::Rooms;
+use store::shards::{Nodes, Shards};
 use store::{Clock, Store, StreamPosition};
 use tokio::sync::{Notify, watch};
 
 pub use crate::error::Error;
-use crate::follow::Held;
-pub use crate::follow::{Alone, Nodes};
+use crate::follow::SHARD;
 pub use crate::jobs::Progress;
 pub use crate::query::{Found, Hit, Order, Query, Token};
 pub use crate::text::Key;
@@ -39,8 +38,7 @@ pub struct Search {
     pub(crate) store: Store,
     pub(crate) rooms: Arc<Rooms>,
     pub(crate) clock: Arc<dyn Clock>,
-    nodes: Arc<dyn Nodes>,
-    held: Mutex<Option<Held>>,
+    shards: Shards,
     /// Whether there may be jobs.
     jobs: AtomicBool,
     /// Told when there is something to do that the stream does not tell of.
@@ -55,11 +53,10 @@ impl Search {
     /// The index of a store. Nothing is indexed before [`Search::run`].
     pub fn new(store: Store, rooms: Arc<Rooms>, clock: Arc<dyn Clock>, nodes: Arc<dyn Nodes>) -> Arc<Self> {
         Arc::new(Self {
+            shards: Shards::new(store.clone(), nodes, "search", SHARD + 1),
             store,
             rooms,
             clock,
-            nodes,
-            held: Mutex::default(),
             jobs: AtomicBool::new(true),
             asked: Notify::new(),
             running: AtomicBool::new(false),
@@ -71,14 +68,14 @@ impl Search {
     ///
     /// # Errors
     /// As the store says, at the end: then some events are looked at once more.
-    pub async fn run(&self, mut stop: watch::Receiver<bool>) -> Result<()> {
+    pub async fn run(self: &Arc<Self>, mut stop: watch::Receiver<bool>) -> Result<()> {
         self.running.store(true, Ordering::Release);
         tokio::select! {
             never = self.follow() => match never {},
             _ = stop.wait_for(|stop| *stop) => {}
         }
         self.running.store(false, Ordering::Release);
-        self.keep_position().await
+        self.shards.keep_all(self.as_ref()).await
     }
 
     /// Whether this process keeps the index up to date by itself, or would if it were its to do so.
@@ -90,9 +87,9 @@ impl Search {
     ///
     /// # Errors
     /// As the store says.
-    pub async fn catch_up(&self) -> Result<()> {
+    pub async fn catch_up(self: &Arc<Self>) -> Result<()> {
         while self.work().await? != follow::Did::Nothing {}
-        self.keep_position().await
+        self.shards.keep_all(self.as_ref()).await
     }
 
     /// Waits until this node, which is to have the index, has indexed the stream up to a position.

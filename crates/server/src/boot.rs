@@ -241,7 +241,7 @@ pub async fn build_on(
         store.clone(),
         Arc::clone(&rooms),
         Arc::clone(&clock),
-        Arc::clone(&nodes) as Arc<dyn search::Nodes>,
+        Arc::clone(&nodes) as Arc<dyn store::shards::Nodes>,
     );
     neighbors::begin(&users, &store, &clock);
 

@@ -108,12 +108,6 @@ impl store::Nodes for Nodes {
     }
 }
 
-impl search::Nodes for Nodes {
-    fn is_mine(&self, name: &str) -> bool {
-        outbound::Nodes::is_mine(self, name)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "tests")]

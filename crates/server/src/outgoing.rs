@@ -39,7 +39,7 @@ async fn run_pushers(push: &Arc<Push>, nodes: &Nodes, stop: watch::Receiver<bool
     }
 }
 
-async fn index(search: &Search, nodes: &Nodes, stop: watch::Receiver<bool>) {
+async fn index(search: &Arc<Search>, nodes: &Nodes, stop: watch::Receiver<bool>) {
     nodes.meet().await;
     if let Err(error) = search.run(stop).await {
         tracing::error!(%error, "how far everything is indexed cannot be stored, and some is looked at once more");
