@@ -13,7 +13,6 @@ use rooms::{Event, Room, state::MEMBER, state::type_key};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
-use store::RoomNum;
 
 use crate::json_text::JsonText;
 use crate::room::access::Reader;
@@ -183,9 +182,9 @@ async fn results(
     hits: &[Hit],
     around: Option<Around>,
 ) -> Result<Vec<String>, Error> {
-    let mut by_room: BTreeMap<RoomNum, Vec<usize>> = BTreeMap::new();
+    let mut by_room: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (place, hit) in hits.iter().enumerate() {
-        by_room.entry(hit.room.num).or_default().push(place);
+        by_room.entry(hit.room.id.as_str()).or_default().push(place);
     }
     let mut results = vec![String::new(); hits.len()];
     for places in by_room.into_values() {
@@ -311,7 +310,7 @@ async fn states(state: &State, requester: &Requester, hits: &[Hit], filter: &Eve
             events.iter().map(|event| state.rooms.render_state(room, event, true)).collect();
         if lazy {
             let shown: Vec<Arc<Event>> =
-                hits.iter().filter(|hit| hit.room.num == room.num).map(|hit| Arc::clone(&hit.event)).collect();
+                hits.iter().filter(|hit| hit.room.id == room.id).map(|hit| Arc::clone(&hit.event)).collect();
             rendered.extend(members_of(state, room, &shown, roots).await?);
         }
         states = states.list(id, &rendered);

@@ -1,6 +1,6 @@
 //! Following the stream: one node at a time has the index, and brings it up to what was committed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,11 @@ use std::time::Duration;
 use store::shards::Worker;
 use store::tables::core::{JobRow, MetaRow, StreamRow};
 use store::tables::rooms::EventRow;
-use store::{CommitBatch, EventNum, Read, StreamKind, StreamPosition};
+use store::{CommitBatch, EventNum, Read, RoomNum, StreamKind, StreamPosition};
 
 use crate::documents::{ENCRYPTION, Place};
 use crate::jobs::{rebuild_job, sweep_job};
+use crate::text::Key;
 use crate::{Error, Result, Search};
 
 /// Entries that are read from the stream at a time.
@@ -97,11 +98,10 @@ impl Search {
         if self.clear_for_rebuild().await? {
             return Ok(Did::Work);
         }
-        if let Some(did) = self.read_stream().await? {
-            return Ok(did);
-        }
-        let busy = self.tidy_runs().await? || self.sweep().await? || self.rebuild_some().await?;
-        Ok(if busy { Did::Work } else { Did::Nothing })
+        // A step of each in turn, so that news that never ends holds up nothing else.
+        let news = self.read_stream().await?;
+        let busy = [self.tidy_runs().await?, self.sweep().await?, self.rebuild_some().await?];
+        Ok(if busy.contains(&true) { Did::Work } else { news })
     }
 
     /// Writes what belongs to the index, with the position up to which everything is indexed if that is to be stored,
@@ -110,45 +110,49 @@ impl Search {
         Ok(self.shards.commit(self, SHARD, batch, done).await?)
     }
 
-    /// Indexes what the stream holds that is not indexed. `None` if there was nothing of that.
-    async fn read_stream(&self) -> Result<Option<Did>> {
-        let Some(held) = self.shards.get(SHARD) else { return Ok(None) };
+    /// Indexes what the stream holds that is not indexed.
+    async fn read_stream(&self) -> Result<Did> {
+        let Some(held) = self.shards.get(SHARD) else { return Ok(Did::Nothing) };
         let read = Read::prefix::<StreamRow>(vec![]).after(held.dispatched).up_to(self.store.watermark());
         let rows: Vec<StreamRow> = self.store.all(read.limit(STREAM_PAGE)).await?;
-        let Some(last) = rows.last().map(|row| row.pos) else { return Ok(None) };
+        let Some(last) = rows.last().map(|row| row.pos) else { return Ok(Did::Nothing) };
         let full = rows.len() == STREAM_PAGE as usize;
         let (places, besides) = self.news_of(rows).await?;
         let found = !places.is_empty() || !besides.is_empty();
         let keep = found || last.0 - held.kept.0 >= KEEP_AFTER;
         if keep && !self.index(&places, besides, Some(last)).await? {
-            return Ok(Some(Did::Nothing));
+            return Ok(Did::Nothing);
         }
         self.shards.passed(last);
         self.indexed.send_replace(last);
-        Ok(Some(if found && !full { Did::News } else { Did::Work }))
+        Ok(if found && !full { Did::News } else { Did::Work })
     }
 
     /// The events that may have to be indexed anew, and the jobs that come of it.
     async fn news_of(&self, rows: Vec<StreamRow>) -> Result<(BTreeSet<Place>, CommitBatch)> {
-        let (mut places, mut numbers, mut swept) = (BTreeSet::new(), Vec::new(), BTreeSet::new());
+        let (mut places, mut swept) = (BTreeSet::new(), BTreeSet::new());
+        // Of events of history the stream does not say in which room they are.
+        let mut rooms: BTreeMap<i64, Option<RoomNum>> = BTreeMap::new();
         for row in rows {
             match (StreamKind::from_number(row.kind), row.room, row.number) {
                 (Some(StreamKind::Event | StreamKind::EventChanged), Some(room), Some(number)) => {
-                    places.insert((room, EventNum(number)));
-                    numbers.push(number);
+                    rooms.insert(number, Some(room));
                 }
-                (Some(StreamKind::History), None, Some(number)) => numbers.push(number),
+                (Some(StreamKind::History), None, Some(number)) => drop(rooms.entry(number).or_default()),
                 (Some(StreamKind::RoomPurged), Some(room), _) => drop(swept.insert(room)),
                 _ => {}
             }
         }
-        let reads = numbers.into_iter().map(|number| Read::get::<EventRow>(vec![number.into()])).collect();
-        for rows in self.store.read(reads).await? {
-            let Some(row) = rows.one::<EventRow>()? else { continue };
-            if row.kind == ENCRYPTION {
-                swept.insert(row.room);
+        let reads = rooms.keys().map(|number| Read::get::<EventRow>(vec![(*number).into()])).collect();
+        let found = self.store.read(reads).await?;
+        for ((number, room), rows) in rooms.into_iter().zip(found) {
+            match (rows.one::<EventRow>()?, room) {
+                (Some(row), _) if row.kind == ENCRYPTION => drop(swept.insert(row.room)),
+                (Some(row), _) if Key::of(&row.kind).is_some() => drop(places.insert((row.room, row.event))),
+                // It is gone.
+                (None, Some(room)) => drop(places.insert((room, EventNum(number)))),
+                _ => {}
             }
-            places.insert((row.room, row.event));
         }
         let mut besides = CommitBatch::new();
         for room in &swept {
