@@ -434,34 +434,31 @@ impl Scan<'_> {
 
     /// Those of the candidates that say what is searched, to this user.
     async fn compare(&mut self, search: &Search, some: Vec<(Moment, RoomNum)>) -> Result<Vec<Hit>> {
-        let mut by_room: BTreeMap<RoomNum, Vec<EventNum>> = BTreeMap::new();
-        for ((_, event), room) in &some {
-            by_room.entry(*room).or_default().push(*event);
+        let mut by_room: BTreeMap<RoomNum, BTreeMap<EventNum, Moment>> = BTreeMap::new();
+        for (at, room) in some {
+            by_room.entry(room).or_default().insert(at.1, at);
         }
-        let mut found = BTreeMap::new();
+        let mut hits = Vec::new();
         for (num, events) in by_room {
             if let Some(room) = self.room(search, num).await? {
-                self.compare_in(search, &room, &events, &mut found).await?;
+                hits.extend(self.compare_in(search, &room, &events).await?);
             }
         }
-        let hits = some.into_iter().filter_map(|(at, _)| {
-            let (room, event, text, rank) = found.remove(&at.1)?;
-            Some(Hit { room, event, rank, at, text })
-        });
-        Ok(hits.collect())
+        hits.sort_by_key(|hit| std::cmp::Reverse(hit.at));
+        Ok(hits)
     }
 
     async fn compare_in(
         &self,
         search: &Search,
         room: &Arc<Room>,
-        nums: &[EventNum],
-        found: &mut BTreeMap<EventNum, (Arc<Room>, Arc<Event>, String, f64)>,
-    ) -> Result<()> {
-        let Some(membership) = self.memberships.get(&room.num) else { return Ok(()) };
+        moments: &BTreeMap<EventNum, Moment>,
+    ) -> Result<Vec<Hit>> {
+        let Some(membership) = self.memberships.get(&room.num) else { return Ok(Vec::new()) };
         let mut viewer = Viewer::with_membership(&search.rooms, room, self.query.user, Some(membership.clone()));
+        let nums: Vec<EventNum> = moments.keys().copied().collect();
         let mut seen = Vec::new();
-        for event in search.rooms.events_left(room, None, nums).await? {
+        for event in search.rooms.events_left(room, None, &nums).await? {
             let fits = text::key_of(&event).is_some_and(|key| self.query.keys.contains(&key))
                 && self.sender.as_ref().is_none_or(|sender| *sender == event.pdu.sender)
                 && !is_edit(&event)
@@ -472,13 +469,16 @@ impl Scan<'_> {
             }
         }
         let edits = search.rooms.newest_edits(room, &seen, Some(&mut viewer)).await?;
+        let mut hits = Vec::new();
         for (event, edit) in seen.into_iter().zip(edits) {
-            let Some(text) = text::text_of(&event, edit.as_deref()) else { continue };
-            if let Some(rank) = self.wanted.rank(&text) {
-                found.insert(event.num(), (Arc::clone(room), event, text, rank));
+            let text = text::text_of(&event, edit.as_deref());
+            if let (Some(text), Some(at)) = (text, moments.get(&event.num()).copied())
+                && let Some(rank) = self.wanted.rank(&text)
+            {
+                hits.push(Hit { room: Arc::clone(room), event, rank, at, text });
             }
         }
-        Ok(())
+        Ok(hits)
     }
 
     /// A room, unless its events are encrypted: then what was said before in plain text is not searched either.
