@@ -22,11 +22,13 @@ use crate::words::{SEARCH_TERM_BYTES_MAX, Wanted};
 use crate::{Error, Key, Result, Search, text};
 
 /// Up to so many rooms each is looked up by itself; of more, a word's postings are gone through.
-const ROOMS_LOOKED_UP: usize = 16;
+const ROOMS_LOOKED_UP: usize = 8;
 /// Postings that one question reads; the last run may go beyond.
 const POSTINGS_MAX: usize = 400_000;
 /// Events that one question compares.
 const COMPARED_MAX: usize = 1_000;
+/// Bytes of texts that one question compares; more are looked at by what is compared last.
+const COMPARED_BYTES_MAX: usize = 4 << 20;
 /// Events that are compared at a time.
 const COMPARED_AT_A_TIME: usize = 32;
 /// Hits among which the best are looked for; then come the best of the next so many older ones.
@@ -187,6 +189,7 @@ struct Scan<'a> {
     n_candidates: usize,
     n_postings: usize,
     n_compared: usize,
+    n_bytes: usize,
     rooms: BTreeMap<RoomNum, Option<Arc<Room>>>,
 }
 
@@ -337,6 +340,7 @@ impl Search {
                 n_candidates: 0,
                 n_postings: 0,
                 n_compared: 0,
+                n_bytes: 0,
                 rooms: BTreeMap::new(),
             };
             let window = scan.look(self, most).await?;
@@ -351,7 +355,7 @@ impl Search {
 impl Scan<'_> {
     async fn look(&mut self, search: &Search, most: usize) -> Result<Window> {
         let mut hits = Vec::new();
-        let mut before = None;
+        let (mut before, mut cut) = (None, false);
         while hits.len() < most {
             // What a run that was not looked at may have before what is known comes first.
             while self.runs.last().is_some_and(|run| !self.precedes(run)) {
@@ -365,8 +369,8 @@ impl Scan<'_> {
             }
             let some = self.take_candidates(COMPARED_AT_A_TIME);
             let Some(last) = some.last().copied() else { break };
-            if self.n_compared >= COMPARED_MAX {
-                before = before.or(Some(self.before));
+            if self.has_compared_enough() {
+                cut = true;
                 break;
             }
             self.n_compared += some.len();
@@ -374,10 +378,15 @@ impl Scan<'_> {
             before = Some(last.0);
             self.before = last.0;
         }
-        let ended = self.candidates.is_empty() && self.runs.is_empty() && self.n_compared < COMPARED_MAX;
+        let ended = self.candidates.is_empty() && self.runs.is_empty() && !cut;
         hits.truncate(most);
         let before = if hits.len() == most { hits.last().map(|hit| hit.at) } else { before };
         Ok(Window { n_candidates: self.n_candidates, before: before.filter(|_| !ended), hits })
+    }
+
+    /// Whether what this question may compare is used up.
+    fn has_compared_enough(&self) -> bool {
+        self.n_compared >= COMPARED_MAX || self.n_bytes >= COMPARED_BYTES_MAX
     }
 
     /// Whether something is known that is newer than all that a run may have.
@@ -449,12 +458,13 @@ impl Scan<'_> {
     }
 
     async fn compare_in(
-        &self,
+        &mut self,
         search: &Search,
         room: &Arc<Room>,
         moments: &BTreeMap<EventNum, Moment>,
     ) -> Result<Vec<Hit>> {
-        let Some(membership) = self.memberships.get(&room.num) else { return Ok(Vec::new()) };
+        let memberships = self.memberships;
+        let Some(membership) = memberships.get(&room.num) else { return Ok(Vec::new()) };
         let mut viewer = Viewer::with_membership(&search.rooms, room, self.query.user, Some(membership.clone()));
         let nums: Vec<EventNum> = moments.keys().copied().collect();
         let mut seen = Vec::new();
@@ -472,6 +482,7 @@ impl Scan<'_> {
         let mut hits = Vec::new();
         for (event, edit) in seen.into_iter().zip(edits) {
             let text = text::text_of(&event, edit.as_deref());
+            self.n_bytes += text.as_ref().map_or(0, |text| self.wanted.cost(text));
             if let (Some(text), Some(at)) = (text, moments.get(&event.num()).copied())
                 && let Some(rank) = self.wanted.rank(&text)
             {

@@ -25,6 +25,10 @@ const WORD_BITS: u32 = 40;
 
 /// Most terms by which the index is asked; what has more is looked for by the longest of its words, and compared whole.
 const TERMS_MAX: usize = 16;
+/// Most runs of a search, each of which every text is looked through for: of more, the longest.
+const RUNS_MAX: usize = 64;
+/// Bytes of a text in which words to mark are looked for.
+const MARKED_BYTES: usize = 8 << 10;
 /// Most bytes of what is searched.
 pub const SEARCH_TERM_BYTES_MAX: usize = 4_096;
 
@@ -168,6 +172,11 @@ impl Wanted {
                 Piece::Run(run) => wanted.runs.insert(run.to_owned()),
             };
         }
+        if wanted.runs.len() > RUNS_MAX {
+            let mut runs: Vec<String> = std::mem::take(&mut wanted.runs).into_iter().collect();
+            runs.sort_by_key(|run| std::cmp::Reverse(run.len()));
+            wanted.runs = runs.into_iter().take(RUNS_MAX).collect();
+        }
         wanted
     }
 
@@ -233,6 +242,7 @@ impl Wanted {
 
     /// Adds the words by which clients mark what was found: those of the text as they stand there.
     pub fn highlights(&self, text: &str, highlights: &mut BTreeSet<String>, most: usize) {
+        let text = text.get(..text.floor_char_boundary(MARKED_BYTES)).unwrap_or(text);
         for word in text.split_word_bounds() {
             if highlights.len() >= most {
                 return;
@@ -246,6 +256,11 @@ impl Wanted {
                 highlights.insert(word.to_lowercase());
             }
         }
+    }
+
+    /// What comparing a text costs, in bytes that are looked at.
+    pub fn cost(&self, text: &str) -> usize {
+        text.len().saturating_mul(1 + self.runs.len() / 8)
     }
 
     /// The words and runs themselves.
@@ -316,6 +331,9 @@ mod tests {
         assert!(Wanted::new(&text).ranges().len() <= TERMS_MAX);
         assert!(found(&text, &text));
         assert!(!found(&text, &format!("{text} other")));
+        let runs: String = (0..1_000_u32).filter_map(|n| char::from_u32(0x4e00 + n)).flat_map(|c| [c, ' ']).collect();
+        assert_eq!(Wanted::new(&runs).texts().count(), RUNS_MAX);
+        assert!(found(&runs, &runs));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use serde_json::json;
 use store::model::Model;
 use store::shards::Alone;
 use store::tables::search::{SearchBlockRow, SearchDocumentRow, SearchRunRow};
-use store::{Clock, Engine, Entropy, Read, Store, UserId};
+use store::{Clock, CommitBatch, Engine, Entropy, Read, Store, StreamKind, UserId};
 use tokio::sync::watch;
 
 /// A clock that moves one millisecond with each look.
@@ -246,6 +246,29 @@ async fn what_is_sent_is_found_soon() {
         running.await.unwrap().unwrap();
         let all = world.found(&world.another_search(), "message", None).await;
         assert_eq!(all.len(), 3, "whoever asks, the index is in the store");
+    })
+    .await;
+}
+
+/// An event of the history from before, of which the stream tells by itself, is found like any other.
+#[tokio::test]
+async fn history_from_before_is_found() {
+    on_all(async |world| {
+        let room = world.room().await;
+        let id = world.send(&room, json!({ "msgtype": "m.text", "body": "ancient" })).await;
+        world.search.catch_up().await.unwrap();
+        let known = world.rooms.room(&room).await.unwrap().unwrap();
+        let event = world.rooms.event_by_id(&known, &id).await.unwrap().unwrap();
+        // As if it had just come, and nobody had looked at it.
+        let mut batch = CommitBatch::new();
+        batch.delete_prefix::<SearchDocumentRow>(vec![]).delete_prefix::<SearchBlockRow>(vec![]);
+        world.store.commit(batch).await.unwrap();
+        assert_eq!(world.found(&world.search, "ancient", None).await, [""; 0]);
+        let mut batch = CommitBatch::new();
+        let _pos = batch.announce(StreamKind::History, None, None, Some(event.num().0));
+        world.store.commit(batch).await.unwrap();
+        world.search.catch_up().await.unwrap();
+        assert_eq!(world.found(&world.search, "ancient", None).await, [id]);
     })
     .await;
 }
