@@ -187,6 +187,11 @@ impl Client {
         Err(self.remote_error(server, incoming).await)
     }
 
+    /// Whether a server is another one, with which this one federates.
+    pub fn reaches(&self, server: &str) -> bool {
+        server != &*self.server_name && self.reach.permits(server)
+    }
+
     async fn send(
         &self,
         destination: &str,
@@ -196,7 +201,7 @@ impl Client {
         limits: Limits,
         authorization: Option<&str>,
     ) -> Result<Incoming> {
-        if destination == &*self.server_name || !self.reach.permits(destination) {
+        if !self.reaches(destination) {
             return Err(Error::Denied(destination.to_owned()));
         }
         if let Err(error) = ServerName::parse(destination) {

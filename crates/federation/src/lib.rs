@@ -7,6 +7,7 @@ pub mod acl;
 pub mod client;
 mod completion;
 pub mod content_repository;
+pub mod descriptions;
 pub mod discovery;
 pub mod elements;
 pub mod error;

@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 
 use crate::Federation;
 use crate::client::Client;
+use crate::descriptions::Descriptions;
 use crate::handshakes::Handshakes;
 use crate::outbound::Outbound;
 use crate::remote_devices::RemoteDevices;
@@ -25,6 +26,8 @@ pub struct Remote {
     pub devices: Arc<RemoteDevices>,
     /// What others ask and send.
     pub federation: Arc<Federation>,
+    /// Rooms as others describe them.
+    pub descriptions: Descriptions,
     /// For what may take longer than its caller waits.
     pub spawner: Spawner,
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use egress::Egress;
 use event::SigningKey;
 use federation::client::{Client, Reach};
+use federation::descriptions::Descriptions;
 use federation::handshakes::Handshakes;
 use federation::https::{Https, HttpsOptions};
 use federation::key_ring::{self, KeyRing, OwnKeys};
@@ -137,7 +138,7 @@ pub async fn build(base: Base<'_>, client: Client) -> Result<Arc<Remote>, Error>
         client: client.clone(),
         key_ring,
         handshakes: Arc::clone(&handshakes),
-        clock,
+        clock: Arc::clone(&clock),
         entropy,
         edus: Arc::clone(&devices) as _,
         heard_from: Box::new(move |server| heard.heard_from(server)),
@@ -148,7 +149,8 @@ pub async fn build(base: Base<'_>, client: Client) -> Result<Arc<Remote>, Error>
         },
     });
     let spawner: Spawner = Arc::new(|work| drop(tokio::spawn(work)));
-    Ok(Arc::new(Remote { client, handshakes, outbound, devices, federation, spawner }))
+    let descriptions = Descriptions::new(client.clone(), clock);
+    Ok(Arc::new(Remote { client, handshakes, outbound, devices, federation, descriptions, spawner }))
 }
 
 /// Receives and sends until `stop` becomes true.

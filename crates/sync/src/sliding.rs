@@ -65,6 +65,11 @@ pub(crate) struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// Whether the user is in a room.
+    pub fn is_joined(&self, room: RoomNum) -> bool {
+        self.memberships.rows.get(&room).is_some_and(|row| row.membership == "join")
+    }
+
     /// The position that the client has come to; zero for a new connection.
     pub fn since(&self) -> StreamPosition {
         self.pos.map_or(StreamPosition::ZERO, Pos::pos)
@@ -118,14 +123,11 @@ impl Sync {
                 return Ok(Answer::default().write(request.dialect, &pos.to_string(), request.txn_id.as_deref()));
             }
             if asked.is_none() || answer.news || has_passed(deadline) {
-                let generation = match (&asked, step.after(&state)) {
-                    (Some(pos), None) => pos.generation,
-                    (Some(pos), Some(next)) => self.put_connection(&id, Some((pos.generation, tip)), next).await?,
-                    (None, next) => self.put_connection(&id, None, next.unwrap_or_default()).await?,
-                };
+                let (generation, carried) = self.keep(&id, (asked.as_ref(), tip), (&state, step)).await?;
                 let (epoch, number) = (volatile.epoch.to_string(), volatile.number);
                 let typing = self.may_type(&memberships, number);
-                let pos = Pos { token: Token { pos: upto, epoch, number, typing, to_device: upto }, generation };
+                let token = Token { pos: upto, epoch, number, typing, to_device: upto };
+                let pos = Pos { token, generation, carried };
                 if asked.as_ref() == Some(&pos) {
                     self.typing.stays(&ctx);
                 }
@@ -145,11 +147,41 @@ impl Sync {
 
     /// The position that a request names, what its connection had been sent as of that, and its newest generation.
     async fn asked(&self, request: &Request, id: &ConnectionId) -> Result<(Option<Pos>, (Arc<State>, i64)), Error> {
-        let Some(pos) = request.pos.as_deref() else { return Ok((None, Default::default())) };
+        let Some(pos) = request.pos.as_deref() else {
+            self.turns.comes_to(id, None);
+            return Ok((None, Default::default()));
+        };
         let pos = Pos::parse(pos)?;
         self.reach_pos(&pos).await?;
-        let held = self.connection(id, pos.generation).await?;
-        Ok((Some(pos), held))
+        let (stored, tip) = self.connection(id, pos.generation).await?;
+        if !self.turns.comes_to(id, Some(pos.pos())) {
+            return Err(Error::UnknownPos);
+        }
+        let state = match pos.carried.as_str() {
+            "" => stored,
+            carried => Arc::new(stored.carrying(carried).ok_or(Error::UnknownPos)?),
+        };
+        Ok((Some(pos), (state, tip)))
+    }
+
+    /// Keeps what a connection has been sent once an answer is taken for sent: nothing if the state stays as it was, in the
+    /// client's position if little has changed since it was stored, else in the store. Returns the generation that the
+    /// position is to name, and what it is to carry.
+    async fn keep(
+        &self,
+        id: &ConnectionId,
+        (asked, tip): (Option<&Pos>, i64),
+        (state, step): (&State, Step),
+    ) -> Result<(i64, String), Error> {
+        let Some(pos) = asked else {
+            let first = step.after(state).unwrap_or_default();
+            return Ok((self.put_connection(id, None, first).await?, String::new()));
+        };
+        let Some(next) = step.after(state) else { return Ok((pos.generation, pos.carried.clone())) };
+        match next.carried() {
+            Some(carried) => Ok((pos.generation, carried)),
+            None => Ok((self.put_connection(id, Some((pos.generation, tip)), next).await?, String::new())),
+        }
     }
 
     /// Waits for what a position has seen. One of a lost future, or that nobody gave, is unknown.
@@ -192,7 +224,7 @@ impl Sync {
             return Ok(None);
         }
         let Some(changed) = self.rooms_since(ctx.since(), CHANGED_MAX).await? else { return Ok(None) };
-        let is_known = |room: &RoomNum| ctx.memberships.rows.contains_key(room) || ctx.state.rooms.contains_key(room);
+        let is_known = |room: &RoomNum| ctx.memberships.rows.contains_key(room) || ctx.state.get(*room).is_some();
         let mut rooms: BTreeSet<RoomNum> = changed.into_iter().filter(is_known).collect();
         rooms.extend(ctx.memberships.since(ctx.since()));
         Ok(Some(rooms))
@@ -206,7 +238,7 @@ impl Sync {
         want: &Want<'_>,
         changed: Option<&BTreeSet<RoomNum>>,
     ) -> Result<bool, Error> {
-        let Some(sent) = ctx.state.rooms.get(&room).filter(|sent| sent.events == Upto::Live) else { return Ok(true) };
+        let Some(sent) = ctx.state.get(room).filter(|sent| sent.events == Upto::Live) else { return Ok(true) };
         let more = want.config.timeline_limit > sent.depth || !sent.has(&want.config.rules);
         if more || ctx.ignored_pos > ctx.since() || changed.is_none_or(|changed| changed.contains(&room)) {
             return Ok(true);
@@ -224,22 +256,22 @@ impl Sync {
         step: &mut Step,
     ) -> Result<(), Error> {
         // With the list of the ignored, the counts of any room may have changed.
-        let known: Vec<(&RoomNum, &Sent)> = match changed.filter(|_| ctx.ignored_pos <= ctx.since()) {
-            Some(changed) => changed.iter().filter_map(|room| ctx.state.rooms.get_key_value(room)).collect(),
-            None => ctx.state.rooms.iter().collect(),
+        let known: Vec<(RoomNum, &Sent)> = match changed.filter(|_| ctx.ignored_pos <= ctx.since()) {
+            Some(changed) => changed.iter().filter_map(|room| Some((*room, ctx.state.get(*room)?))).collect(),
+            None => ctx.state.iter().collect(),
         };
         for (room, sent) in known {
-            let Some(row) = ctx.memberships.rows.get(room) else {
-                step.rooms.insert(*room, None);
+            let Some(row) = ctx.memberships.rows.get(&room) else {
+                step.rooms.insert(room, None);
                 continue;
             };
-            let is_behind = sent.events != Upto::Live || step.rooms.contains_key(room);
+            let is_behind = sent.events != Upto::Live || step.rooms.contains_key(&room);
             if is_behind {
                 continue;
             }
             let has_moved = match row.membership.as_str() {
                 "join" if row.pos <= ctx.since() => {
-                    let held = self.rooms.room_by_num(*room).await?;
+                    let held = self.rooms.room_by_num(room).await?;
                     let moved = held.as_ref().is_none_or(|held| held.head().row.last_pos > ctx.since());
                     match &held {
                         Some(held) if !moved => self.has_read(ctx, held, row, ctx.since()).await?,
@@ -251,7 +283,7 @@ impl Sync {
             if has_moved {
                 let mut sent: Sent = sent.clone();
                 sent.events.lag(ctx.since());
-                step.rooms.insert(*room, Some(sent));
+                step.rooms.insert(room, Some(sent));
             }
         }
         Ok(())

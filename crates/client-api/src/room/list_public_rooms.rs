@@ -3,12 +3,16 @@
 
 use axum::routing::get;
 use axum::{Json, Router, extract};
-use endpoint::{Error, OptionalBody, Path, Query, Requester};
+use endpoint::{ClientAddress, Error, OptionalBody, OptionalRequester, Path, Query, RateClass, Requester};
+use event::Object;
 use rooms::directory::DirectoryQuery;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{Routes, State, error_map};
+use crate::{Routes, State, error_map, remote};
+
+/// Rooms of a page that another server is asked for, at most.
+const ELSEWHERE_MAX: u32 = 500;
 
 /// The routes of this file.
 pub fn routes() -> Router<State> {
@@ -25,30 +29,82 @@ struct Parameters {
 }
 
 async fn list(
+    OptionalRequester(requester): OptionalRequester,
+    client: ClientAddress,
     extract::State(state): extract::State<State>,
     Query(parameters): Query<Parameters>,
 ) -> Result<Json<Value>, Error> {
-    check_server(&state, parameters.server.as_deref())?;
-    page(&state, DirectoryQuery { limit: parameters.limit, since: parameters.since, filter: None }).await
+    let Parameters { limit, since, server } = parameters;
+    let Some(server) = elsewhere(&state, server.as_deref())? else {
+        return page(&state, DirectoryQuery { limit, since, filter: None }).await;
+    };
+    match &requester {
+        Some(requester) => state.door.limit(RateClass::Requests, requester)?,
+        None => state.door.limit_address(RateClass::Requests, client)?,
+    }
+    page_elsewhere(&state, server, json!({ "limit": limit, "since": since })).await
+}
+
+/// What the body of a search says besides [`DirectoryQuery`].
+#[derive(Debug, Default, Deserialize)]
+struct Networks {
+    #[serde(default)]
+    include_all_networks: bool,
+    third_party_instance_id: Option<String>,
 }
 
 async fn search(
-    _: Requester,
+    requester: Requester,
     extract::State(state): extract::State<State>,
     Query(parameters): Query<Parameters>,
-    OptionalBody(query): OptionalBody<DirectoryQuery>,
+    OptionalBody(mut body): OptionalBody<Value>,
 ) -> Result<Json<Value>, Error> {
-    check_server(&state, parameters.server.as_deref())?;
-    page(&state, query).await
+    if body.is_null() {
+        body = json!({});
+    }
+    let bad = |error: serde_json::Error| Error::bad_json(error.to_string());
+    let networks: Networks = serde_json::from_value(body.clone()).map_err(bad)?;
+    let query: DirectoryQuery = serde_json::from_value(body.clone()).map_err(bad)?;
+    if networks.include_all_networks && networks.third_party_instance_id.is_some() {
+        return Err(Error::invalid_param("`third_party_instance_id` cannot be used with `include_all_networks`."));
+    }
+    match elsewhere(&state, parameters.server.as_deref())? {
+        Some(server) => {
+            state.door.limit(RateClass::Requests, &requester)?;
+            let names = ["limit", "since", "filter", "include_all_networks", "third_party_instance_id"];
+            let asked = names.iter().filter_map(|name| Some(((*name).to_owned(), body.get_mut(*name)?.take())));
+            let asked = Value::Object(asked.collect());
+            page_elsewhere(&state, server, asked).await
+        }
+        // No network but Matrix itself is known here.
+        None if networks.third_party_instance_id.is_some() => {
+            Ok(Json(json!({ "chunk": [], "total_room_count_estimate": 0 })))
+        }
+        None => page(&state, query).await,
+    }
 }
 
-fn check_server(state: &State, server: Option<&str>) -> Result<(), Error> {
+/// The other server whose directory is wanted.
+fn elsewhere<'a>(state: &State, server: Option<&'a str>) -> Result<Option<&'a str>, Error> {
     match server.filter(|server| !server.is_empty()) {
-        Some(server) if server != state.rooms.server_name() => {
-            Err(Error::not_found("This server does not federate: it knows no other's directory."))
+        Some(server) if !event::ids::is_server_name(server) => {
+            Err(Error::invalid_param(format!("`server` must be the name of a server, which `{server}` is not.")))
         }
-        _ => Ok(()),
+        Some(server) if server != state.rooms.server_name() => Ok(Some(server)),
+        _ => Ok(None),
     }
+}
+
+async fn page_elsewhere(state: &State, server: &str, mut asked: Value) -> Result<Json<Value>, Error> {
+    let none = || Error::not_found("This server does not federate: it knows no other's directory.");
+    let remote = state.remote.as_ref().ok_or_else(none)?;
+    let limit = asked["limit"].as_u64().unwrap_or(100).clamp(1, ELSEWHERE_MAX.into());
+    asked["limit"] = limit.into();
+    if let Value::Object(members) = &mut asked {
+        members.retain(|_, value| !value.is_null());
+    }
+    let body: Object = event::Json::from(asked).as_object().cloned().unwrap_or_default();
+    Ok(Json(remote.descriptions.directory_page(server, &body).await.map_err(remote::error)?))
 }
 
 async fn page(state: &State, query: DirectoryQuery) -> Result<Json<Value>, Error> {

@@ -1,17 +1,23 @@
 //! `GET /_matrix/client/v1/rooms/{roomId}/hierarchy` (`data/api/client-server/space_hierarchy.yaml`).
 //!
-//! The tree is walked depth-first and from its root with every page: a token says how many rooms came before.
+//! The tree is walked depth-first and from its root with every page: a token says how many rooms came before. Rooms in which
+//! this server is not are described by others; what they said is remembered for a while.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use axum::routing::get;
 use axum::{Json, Router, extract};
 use endpoint::{Error, Path, Query, Requester};
+use event::Json as EventJson;
+use federation::descriptions::Description;
+use rooms::Room;
 use rooms::spaces::children_state;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use super::summary::is_accessible;
+use super::summary::{is_accessible, is_accessible_elsewhere};
 use crate::{Routes, State, error_map};
 
 /// Rooms of a page where the client does not say, and most rooms of a page.
@@ -20,6 +26,8 @@ const LIMIT_MAX: usize = 50;
 const DEPTH_MAX: usize = 32;
 /// Most rooms of a tree that are looked at.
 const ROOMS_MAX: usize = 2_000;
+/// How long other servers are waited for, for one page. Rooms that are not described by then are left out of it.
+const ELSEWHERE_MAX: Duration = Duration::from_secs(20);
 
 /// The routes of this file.
 pub fn routes() -> Router<State> {
@@ -55,7 +63,14 @@ async fn hierarchy(
         suggested_only: parameters.suggested_only,
         depth_max: parameters.max_depth.unwrap_or(DEPTH_MAX).min(DEPTH_MAX),
         seen: HashSet::new(),
-        left: vec![(room_id, 0)],
+        known: HashMap::new(),
+        closed: HashSet::new(),
+        deadline: Instant::now() + ELSEWHERE_MAX,
+        left: vec![Next {
+            via: event::ids::domain(&room_id).map(str::to_owned).into_iter().collect(),
+            room_id,
+            depth: 0,
+        }],
     };
     let (mut page, mut n_found) = (Vec::new(), 0);
     while let Some(found) = walk.next().await? {
@@ -93,6 +108,14 @@ impl Parameters {
     }
 }
 
+/// A room to be visited.
+struct Next {
+    room_id: String,
+    depth: usize,
+    /// Servers through which it is found.
+    via: Vec<String>,
+}
+
 /// A walk through the rooms of a tree that the requester may know of.
 struct Walk<'a> {
     state: &'a State,
@@ -100,35 +123,92 @@ struct Walk<'a> {
     suggested_only: bool,
     depth_max: usize,
     seen: HashSet<String>,
-    /// Rooms to be visited with their depth; the last is next.
-    left: Vec<(String, usize)>,
+    /// Rooms as their spaces' servers have described them.
+    known: HashMap<String, Description>,
+    /// Rooms into which these servers see no way.
+    closed: HashSet<String>,
+    /// Until then other servers are asked.
+    deadline: Instant,
+    /// Rooms to be visited; the last is next.
+    left: Vec<Next>,
 }
 
 impl Walk<'_> {
     /// The next room. A room stands where it is found first; loops end there.
     async fn next(&mut self) -> Result<Option<Value>, Error> {
-        let rooms = &self.state.rooms;
-        while let Some((room_id, depth)) = self.left.pop() {
-            if self.seen.len() >= ROOMS_MAX || !self.seen.insert(room_id.clone()) {
+        while let Some(next) = self.left.pop() {
+            if self.seen.len() >= ROOMS_MAX || !self.seen.insert(next.room_id.clone()) {
                 continue;
             }
-            let Some(room) = rooms.room(&room_id).await.map_err(error_map::rooms)? else { continue };
-            let summary = rooms.summary(&room).await.map_err(error_map::rooms)?;
-            if !is_accessible(self.state, &summary, Some(&self.requester.user_id)).await? {
-                continue;
-            }
-            let children = match summary.room_type() {
-                Some("m.space") => rooms.space_children(&room, self.suggested_only).await.map_err(error_map::rooms)?,
-                _ => Vec::new(),
+            let room = self.state.rooms.room(&next.room_id).await.map_err(error_map::rooms)?;
+            let found = match room.filter(|room| room.has_server(self.state.rooms.server_name())) {
+                Some(room) => self.visit(&room, next.depth).await?,
+                None => self.visit_elsewhere(next).await?,
             };
-            if depth < self.depth_max {
-                let ids = children.iter().rev().filter_map(|child| child.pdu.state_key.clone());
-                self.left.extend(ids.map(|id| (id, depth + 1)));
+            if found.is_some() {
+                return Ok(found);
             }
-            let mut members = summary.extended();
-            members.insert("children_state".to_owned(), children_state(&children));
-            return Ok(Some(Value::Object(members)));
         }
         Ok(None)
+    }
+
+    /// A room of this server.
+    async fn visit(&mut self, room: &Room, depth: usize) -> Result<Option<Value>, Error> {
+        let rooms = &self.state.rooms;
+        let summary = rooms.summary(room).await.map_err(error_map::rooms)?;
+        if !is_accessible(self.state, &summary, Some(&self.requester.user_id)).await? {
+            return Ok(None);
+        }
+        let children = match summary.room_type() {
+            Some("m.space") => rooms.space_children(room, self.suggested_only).await.map_err(error_map::rooms)?,
+            _ => Vec::new(),
+        };
+        let named = children.iter().filter_map(|child| {
+            let via = child.pdu.content.get("via").and_then(EventJson::as_array).unwrap_or_default();
+            let via = via.iter().filter_map(EventJson::as_str).map(str::to_owned).collect();
+            Some((child.pdu.state_key.clone()?, via))
+        });
+        self.add(depth, named.collect());
+        let mut members = summary.extended();
+        members.insert("children_state".to_owned(), children_state(&children));
+        Ok(Some(Value::Object(members)))
+    }
+
+    /// A room in which this server is not.
+    async fn visit_elsewhere(&mut self, next: Next) -> Result<Option<Value>, Error> {
+        let Some(remote) = &self.state.remote else { return Ok(None) };
+        let known = self.known.remove(&next.room_id);
+        if known.is_none() && self.closed.contains(&next.room_id) {
+            return Ok(None);
+        }
+        // What is no space has nothing further to be asked for.
+        let asks = known.as_ref().is_none_or(Description::is_space);
+        let found = match asks {
+            true => remote.descriptions.of(&next.room_id, &next.via, self.suggested_only, self.deadline).await,
+            false => None,
+        };
+        let Some(room) = found.as_ref().map(|found| found.room.clone()).or(known) else { return Ok(None) };
+        if !is_accessible_elsewhere(self.state, &room, &self.requester.user_id).await? {
+            return Ok(None);
+        }
+        let mut children = Vec::new();
+        if let Some(found) = found.filter(|_| room.is_space()) {
+            children.extend(found.children.iter().map(|child| child.event.clone()));
+            self.known.extend(found.known.iter().map(|(id, room)| (id.clone(), room.clone())));
+            self.closed.extend(found.closed.iter().cloned());
+            let named = found.children.iter().map(|child| (child.room_id.clone(), child.via.clone()));
+            self.add(next.depth, named.collect());
+        }
+        let mut members = room.0;
+        members.insert("children_state".to_owned(), Value::Array(children));
+        Ok(Some(Value::Object(members)))
+    }
+
+    /// Notes the children of a room to be visited.
+    fn add(&mut self, depth: usize, children: Vec<(String, Vec<String>)>) {
+        if depth < self.depth_max {
+            let depth = depth + 1;
+            self.left.extend(children.into_iter().rev().map(|(room_id, via)| Next { room_id, depth, via }));
+        }
     }
 }

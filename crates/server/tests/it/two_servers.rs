@@ -150,16 +150,27 @@ struct Person<'a> {
 
 impl Person<'_> {
     async fn ask(&self, method: Method, path: &str, body: Value) -> Value {
+        let (status, answer) = self.try_ask(method, &format!("v3/{path}"), body).await;
+        assert_eq!(status, 200, "{path}: {answer}");
+        answer
+    }
+
+    async fn try_ask(&self, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
         let request = Request::builder()
             .method(method)
-            .uri(format!("/_matrix/client/v3/{path}"))
+            .uri(format!("/_matrix/client/{path}"))
             .header("authorization", format!("Bearer {}", self.token));
         let request = request.body(Body::from(body.to_string())).unwrap();
         let (head, body) = self.node.running.router.clone().oneshot(request).await.unwrap().into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
-        let answer = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        assert_eq!(head.status, 200, "{path}: {answer}");
-        answer
+        (head.status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    /// Makes a public room with a name; `more` is added to the request.
+    async fn named_room(&self, name: &str, more: Value) -> String {
+        let mut body = json!({ "preset": "public_chat", "visibility": "public", "name": name });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        self.ask(Method::POST, "createRoom", body).await["room_id"].as_str().unwrap().to_owned()
     }
 
     async fn create_room(&self) -> String {
@@ -419,4 +430,114 @@ async fn cp4_what_comes_from_another_server_pushes() {
     alice.ask(Method::PUT, &format!("rooms/{room}/send/m.room.message/t"), message).await;
     let told = phone.recv().await.unwrap();
     assert_eq!((&told["content"]["body"], &told["counts"]["unread"]), (&json!("hello from afar"), &json!(1)));
+}
+
+/// The names of the rooms in a list.
+fn names(rooms: &Value) -> Vec<&str> {
+    rooms.as_array().unwrap().iter().map(|room| room["name"].as_str().unwrap_or("-")).collect()
+}
+
+#[tokio::test]
+async fn cr19_the_directory_of_another_server_is_paged_and_searched() {
+    let net = Arc::new(Net::default());
+    let (one, two) = (Node::start("one.test", &net).await, Node::start("two.test", &net).await);
+    let (alice, bob) = (one.person("alice").await, two.person("bob").await);
+    for name in ["apples", "pears", "plums"] {
+        bob.named_room(name, json!({ "room_alias_name": name })).await;
+    }
+    alice.named_room("ours", json!({})).await;
+    let first = alice.ask(Method::GET, "publicRooms?server=two.test&limit=2", json!({})).await;
+    let next = first["next_batch"].as_str().unwrap();
+    let second = alice.ask(Method::GET, &format!("publicRooms?server=two.test&limit=2&since={next}"), json!({})).await;
+    let mut found = [names(&first["chunk"]), names(&second["chunk"])].concat();
+    found.sort_unstable();
+    assert_eq!((found, second.get("next_batch")), (vec!["apples", "pears", "plums"], None));
+    let search = json!({ "filter": { "generic_search_term": "PEAR" } });
+    let found = alice.ask(Method::POST, "publicRooms?server=two.test", search).await;
+    assert_eq!(names(&found["chunk"]), ["pears"]);
+    assert_eq!(names(&alice.ask(Method::GET, "publicRooms", json!({})).await["chunk"]), ["ours"]);
+    let own = alice.ask(Method::GET, "publicRooms?server=one.test", json!({})).await;
+    assert_eq!(names(&own["chunk"]), ["ours"]);
+    let alias = alice.ask(Method::GET, "directory/room/%23plums:two.test", json!({})).await;
+    assert_eq!(alias["servers"], json!(["two.test"]));
+    for (path, body, status, code) in [
+        ("v3/publicRooms?server=a%20b", json!({}), 400, "M_INVALID_PARAM"),
+        ("v3/publicRooms?server=two.test", json!({ "filter": 5 }), 400, "M_BAD_JSON"),
+        ("v3/publicRooms?server=two.test", json!({ "since": "nonsense" }), 502, "M_UNKNOWN"),
+        ("v3/publicRooms?server=three.test", json!({}), 502, "M_UNKNOWN"),
+        (
+            "v3/publicRooms",
+            json!({ "include_all_networks": true, "third_party_instance_id": "irc" }),
+            400,
+            "M_INVALID_PARAM",
+        ),
+    ] {
+        let (found, answer) = alice.try_ask(Method::POST, path, body).await;
+        assert_eq!((found.as_u16(), answer["errcode"].as_str().unwrap()), (status, code), "{path}");
+    }
+}
+
+/// SEC-loops.
+#[tokio::test]
+async fn cr20_a_hierarchy_goes_on_with_rooms_of_other_servers() {
+    let net = Arc::new(Net::default());
+    let (one, two) = (Node::start("one.test", &net).await, Node::start("two.test", &net).await);
+    let (alice, bob) = (one.person("alice").await, two.person("bob").await);
+    let space = json!({ "creation_content": { "type": "m.space" } });
+    let root = alice.named_room("root", space.clone()).await;
+    let far = bob.named_room("far", space).await;
+    let room = bob.named_room("room", json!({})).await;
+    let members = bob.named_room("for members", json!({})).await;
+    let closed = bob.named_room("closed", json!({ "preset": "private_chat" })).await;
+    let allow = json!({ "join_rule": "restricted", "allow": [{ "type": "m.room_membership", "room_id": root }] });
+    bob.ask(Method::PUT, &format!("rooms/{members}/state/m.room.join_rules"), allow).await;
+    // Whom its server lets in is said to a server of which somebody is in the room that allows it.
+    bob.join(&root, "one.test").await;
+    let add = async |who: &Person<'_>, space: &str, child: &str, via: &str, order: &str| {
+        let path = format!("rooms/{space}/state/m.space.child/{child}");
+        who.ask(Method::PUT, &path, json!({ "via": [via], "order": order })).await;
+    };
+    add(&alice, &root, &far, "two.test", "a").await;
+    for (child, order) in [(&room, "a"), (&members, "b"), (&closed, "c")] {
+        add(&bob, &far, child, "two.test", order).await;
+    }
+    add(&bob, &far, &root, "one.test", "d").await;
+    let path = format!("v1/rooms/{root}/hierarchy");
+    let whole = alice.try_ask(Method::GET, &path, json!({})).await.1;
+    assert_eq!(names(&whole["rooms"]), ["root", "far", "room", "for members"]);
+    let children = whole["rooms"][1]["children_state"].as_array().unwrap();
+    assert_eq!((children.len(), &children[0]["state_key"]), (4, &json!(room)));
+    assert_eq!(whole["rooms"][2]["children_state"], json!([]));
+    let carol = one.person("carol").await;
+    let seen = carol.try_ask(Method::GET, &path, json!({})).await.1;
+    assert_eq!(names(&seen["rooms"]), ["root", "far", "room"], "who is not in the space may not join");
+    let (mut from, mut paged) = (String::new(), Vec::new());
+    loop {
+        let page = alice.try_ask(Method::GET, &format!("{path}?limit=1{from}"), json!({})).await.1;
+        paged.extend(names(&page["rooms"]).into_iter().map(str::to_owned));
+        let Some(next) = page["next_batch"].as_str() else { break };
+        from = format!("&from={next}");
+    }
+    assert_eq!(paged, names(&whole["rooms"]));
+    let asked = net.asked.lock().iter().filter(|asked| asked.contains("/hierarchy/")).count();
+    assert_eq!(asked, 1, "what was said is remembered");
+    *net.cut.lock() = true;
+    let cut = alice.try_ask(Method::GET, &format!("{path}?suggested_only=false"), json!({})).await.1;
+    assert_eq!(names(&cut["rooms"]).len(), 4);
+}
+
+#[tokio::test]
+async fn a_room_of_another_server_is_summarized() {
+    let net = Arc::new(Net::default());
+    let (one, two) = (Node::start("one.test", &net).await, Node::start("two.test", &net).await);
+    let (alice, bob) = (one.person("alice").await, two.person("bob").await);
+    let open = bob.named_room("open", json!({ "room_alias_name": "open", "topic": "all of it" })).await;
+    let secret = bob.named_room("secret", json!({ "preset": "private_chat" })).await;
+    let by_alias = alice.try_ask(Method::GET, "v1/room_summary/%23open:two.test", json!({})).await;
+    assert_eq!((by_alias.0, &by_alias.1["room_id"]), (StatusCode::OK, &json!(open)));
+    let path = |room: &str| format!("v1/room_summary/{room}?via=two.test");
+    let by_id = alice.try_ask(Method::GET, &path(&open), json!({})).await.1;
+    assert_eq!((&by_id["topic"], by_id.get("children_state")), (&json!("all of it"), None));
+    assert_eq!(alice.try_ask(Method::GET, &path(&secret), json!({})).await.0, 404);
+    assert_eq!(alice.try_ask(Method::GET, &path("!nothing:two.test"), json!({})).await.0, 404);
 }

@@ -5,10 +5,16 @@
 //! own position is [`Upto::Live`]: nothing is stored of how far that is, and an answer that only goes on with live rooms
 //! changes no state. When a live room changes while the client does not look at it, it begins to lag: at the position
 //! that the client had come to.
+//!
+//! A little that changes since the stored state is not stored but carried by the client, in the position that it hands
+//! back: a room that comes into view costs no write. What a client makes up there it tells itself: what it may be told of a
+//! room is decided by its membership.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use store::{RoomNum, StreamPosition};
@@ -25,6 +31,8 @@ const VERSION: u8 = 1;
 const STATE_BYTES_MAX: u64 = 32 << 20;
 /// Bytes that one room takes in a state, about.
 const ROOM_BYTES: usize = 120;
+/// Bytes that a client is given to carry at most: some dozen rooms. Positions stand in addresses.
+const CARRIED_MAX: usize = 400;
 /// About as many states are in memory.
 const STATES: usize = 1_000;
 
@@ -84,13 +92,118 @@ impl Sent {
     }
 }
 
+/// What a connection had been sent as it is stored.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Stored {
+    account_data: Upto,
+    rooms: BTreeMap<RoomNum, Sent>,
+    /// The rules that differ, in the order in which rooms first have them.
+    rules: Vec<Arc<Rules>>,
+}
+
+impl Stored {
+    fn of(account_data: Upto, rooms: BTreeMap<RoomNum, Sent>) -> Self {
+        let mut rules: Vec<Arc<Rules>> = Vec::new();
+        for sent in rooms.values() {
+            if place_of(&rules, &sent.rules).is_none() {
+                rules.push(Arc::clone(&sent.rules));
+            }
+        }
+        Self { account_data, rooms, rules }
+    }
+}
+
+/// Where rules stand among those that differ. What is in the same place in memory is not compared.
+fn place_of(all: &[Arc<Rules>], rules: &Arc<Rules>) -> Option<usize> {
+    let same_place = all.iter().position(|one| Arc::ptr_eq(one, rules));
+    same_place.or_else(|| all.iter().position(|one| one == rules))
+}
+
 /// What a connection has been sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
     /// Global account data.
     pub account_data: Upto,
-    /// By room.
-    pub rooms: BTreeMap<RoomNum, Sent>,
+    stored: Arc<Stored>,
+    /// Rooms of which it is otherwise than stored; `None` where nothing is remembered any more.
+    changed: BTreeMap<RoomNum, Option<Sent>>,
+}
+
+impl State {
+    /// What has been sent of a room.
+    pub fn get(&self, room: RoomNum) -> Option<&Sent> {
+        match self.changed.get(&room) {
+            Some(changed) => changed.as_ref(),
+            None => self.stored.rooms.get(&room),
+        }
+    }
+
+    /// The rooms of which something has been sent.
+    pub fn iter(&self) -> impl Iterator<Item = (RoomNum, &Sent)> {
+        let stored = self.stored.rooms.iter().filter(|(room, _)| !self.changed.contains_key(room));
+        let changed = self.changed.iter().filter_map(|(room, sent)| Some((room, sent.as_ref()?)));
+        stored.chain(changed).map(|(room, sent)| (*room, sent))
+    }
+
+    /// Whether all is as stored.
+    fn is_stored(&self) -> bool {
+        self.changed.is_empty() && self.account_data == self.stored.account_data
+    }
+
+    /// The same, to be stored.
+    fn whole(self) -> Self {
+        if self.is_stored() {
+            return self;
+        }
+        let Self { account_data, stored, changed } = self;
+        let mut rooms = stored.rooms.clone();
+        for (room, sent) in changed {
+            match sent {
+                Some(sent) => drop(rooms.insert(room, sent)),
+                None => drop(rooms.remove(&room)),
+            }
+        }
+        Self { account_data, stored: Arc::new(Stored::of(account_data, rooms)), changed: BTreeMap::new() }
+    }
+
+    /// What the client is to carry, as text; empty if all is as stored, `None` if it is too much for that.
+    pub fn carried(&self) -> Option<String> {
+        if self.is_stored() {
+            return Some(String::new());
+        }
+        let mut bytes = Vec::new();
+        put_upto(&mut bytes, self.account_data);
+        let mut before = 0;
+        for (room, sent) in &self.changed {
+            put_number(&mut bytes, room.0 - before);
+            before = room.0;
+            match sent {
+                Some(sent) => put_sent(&mut bytes, sent, place_of(&self.stored.rules, &sent.rules)?),
+                None => bytes.push(GONE),
+            }
+            if bytes.len() > CARRIED_MAX {
+                return None;
+            }
+        }
+        Some(URL_SAFE_NO_PAD.encode(bytes))
+    }
+
+    /// The state of a client that carries this.
+    pub fn carrying(&self, text: &str) -> Option<Self> {
+        let mut next = self.clone();
+        if text.is_empty() {
+            return Some(next);
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let mut bytes = bytes.as_slice();
+        next.account_data = take_upto(&mut bytes)?;
+        let mut room = 0_i64;
+        while !bytes.is_empty() {
+            room = room.checked_add(take_number(&mut bytes)?)?;
+            next.changed.insert(RoomNum(room), take_sent(&mut bytes, &self.stored.rules)?);
+        }
+        Some(next)
+    }
 }
 
 /// What an answer changes of it.
@@ -105,22 +218,23 @@ pub(crate) struct Step {
 impl Step {
     /// What has been sent of a room once this is done.
     pub fn sent(&self, state: &State, room: RoomNum) -> Option<Sent> {
-        self.rooms.get(&room).cloned().unwrap_or_else(|| state.rooms.get(&room).cloned())
+        self.rooms.get(&room).cloned().unwrap_or_else(|| state.get(room).cloned())
     }
 
     /// The state after it; `None` if that is the same.
     pub fn after(self, state: &State) -> Option<State> {
         let changed_data = self.account_data.is_some_and(|upto| upto != state.account_data);
-        let differs = |(room, sent): (&RoomNum, &Option<Sent>)| state.rooms.get(room) != sent.as_ref();
+        let differs = |(room, sent): (&RoomNum, &Option<Sent>)| state.get(*room) != sent.as_ref();
         if !changed_data && !self.rooms.iter().any(differs) {
             return None;
         }
         let mut next = state.clone();
         next.account_data = self.account_data.unwrap_or(next.account_data);
         for (room, sent) in self.rooms {
-            match sent {
-                Some(sent) => drop(next.rooms.insert(room, sent)),
-                None => drop(next.rooms.remove(&room)),
+            if next.stored.rooms.get(&room) == sent.as_ref() {
+                next.changed.remove(&room);
+            } else {
+                next.changed.insert(room, sent);
             }
         }
         Some(next)
@@ -132,13 +246,13 @@ pub(crate) struct Weight;
 
 impl Weighter<i64, Arc<State>> for Weight {
     fn weight(&self, _generation: &i64, state: &Arc<State>) -> u64 {
-        let rules: usize = Places::of(state).rules.iter().map(|rules| rules.bytes()).sum();
-        let bytes = (state.rooms.len() + 4) * ROOM_BYTES + rules;
+        let rules: usize = state.stored.rules.iter().map(|rules| rules.bytes()).sum();
+        let bytes = (state.stored.rooms.len() + 4) * ROOM_BYTES + rules;
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 }
 
-/// States in memory, by generation. They never change.
+/// States as they are stored, in memory, by generation. They never change.
 pub(crate) struct States(Cache<i64, Arc<State>, Weight>);
 
 impl Default for States {
@@ -148,7 +262,7 @@ impl Default for States {
 }
 
 impl Sync {
-    /// What a connection had been sent as of a generation from which it may go on, and its newest generation.
+    /// What a connection had been sent as it is stored with a generation from which it may go on, and its newest generation.
     pub(crate) async fn connection(&self, id: &ConnectionId, generation: i64) -> Result<(Arc<State>, i64), Error> {
         let tip = self.users.connection_tip(id, generation).await?.ok_or(Error::UnknownPos)?;
         if let Some(state) = self.connections.0.get(&generation) {
@@ -170,6 +284,7 @@ impl Sync {
         from: Option<(i64, i64)>,
         state: State,
     ) -> Result<i64, Error> {
+        let state = state.whole();
         let stored = encode(&state);
         let generation = match from {
             None => self.users.begin_connection(id, stored).await?,
@@ -182,60 +297,58 @@ impl Sync {
     }
 }
 
-/// Where each room's rules stand among those that differ. What is in the same place is not compared.
-#[derive(Default)]
-struct Places<'a> {
-    rules: Vec<&'a Rules>,
-    by_room: Vec<usize>,
-}
-
-impl<'a> Places<'a> {
-    fn of(state: &'a State) -> Self {
-        let mut places = Self::default();
-        let (mut by_address, mut by_content, mut last) = (HashMap::new(), HashMap::new(), None);
-        for sent in state.rooms.values() {
-            let address = Arc::as_ptr(&sent.rules);
-            let place = match last.filter(|(before, _)| *before == address) {
-                Some((_, place)) => place,
-                None => *by_address.entry(address).or_insert_with(|| {
-                    *by_content.entry(&*sent.rules).or_insert_with(|| {
-                        places.rules.push(&sent.rules);
-                        places.rules.len() - 1
-                    })
-                }),
-            };
-            last = Some((address, place));
-            places.by_room.push(place);
-        }
-        places
-    }
-}
-
 /// The stored form: version, global account data, distinct rules as JSON, rooms.
 fn encode(state: &State) -> Vec<u8> {
     let mut bytes = vec![VERSION];
     put_upto(&mut bytes, state.account_data);
-    let places = Places::of(state);
-    put_len(&mut bytes, places.rules.len());
-    for rules in &places.rules {
+    let Stored { rooms, rules, .. } = &*state.stored;
+    put_len(&mut bytes, rules.len());
+    for rules in rules {
         // Strings and lists always serialize.
-        let text = serde_json::to_vec(rules).unwrap_or_default();
+        let text = serde_json::to_vec(&**rules).unwrap_or_default();
         put_len(&mut bytes, text.len());
         bytes.extend(text);
     }
-    put_len(&mut bytes, state.rooms.len());
-    let mut before = 0;
-    for ((room, sent), place) in state.rooms.iter().zip(places.by_room) {
+    put_len(&mut bytes, rooms.len());
+    let (mut before, mut last) = (0, (&Arc::default(), 0));
+    for (room, sent) in rooms {
         put_number(&mut bytes, room.0 - before);
         before = room.0;
-        bytes.push(u8::from(sent.joined) | u8::from(sent.is_dm) << 1);
-        for upto in [sent.events, sent.receipts, sent.account_data] {
-            put_upto(&mut bytes, upto);
+        if !Arc::ptr_eq(last.0, &sent.rules) {
+            last = (&sent.rules, place_of(rules, &sent.rules).unwrap_or(0));
         }
-        put_len(&mut bytes, sent.depth);
-        put_len(&mut bytes, place);
+        put_sent(&mut bytes, sent, last.1);
     }
     bytes
+}
+
+/// Marks a room of which nothing is remembered.
+const GONE: u8 = 4;
+
+fn put_sent(bytes: &mut Vec<u8>, sent: &Sent, place: usize) {
+    bytes.push(u8::from(sent.joined) | u8::from(sent.is_dm) << 1);
+    for upto in [sent.events, sent.receipts, sent.account_data] {
+        put_upto(bytes, upto);
+    }
+    put_len(bytes, sent.depth);
+    put_len(bytes, place);
+}
+
+/// What has been sent of a room: nothing that is remembered, perhaps. The outer `None` if it cannot be read.
+fn take_sent(bytes: &mut &[u8], rules: &[Arc<Rules>]) -> Option<Option<Sent>> {
+    let flags = take_byte(bytes)?;
+    if flags & GONE != 0 {
+        return Some(None);
+    }
+    Some(Some(Sent {
+        joined: flags & 1 != 0,
+        is_dm: flags & 2 != 0,
+        events: take_upto(bytes)?,
+        receipts: take_upto(bytes)?,
+        account_data: take_upto(bytes)?,
+        depth: take_len(bytes)?,
+        rules: Arc::clone(rules.get(take_len(bytes)?)?),
+    }))
 }
 
 /// Reads what [`encode`] wrote.
@@ -255,19 +368,11 @@ fn decode(bytes: &[u8], shared: impl Fn(Arc<Rules>) -> Arc<Rules>) -> Option<Sta
     let (mut rooms, mut room) = (BTreeMap::new(), 0_i64);
     for _ in 0..take_len(&mut bytes)? {
         room = room.checked_add(take_number(&mut bytes)?)?;
-        let flags = take_byte(&mut bytes)?;
-        let sent = Sent {
-            joined: flags & 1 != 0,
-            is_dm: flags & 2 != 0,
-            events: take_upto(&mut bytes)?,
-            receipts: take_upto(&mut bytes)?,
-            account_data: take_upto(&mut bytes)?,
-            depth: take_len(&mut bytes)?,
-            rules: Arc::clone(rules.get(take_len(&mut bytes)?)?),
-        };
+        let sent = take_sent(&mut bytes, &rules)??;
         rooms.insert(RoomNum(room), sent);
     }
-    bytes.is_empty().then_some(State { account_data, rooms })
+    let stored = Arc::new(Stored { account_data, rooms, rules });
+    bytes.is_empty().then_some(State { account_data, stored, changed: BTreeMap::new() })
 }
 
 /// Positions are never negative: 0 is never, 1 is live.
@@ -353,23 +458,27 @@ mod tests {
         }
     }
 
-    fn state(dice: &mut Dice) -> State {
-        let user = UserId::from("@a:s");
-        let mut state = State { account_data: dice.upto(), ..State::default() };
-        for _ in 0..dice.roll(40) {
-            let pairs = vec![("m.room.name".to_owned(), dice.roll(3).to_string())];
-            let sent = Sent {
-                events: dice.upto(),
-                receipts: dice.upto(),
-                account_data: dice.upto(),
-                joined: dice.roll(2) == 0,
-                is_dm: dice.roll(2) == 0,
-                depth: if dice.roll(2) == 0 { usize::try_from(dice.roll(200)).unwrap() } else { WHOLE },
-                rules: Arc::new(Rules(vec![Rule::of_pairs(&pairs, &user)])),
-            };
-            state.rooms.insert(RoomNum(dice.roll(1_000).cast_signed()), sent);
+    fn sent(dice: &mut Dice) -> Sent {
+        let pairs = vec![("m.room.name".to_owned(), dice.roll(3).to_string())];
+        Sent {
+            events: dice.upto(),
+            receipts: dice.upto(),
+            account_data: dice.upto(),
+            joined: dice.roll(2) == 0,
+            is_dm: dice.roll(2) == 0,
+            depth: if dice.roll(2) == 0 { usize::try_from(dice.roll(200)).unwrap() } else { WHOLE },
+            rules: Arc::new(Rules(vec![Rule::of_pairs(&pairs, &UserId::from("@a:s"))])),
         }
-        state
+    }
+
+    fn room(dice: &mut Dice) -> RoomNum {
+        RoomNum(dice.roll(1_000).cast_signed())
+    }
+
+    fn state(dice: &mut Dice) -> State {
+        let account_data = Some(dice.upto());
+        let rooms = (0..dice.roll(40)).map(|_| (room(dice), Some(sent(dice)))).collect();
+        Step { account_data, rooms }.after(&State::default()).unwrap_or_default().whole()
     }
 
     #[test]
@@ -388,17 +497,58 @@ mod tests {
     #[test]
     fn cz1_a_step_that_changes_nothing_is_none() {
         let state = state(&mut Dice(7));
-        let (room, sent) = state.rooms.iter().next().unwrap();
-        let same = || Step { account_data: Some(state.account_data), rooms: [(*room, Some(sent.clone()))].into() };
+        let (room, sent) = state.iter().next().unwrap();
+        let same = || Step { account_data: Some(state.account_data), rooms: [(room, Some(sent.clone()))].into() };
         assert_eq!(same().after(&state), None);
         let mut gone = same();
-        gone.rooms.insert(*room, None);
-        assert!(!gone.after(&state).unwrap().rooms.contains_key(room));
+        gone.rooms.insert(room, None);
+        assert!(gone.after(&state).unwrap().get(room).is_none());
         let mut lagging = sent.clone();
         lagging.events = Upto::Live;
         lagging.events.lag(StreamPosition(5));
         assert_eq!(lagging.events, Upto::At(StreamPosition(5)));
         lagging.events.lag(StreamPosition(9));
         assert_eq!(lagging.events, Upto::At(StreamPosition(5)), "it stays where it was");
+    }
+    /// Steps by chance: what a client carries is what would have been stored, wherever it is read.
+    #[test]
+    fn cz1_what_a_client_carries_comes_back() {
+        let (mut dice, mut stored_anew, mut longest) = (Dice(3), 0, 0);
+        for _ in 0..50 {
+            let stored = state(&mut dice);
+            let again = decode(&encode(&stored), |rules| rules).unwrap();
+            let (mut now, mut plain) = (stored.clone(), stored.clone());
+            for _ in 0..60 {
+                let known = now.iter().next().map(|(room, _)| room);
+                let rooms = match (dice.roll(5), known) {
+                    (0, Some(known)) => BTreeMap::from([(known, None)]),
+                    _ => BTreeMap::from([(room(&mut dice), Some(sent(&mut dice)))]),
+                };
+                let account_data = (dice.roll(4) == 0).then(|| dice.upto());
+                let step = || Step { account_data, rooms: rooms.clone() };
+                let Some(next) = step().after(&now) else { continue };
+                plain = step().after(&plain).unwrap().whole();
+                let Some(carried) = next.carried() else {
+                    stored_anew += 1;
+                    break;
+                };
+                longest = longest.max(carried.len());
+                now = again.carrying(&carried).unwrap();
+                assert_eq!(now.clone().whole(), plain);
+                assert_eq!(now.carried().unwrap(), carried);
+            }
+        }
+        assert!(stored_anew > 10 && (400..=560).contains(&longest), "{stored_anew} {longest}");
+    }
+
+    #[test]
+    fn cz1_what_no_client_was_given_to_carry_is_refused() {
+        let stored = state(&mut Dice(7));
+        for text in ["AQ=", "!", "_", "AQEB", &"AQ".repeat(300)] {
+            assert_eq!(stored.carrying(text), None, "{text}");
+        }
+        let another = Step { account_data: None, rooms: BTreeMap::from([(RoomNum(5), Some(sent(&mut Dice(9))))]) };
+        let foreign = another.after(&State::default()).unwrap();
+        assert_eq!(foreign.carried(), None, "its rules are not among the stored ones");
     }
 }

@@ -54,8 +54,8 @@ impl Making<'_> {
 
     /// Rooms, other than these, of which the client has something.
     fn others(&self, ctx: &Context<'_>, rooms: &BTreeSet<RoomNum>) -> Vec<RoomNum> {
-        let known = ctx.state.rooms.keys().filter(|room| !rooms.contains(room));
-        known.filter(|room| self.changed.is_none_or(|changed| changed.contains(room))).copied().collect()
+        let known = ctx.state.iter().map(|(room, _)| room).filter(|room| !rooms.contains(room));
+        known.filter(|room| self.changed.is_none_or(|changed| changed.contains(room))).collect()
     }
 }
 
@@ -156,7 +156,7 @@ impl Sync {
         for (room, want) in &making.wanted.rooms {
             let is_told = match making.step.rooms.get(room) {
                 Some(sent) => sent.is_some(),
-                None => ctx.state.rooms.contains_key(room),
+                None => ctx.state.get(*room).is_some(),
             };
             if !is_told {
                 continue;
@@ -293,7 +293,8 @@ impl Sync {
         }
         let mut rooms = Object::new();
         for room in within {
-            let Some(sent) = making.step.sent(ctx.state, room).filter(|sent| sent.joined) else { continue };
+            let sent = making.step.sent(ctx.state, room).filter(|sent| sent.joined && ctx.is_joined(room));
+            let Some(sent) = sent else { continue };
             let rows = self.receipts_for(ctx, room, &sent, making.visits.get(&room)).await?;
             if sent.receipts != Upto::Live {
                 making.note(ctx, room, |sent| sent.receipts = Upto::Live);

@@ -282,7 +282,7 @@ impl Filters {
 impl Context<'_> {
     /// Whether the client was told of a membership that this one has replaced.
     pub(crate) fn is_told_of_less(&self, row: &MembershipRow) -> bool {
-        let told = self.state.rooms.get(&row.room).and_then(|sent| sent.events.since(self.since()));
+        let told = self.state.get(row.room).and_then(|sent| sent.events.since(self.since()));
         told.is_some_and(|told| row.pos > told)
     }
 }

@@ -88,7 +88,7 @@ impl Sync {
     pub(crate) async fn visit(&self, ctx: &Context<'_>, num: RoomNum, want: &Want<'_>) -> Result<Option<Visit>, Error> {
         let Some(row) = ctx.memberships.rows.get(&num) else { return Ok(None) };
         let nothing = Sent::default();
-        let was = ctx.state.rooms.get(&num).unwrap_or(&nothing);
+        let was = ctx.state.get(num).unwrap_or(&nothing);
         let visit = match row.membership.as_str() {
             "join" => self.visit_joined(ctx, row, want, was).await?,
             "invite" | "knock" => self.visit_invited(ctx, row, was).await?,

@@ -5,12 +5,26 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+use store::StreamPosition;
 use tokio::sync::watch;
 use users::connections::ConnectionId;
 
+/// Connections of which it is known how far their clients have come.
+const CONNECTIONS_MAX: usize = 10_000;
+
 /// The newest request of each connection that has one, in this process.
-#[derive(Default)]
-pub(crate) struct Turns(Mutex<HashMap<ConnectionId, watch::Sender<bool>>>);
+pub(crate) struct Turns {
+    newest: Mutex<HashMap<ConnectionId, watch::Sender<bool>>>,
+    /// The furthest position from which each connection has asked.
+    come: Cache<ConnectionId, StreamPosition>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { newest: Mutex::default(), come: Cache::new(CONNECTIONS_MAX) }
+    }
+}
 
 /// One request; the next of its connection ends it.
 pub(crate) struct Turn {
@@ -23,10 +37,24 @@ impl Turns {
     /// A request begins, and the one before is over.
     pub fn begin(self: &Arc<Self>, id: &ConnectionId) -> Turn {
         let (sender, over) = watch::channel(false);
-        if let Some(before) = self.0.lock().insert(id.clone(), sender) {
+        if let Some(before) = self.newest.lock().insert(id.clone(), sender) {
             before.send_replace(true);
         }
         Turn { turns: Arc::clone(self), id: id.clone(), over }
+    }
+
+    /// A request asks from a position, or begins the connection anew. False if the client had come further: it is one that
+    /// was given up long ago (behaviour CZ1).
+    pub fn comes_to(&self, id: &ConnectionId, pos: Option<StreamPosition>) -> bool {
+        let Some(pos) = pos else {
+            self.come.remove(id);
+            return true;
+        };
+        let known = self.come.get(id);
+        if known.is_none_or(|known| known < pos) {
+            self.come.insert(id.clone(), pos);
+        }
+        known.is_none_or(|known| known <= pos)
     }
 }
 
@@ -45,7 +73,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let mut turns = self.turns.0.lock();
+        let mut turns = self.turns.newest.lock();
         if turns.get(&self.id).is_some_and(|sender| sender.subscribe().same_channel(&self.over)) {
             turns.remove(&self.id);
         }

@@ -79,7 +79,7 @@ impl Sync {
         let shown = self.typing.shown(ctx);
         let (mut rooms, mut looked_at, mut busy) = (Object::new(), Vec::new(), BTreeSet::clone(&shown.busy));
         for room in self.within(ctx, scope, making).await? {
-            if !making.step.sent(ctx.state, room).is_some_and(|sent| sent.joined) {
+            if !ctx.is_joined(room) || !making.step.sent(ctx.state, room).is_some_and(|sent| sent.joined) {
                 continue;
             }
             looked_at.push(room);
