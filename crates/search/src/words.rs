@@ -27,8 +27,8 @@ const WORD_BITS: u32 = 40;
 const TERMS_MAX: usize = 16;
 /// Most runs of a search, each of which every text is looked through for: of more, the longest.
 const RUNS_MAX: usize = 64;
-/// Bytes of a text in which words to mark are looked for.
-const MARKED_BYTES: usize = 8 << 10;
+/// Characters of a text among which words to mark are looked for.
+const MARKED: usize = 8 << 10;
 /// Most bytes of what is searched.
 pub const SEARCH_TERM_BYTES_MAX: usize = 4_096;
 
@@ -242,7 +242,10 @@ impl Wanted {
 
     /// Adds the words by which clients mark what was found: those of the text as they stand there.
     pub fn highlights(&self, text: &str, highlights: &mut BTreeSet<String>, most: usize) {
-        let text = text.get(..text.floor_char_boundary(MARKED_BYTES)).unwrap_or(text);
+        let text = match text.char_indices().nth(MARKED) {
+            Some((end, _)) => text.split_at(end).0,
+            None => text,
+        };
         for word in text.split_word_bounds() {
             if highlights.len() >= most {
                 return;

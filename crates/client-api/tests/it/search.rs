@@ -239,6 +239,31 @@ async fn results_come_in_pages_also_of_groups() {
 }
 
 #[tokio::test]
+async fn a_search_that_looks_at_much_in_vain_goes_on_in_the_next_page() {
+    let server = Server::new().await;
+    let [alice, bob] = server.people(["alice", "bob"]).await;
+    let room = alice.public_room().await;
+    bob.join(&room).await;
+    bob.say(&room, "grain of gold").await;
+    for _ in 0..1_100 {
+        alice.say(&room, "grain of sand").await;
+    }
+    for order in ["recent", "rank"] {
+        let mut asked = Asked::with(json!({ "order_by": order, "filter": { "senders": [bob.user] } }));
+        let mut pages = Vec::new();
+        loop {
+            let answer = search(&alice, "grain", asked.clone()).await;
+            pages.push(said(&answer));
+            match answer.get("next_batch") {
+                Some(token) => asked = asked.from(token),
+                None => break,
+            }
+        }
+        assert_eq!(pages, [vec![], vec!["grain of gold".to_owned()]], "{order}");
+    }
+}
+
+#[tokio::test]
 async fn cr11_only_what_one_may_see_is_found() {
     let server = Server::new().await;
     let [alice, bob, carol] = server.people(["alice", "bob", "carol"]).await;

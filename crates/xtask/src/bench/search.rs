@@ -14,12 +14,12 @@ pub struct Options {
     messages: usize,
 }
 
-/// Builds the server, fills it, and prints what was measured.
+/// Fills a database, and prints what was measured.
 ///
 /// # Errors
 /// [`Error`] if the build fails.
 pub fn bench(root: &Path, options: &Options) -> Result<(), Error> {
     let messages = options.messages.to_string();
-    let args = ["run", "--release", "--quiet", "-p", "testkit", "--example", "search", "--", messages.as_str()];
-    run::shown("cargo", &args, root, &[("HEARTH_TEST_STORE", "sqlite")])
+    let args = ["run", "--release", "--quiet", "-p", "search", "--example", "bench", "--", messages.as_str()];
+    run::shown("cargo", &args, root, &[])
 }

@@ -1,15 +1,16 @@
-//! What a search costs: `cargo xtask bench-search`. A server in this process with many messages in six languages; what is
-//! printed is the CPU time of indexing them, what the index takes, and what each of some searches costs.
+//! What a search costs: `cargo xtask bench-search`. Many messages in six languages in a SQLite database; what is printed is
+//! the CPU time of indexing them, what the index takes, and what some searches cost, without what HTTP and rendering do.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::sync::{Arc, Mutex};
 
-use event::{Json, Object};
-use rooms::{NewEvent, Rooms};
-use serde_json::{Value, json};
+use event::{Json, Object, SigningKey};
+use rooms::{CreateRoom, MessagesCount, NewEvent, Options, Preset, Rooms};
+use search::{Key, Order, Query, Search};
+use store::shards::Alone;
 use store::tables::search::{SearchBlockRow, SearchDocumentRow, SearchRunRow};
-use store::{Read, UserId};
-use testkit::{Client, Server};
+use store::{Clock, Entropy, Read, Store, UserId};
 
 /// Messages, where the command line does not say.
 const MESSAGES: usize = 300_000;
@@ -129,78 +130,113 @@ async fn say(rooms: Arc<Rooms>, room: String, user: UserId, text: String) {
     }
 }
 
-async fn fill(server: &Server, people: &[(UserId, Vec<String>)], messages: usize) {
+/// A clock that moves one millisecond with each look.
+struct Ticks(Mutex<i64>);
+
+impl Clock for Ticks {
+    fn now_ms(&self) -> i64 {
+        let mut now = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *now += 1;
+        *now
+    }
+}
+
+impl Entropy for Ticks {
+    fn fill(&self, bytes: &mut [u8]) {
+        for chunk in bytes.chunks_mut(8) {
+            let number = self.now_ms().wrapping_mul(0x1E37_79B9_7F4A_7C15);
+            chunk.iter_mut().zip(number.to_le_bytes()).for_each(|(byte, random)| *byte = random);
+        }
+    }
+}
+
+fn room_of(creator: &UserId) -> CreateRoom {
+    CreateRoom {
+        creator: creator.clone(),
+        version: None,
+        preset: Preset::PrivateChat,
+        published: false,
+        alias_localpart: None,
+        name: None,
+        topic: None,
+        invite: Vec::new(),
+        creation_content: Object::new(),
+        initial_state: Vec::new(),
+        is_direct: false,
+        power_level_content_override: None,
+        creator_profile: Object::new(),
+        predecessor: None,
+    }
+}
+
+async fn fill(rooms: &Arc<Rooms>, people: &[(UserId, Vec<String>)], messages: usize) {
     let mut dice = Dice(1);
     let mut sending = tokio::task::JoinSet::new();
     for number in 0..messages {
-        let (user, rooms) = &people[usize::from(dice.below(4) == 0)];
-        let (room, user) = (rooms[dice.rank(rooms.len())].clone(), user.clone());
+        let (user, ids) = &people[usize::from(dice.below(4) == 0)];
+        let (room, user) = (ids[dice.rank(ids.len())].clone(), user.clone());
         let text = message(&mut dice, number);
         if sending.len() >= AT_A_TIME {
             sending.join_next().await;
         }
-        sending.spawn(say(Arc::clone(&server.state.rooms), room, user, text));
+        sending.spawn(say(Arc::clone(rooms), room, user, text));
     }
     while sending.join_next().await.is_some() {}
 }
 
-async fn measure(client: &Client, what: &str, criteria: &Value) {
-    let body = json!({ "search_categories": { "room_events": criteria } });
-    let first = client.post("/search", body.clone()).await.ok();
-    let found = &first["search_categories"]["room_events"];
-    let (before_ms, since) = (cpu_ms(), Instant::now());
+async fn measure(search: &Search, user: &UserId, what: &str, term: &str, room: Option<&String>, order: Order) {
+    let keys: BTreeSet<Key> = Key::ALL.into();
+    let rooms: Option<Vec<String>> = room.map(|room| vec![room.clone()]);
+    let query = Query {
+        user,
+        search_term: term,
+        keys: &keys,
+        rooms: rooms.as_deref(),
+        not_rooms: &[],
+        accepts: &|_| true,
+        order,
+        limit: 20,
+        from: None,
+    };
+    let Ok(first) = search.find(&query).await else { return };
+    let before_ms = cpu_ms();
     for _ in 0..TIMES {
-        client.post("/search", body.clone()).await.ok();
+        drop(search.find(&query).await);
     }
     let cpu = (cpu_ms() - before_ms) / f64::from(TIMES);
-    let wall = since.elapsed().as_secs_f64() * 1_000.0 / f64::from(TIMES);
-    let hits = found["results"].as_array().map_or(0, Vec::len);
-    println!("| {what} | {hits} | {} | {cpu:.2} | {wall:.2} |", found["count"]);
+    println!("| {what} | {} | {} | {cpu:.2} |", first.hits.len(), first.count);
 }
 
 #[tokio::main]
-async fn main() {
+async fn main() -> Result<(), Box<dyn Error>> {
     let messages = std::env::args().nth(1).and_then(|number| number.parse().ok()).unwrap_or(MESSAGES);
-    let server = Server::new().await;
-    let [alice, bob] = server.people(["alice", "bob"]).await;
+    let folder = tempfile::tempdir()?;
+    let engine = sqlite::Sqlite::open(&folder.path().join("hearth.db"), sqlite::Options::default())?;
+    let store = Store::new(Arc::new(engine)).await?;
+    let ticks = Arc::new(Ticks(Mutex::new(1_700_000_000_000)));
+    let key = Arc::new(SigningKey::generate(&[7; 32]));
+    let notify = Arc::new(MessagesCount);
+    let rooms = Rooms::new(store.clone(), ticks.clone(), ticks.clone(), key, notify, Options::new("example.org"));
+    let search = Search::new(store.clone(), rooms.clone(), ticks, Arc::new(Alone));
     let mut people = Vec::new();
-    for (client, n_rooms) in [(&alice, OWN_ROOMS), (&bob, OTHER_ROOMS)] {
-        let mut rooms = Vec::new();
+    for (name, n_rooms) in [("@alice:example.org", OWN_ROOMS), ("@bob:example.org", OTHER_ROOMS)] {
+        let user = UserId::from(name);
+        let mut ids = Vec::new();
         for _ in 0..n_rooms {
-            rooms.push(client.create_room(json!({})).await);
+            ids.push(rooms.create_room(&room_of(&user)).await?);
         }
-        people.push((client.id(), rooms));
+        people.push((user, ids));
     }
-    let (before_ms, since) = (cpu_ms(), Instant::now());
-    fill(&server, &people, messages).await;
     let n = messages as f64;
-    println!(
-        "{messages} messages sent: {:.0} µs CPU each, {:.0} s",
-        (cpu_ms() - before_ms) * 1e3 / n,
-        since.elapsed().as_secs_f64()
-    );
-    let (before_ms, since) = (cpu_ms(), Instant::now());
-    if let Err(error) = server.state.search.catch_up().await {
-        eprintln!("nothing was indexed: {error}");
-    }
-    println!("indexed: {:.0} µs CPU each, {:.0} s", (cpu_ms() - before_ms) * 1e3 / n, since.elapsed().as_secs_f64());
-    let store = &server.state.store;
-    let blocks: Vec<SearchBlockRow> = store.all(Read::prefix::<SearchBlockRow>(vec![])).await.unwrap_or_default();
-    let documents: Vec<SearchDocumentRow> =
-        store.all(Read::prefix::<SearchDocumentRow>(vec![])).await.unwrap_or_default();
-    let runs: Vec<SearchRunRow> = store.all(Read::prefix::<SearchRunRow>(vec![])).await.unwrap_or_default();
-    let bytes: usize = blocks.iter().map(|block| block.postings.len() + block.first.len()).sum();
-    let terms: usize = documents.iter().map(|document| document.terms.len()).sum();
-    println!(
-        "the index: {} runs, {} blocks, {:.0} bytes of postings and {:.0} of documents per message\n",
-        runs.len(),
-        blocks.len(),
-        bytes as f64 / n,
-        terms as f64 / n
-    );
-    drop((blocks, documents, runs));
-    println!("| the newest 20 by | hits | about | CPU ms | ms |\n|---|---|---|---|---|");
-    let own = &people[0].1;
+    let before_ms = cpu_ms();
+    fill(&rooms, &people, messages).await;
+    println!("{messages} messages sent: {:.0} µs CPU each", (cpu_ms() - before_ms) * 1e3 / n);
+    let before_ms = cpu_ms();
+    search.catch_up().await?;
+    println!("indexed: {:.0} µs CPU each", (cpu_ms() - before_ms) * 1e3 / n);
+    tell_size(&store, n).await?;
+    println!("| the newest 20 by | hits | about | CPU ms |\n|---|---|---|---|");
+    let (alice, own) = &people[0];
     for (what, term) in [
         ("a common word", "the"),
         ("a word", "coffee"),
@@ -215,15 +251,26 @@ async fn main() {
         ("Japanese", "あ丁"),
         ("Korean", "가각"),
     ] {
-        let recent = |filter: Value| json!({ "search_term": term, "order_by": "recent", "filter": filter });
-        measure(&alice, what, &recent(json!({ "limit": 20 }))).await;
-        measure(&alice, &format!("{what}, in a busy room"), &recent(json!({ "limit": 20, "rooms": [own[0]] }))).await;
-        measure(
-            &alice,
-            &format!("{what}, in a quiet room"),
-            &recent(json!({ "limit": 20, "rooms": [own[OWN_ROOMS - 1]] })),
-        )
-        .await;
+        measure(&search, alice, what, term, None, Order::Recent).await;
+        measure(&search, alice, &format!("{what}, in a busy room"), term, own.first(), Order::Recent).await;
+        measure(&search, alice, &format!("{what}, in a quiet room"), term, own.last(), Order::Recent).await;
     }
-    measure(&alice, "a word, ranked", &json!({ "search_term": "coffee", "filter": { "limit": 20 } })).await;
+    measure(&search, alice, "a word, the best of the newest", "coffee", None, Order::Rank).await;
+    Ok(())
+}
+
+async fn tell_size(store: &Store, messages: f64) -> Result<(), store::Error> {
+    let blocks: Vec<SearchBlockRow> = store.all(Read::prefix::<SearchBlockRow>(vec![])).await?;
+    let documents: Vec<SearchDocumentRow> = store.all(Read::prefix::<SearchDocumentRow>(vec![])).await?;
+    let runs: Vec<SearchRunRow> = store.all(Read::prefix::<SearchRunRow>(vec![])).await?;
+    let bytes: usize = blocks.iter().map(|block| block.postings.len() + block.first.len()).sum();
+    let terms: usize = documents.iter().map(|document| document.terms.len()).sum();
+    println!(
+        "the index: {} runs, {} blocks, {:.0} bytes of postings and {:.0} of documents per message\n",
+        runs.len(),
+        blocks.len(),
+        bytes as f64 / messages,
+        terms as f64 / messages
+    );
+    Ok(())
 }
