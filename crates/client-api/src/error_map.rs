@@ -45,6 +45,17 @@ pub fn sync(error: ::sync::Error) -> Error {
     }
 }
 
+/// The search index's error as an answer.
+pub fn search(error: ::search::Error) -> Error {
+    use ::search::Error as E;
+    let text = error.to_string();
+    match error {
+        E::BadToken | E::TooLong(_) | E::TooManyRooms(_) => Error::invalid_param(text),
+        E::Rooms(error) => rooms(error),
+        E::Store(error) => error.into(),
+    }
+}
+
 /// The accounts' error as an answer.
 pub fn users(error: ::users::Error) -> Error {
     use ::users::Error as E;
@@ -88,6 +99,7 @@ mod tests {
             rooms(::rooms::Error::Store(full())),
             sync(::sync::Error::Store(full())),
             sync(::sync::Error::Rooms(::rooms::Error::Store(full()))),
+            search(::search::Error::Store(full())),
             users(::users::Error::Store(full())),
         ];
         for error in told {

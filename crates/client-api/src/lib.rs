@@ -14,6 +14,7 @@ pub mod remote;
 pub mod room;
 pub mod routes;
 pub mod rtc;
+pub mod search;
 pub mod sliding_sync;
 pub mod state;
 pub mod sync;
@@ -36,6 +37,7 @@ pub fn router(state: State) -> Router {
         media::routes(),
         room::routes(),
         rtc::routes(),
+        search::routes(),
         sliding_sync::routes(),
         old_sync::routes(),
         sync::routes(),

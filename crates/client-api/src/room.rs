@@ -5,7 +5,7 @@ mod banning;
 mod create_room;
 pub mod delayed_events;
 mod directory;
-mod event_context;
+pub(crate) mod event_context;
 mod inviting;
 mod joining;
 mod kicking;

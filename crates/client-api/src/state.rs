@@ -17,6 +17,8 @@ pub struct State {
     pub rooms: Arc<rooms::Rooms>,
     /// What is new for whom.
     pub sync: Arc<::sync::Sync>,
+    /// The search index.
+    pub search: Arc<::search::Search>,
     /// The time.
     pub clock: Arc<dyn store::Clock>,
     /// The media store.

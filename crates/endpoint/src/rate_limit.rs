@@ -33,13 +33,15 @@ pub enum RateClass {
     Reports,
     /// Decisions about delayed events, among them heart-beats, per user whose event it is.
     DelayedEvents,
+    /// Searches in what messages say, per user.
+    Searches,
     /// Everything else that the specification marks as rate-limited, per user or address.
     Requests,
 }
 
 impl RateClass {
     /// All classes.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Messages,
         Self::Logins,
         Self::Registrations,
@@ -49,6 +51,7 @@ impl RateClass {
         Self::Uploads,
         Self::Reports,
         Self::DelayedEvents,
+        Self::Searches,
         Self::Requests,
     ];
 
@@ -64,6 +67,7 @@ impl RateClass {
             Self::Uploads => "uploads",
             Self::Reports => "reports",
             Self::DelayedEvents => "delayed_events",
+            Self::Searches => "searches",
             Self::Requests => "requests",
         }
     }
@@ -80,6 +84,7 @@ impl RateClass {
             Self::Uploads => (2.0, 50.0),
             Self::Reports => (0.2, 10.0),
             Self::DelayedEvents => (5.0, 100.0),
+            Self::Searches => (1.0, 30.0),
             Self::Requests => (50.0, 500.0),
         };
         Rate { per_second, burst }

@@ -22,7 +22,9 @@ const CHILDREN_MAX: u32 = 10_000;
 /// Children of one parent that are read at first, whatever their relation: few parents have more.
 const CHILDREN_FEW: u32 = 100;
 /// Relations that parents carry bundled, and how many children of each are looked at.
-const BUNDLED: [(&str, u32); 3] = [("m.reference", 1_000), ("m.replace", 1_000), ("m.thread", CHILDREN_MAX)];
+const BUNDLED: [(&str, u32); 3] = [("m.reference", 1_000), ("m.replace", EDITS_MAX), ("m.thread", CHILDREN_MAX)];
+/// Edits of one event that are looked at; of more, the newest.
+const EDITS_MAX: u32 = 1_000;
 /// Events of a thread that are read at a time.
 const THREAD_CHUNK: usize = 500;
 /// Annotations of one parent that are looked through at a time.
@@ -162,16 +164,46 @@ impl Rooms {
         for row in edits {
             // An erased edit has nothing to put in the place of anything.
             let Some(edit) = viewer.view(self.event(room, row.event).await?).await? else { continue };
-            let has_content =
-                edit.pdu.content.get("m.new_content").is_some_and(|content| content.as_object().is_some())
-                    || edit.pdu.kind == "m.room.encrypted";
-            if edit.pdu.is_state() || !has_content {
-                continue;
-            }
-            let later = newest.as_ref().is_none_or(|other| (other.row.ts, other.id()) < (edit.row.ts, edit.id()));
-            if later {
+            if is_edit(&edit) && newest.as_ref().is_none_or(|other| is_later(&edit, other)) {
                 newest = Some(edit);
             }
+        }
+        Ok(newest)
+    }
+
+    /// The newest valid edit of each event, as far as `viewer` sees them; without a viewer, as they stand.
+    ///
+    /// # Errors
+    /// As the store says.
+    pub async fn newest_edits(
+        &self,
+        room: &Room,
+        events: &[Arc<Event>],
+        mut viewer: Option<&mut Viewer<'_>>,
+    ) -> Result<Vec<Option<Arc<Event>>>> {
+        let prefix = |event: &Event| vec![room.num.into(), event.id().as_str().into(), "m.replace".into()];
+        let read = |event: &Arc<Event>| Read::prefix::<RelationRow>(prefix(event)).reverse().limit(EDITS_MAX);
+        let found = self.store.read(events.iter().map(read).collect()).await?;
+        let mut newest = Vec::with_capacity(events.len());
+        for (event, rows) in events.iter().zip(found) {
+            let mut rows = rows.all::<RelationRow>()?;
+            rows.retain(|row| row.sender == event.row.sender && row.kind == event.row.kind);
+            if event.relation().is_some_and(|(rel_type, _)| rel_type == "m.replace") {
+                rows.clear();
+            }
+            let nums: Vec<EventNum> = rows.iter().map(|row| row.event).collect();
+            let mut last: Option<Arc<Event>> = None;
+            for edit in self.events_left(room, None, &nums).await? {
+                let seen = match viewer.as_deref_mut() {
+                    Some(viewer) => viewer.view(edit).await?,
+                    None => Some(edit).filter(|edit| edit.shown()),
+                };
+                let Some(edit) = seen.filter(|edit| is_edit(edit)) else { continue };
+                if last.as_ref().is_none_or(|other| is_later(&edit, other)) {
+                    last = Some(edit);
+                }
+            }
+            newest.push(last);
         }
         Ok(newest)
     }
@@ -385,6 +417,17 @@ impl Rooms {
         }
         Ok("main".to_owned())
     }
+}
+
+/// Whether an event that replaces another has something to put in its place.
+fn is_edit(edit: &Event) -> bool {
+    let has_content = edit.pdu.content.get("m.new_content").is_some_and(|content| content.as_object().is_some());
+    !edit.pdu.is_state() && (has_content || edit.pdu.kind == "m.room.encrypted")
+}
+
+/// Of two edits the later counts: by time, then by id.
+fn is_later(edit: &Event, other: &Event) -> bool {
+    (other.row.ts, other.id()) < (edit.row.ts, edit.id())
 }
 
 /// Type, parent and, of an annotation, key of the relation in a content.

@@ -17,6 +17,7 @@ use endpoint::Door;
 use media::Media;
 use push::Push;
 use rooms::Rooms;
+use search::Search;
 use store::tables::rooms::RoomRow;
 use store::tables::users::AccountRow;
 use store::{Clock, Read, Store, UserId};
@@ -174,6 +175,8 @@ pub struct Running {
     pub nodes: Arc<Nodes>,
     /// Other servers; none where this server does not federate.
     pub remote: Option<Arc<::federation::Remote>>,
+    /// The search index.
+    pub search: Arc<Search>,
     /// Pushers; none where they are switched off.
     pub push: Option<Arc<Push>>,
 }
@@ -234,6 +237,12 @@ pub async fn build_on(
     let remote = federation::build_if_enabled(base, client).await?;
     let sync = Sync::new(store.clone(), Arc::clone(&rooms), Arc::clone(&users));
     let push = gateways::build_if_enabled(config, world, &store, (&users, &rooms), &nodes)?;
+    let search = Search::new(
+        store.clone(),
+        Arc::clone(&rooms),
+        Arc::clone(&clock),
+        Arc::clone(&nodes) as Arc<dyn store::shards::Nodes>,
+    );
     neighbors::begin(&users, &store, &clock);
 
     let sessions = Arc::new(Accounts(Arc::clone(&users)));
@@ -243,6 +252,7 @@ pub async fn build_on(
         users: Arc::clone(&users),
         rooms: Arc::clone(&rooms),
         sync: Arc::clone(&sync),
+        search: Arc::clone(&search),
         clock: Arc::clone(&clock),
         media: media.clone(),
         door: Arc::clone(&door),
@@ -288,6 +298,7 @@ pub async fn build_on(
         media,
         nodes,
         remote,
+        search,
         push,
     })
 }

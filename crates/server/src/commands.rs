@@ -58,6 +58,9 @@ enum Command {
     Token(orders::TokenCommand),
     /// Lists the rooms: version, joined members, and of which not all members are known yet.
     Rooms,
+    /// Looks after the search index.
+    #[command(subcommand)]
+    Search(orders::SearchCommand),
     /// Looks for what is wrong.
     Doctor,
     /// Changes the signing key, or goes on without a lost one, while no server runs.
@@ -147,6 +150,7 @@ pub fn run() -> ExitCode {
         Command::Token(command) => on_runtime(orders::token(command, &given)),
         Command::Key(command) => on_runtime(key::run(&command, &given)),
         Command::Rooms => on_runtime(orders::rooms(&given)),
+        Command::Search(command) => on_runtime(orders::search(command, &given)),
         Command::Doctor => on_runtime(orders::doctor(&given)),
         Command::Backup { to } => on_runtime(orders::backup(to, &given)),
         Command::Restore { backup, data_dir } => {

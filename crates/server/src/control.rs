@@ -39,6 +39,8 @@ const LOOKED_AT: &str = "doctor_ms";
 /// Bytes of a MiB, and how many of those should be free.
 const MIB: u64 = 1024 * 1024;
 const MIB_FREE_WANTED: u64 = 1024;
+/// How often it is told how far the building of the search index has come.
+const REBUILD_TELL: Duration = Duration::from_secs(1);
 /// Lines that may wait for a slow reader.
 const LINES_MAX: usize = 64;
 
@@ -89,6 +91,8 @@ pub enum Order {
     },
     /// List all rooms.
     ListRooms,
+    /// Build the search index from nothing.
+    RebuildSearch,
     /// Back everything up.
     Backup {
         /// The folder, new or empty; absolute.
@@ -149,6 +153,7 @@ pub async fn perform(running: &Arc<Running>, order: Order, say: &Say) -> Result<
             }
         }
         Order::ListRooms => list_rooms(running, say).await?,
+        Order::RebuildSearch => rebuild_search(running, say).await?,
         Order::Backup { to } => backup(running, to, say).await?,
         Order::Doctor => doctor(running, say).await?,
     }
@@ -227,6 +232,27 @@ fn room_line(row: &RoomRow, partial_ms: Option<i64>) -> String {
         Some(ms) => format!("{line}, more are to come (partial for {} s)", ms.max(0) / 1_000),
         None => line,
     }
+}
+
+/// Has the search index built from nothing, by the node that has it, and tells how far that has come.
+async fn rebuild_search(running: &Running, say: &Say) -> Result<(), String> {
+    let search = &running.search;
+    let failed = |error: search::Error| error.to_string();
+    search.rebuild().await.map_err(failed)?;
+    let mut told = None;
+    while let Some(progress) = search.rebuilding().await.map_err(failed)? {
+        if told != Some(progress) {
+            tell(say, format!("{} of {} events", progress.seen, progress.all)).await;
+            told = Some(progress);
+        }
+        // In a command nobody else builds it.
+        match search.is_run() {
+            true => tokio::time::sleep(REBUILD_TELL).await,
+            false => search.catch_up().await.map_err(failed)?,
+        }
+    }
+    tell(say, "The search index is built.".to_owned()).await;
+    Ok(())
 }
 
 async fn backup(running: &Arc<Running>, to: PathBuf, say: &Say) -> Result<(), String> {

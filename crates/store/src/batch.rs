@@ -108,6 +108,8 @@ pub enum StreamKind {
     Erasure = 16,
     /// A user follows a thread, or does so no more.
     ThreadSubscription = 17,
+    /// An event of the history from before took its place in a room's timeline: nobody's news, so it names no room.
+    History = 18,
 }
 
 impl StreamKind {
@@ -132,6 +134,7 @@ impl StreamKind {
             Media,
             Erasure,
             ThreadSubscription,
+            History,
         ]
         .into_iter()
         .find(|kind| *kind as i64 == number)

@@ -1,13 +1,14 @@
 //! The whole database: every table, in one list.
 //!
-//! [`core`] holds what the store itself needs; [`rooms`], [`users`], [`media`], [`push`] and [`federation`] belong to
-//! the rooms of those names, and only they write them.
+//! [`core`] holds what the store itself needs; [`rooms`], [`users`], [`media`], [`push`], [`search`] and [`federation`]
+//! belong to the rooms of those names, and only they write them.
 
 pub mod core;
 pub mod federation;
 pub mod media;
 pub mod push;
 pub mod rooms;
+pub mod search;
 pub mod users;
 
 use crate::Table;
@@ -17,5 +18,6 @@ pub const SCHEMA_VERSION: i64 = 1;
 
 /// Every table, in the order in which they are created and moved.
 pub fn all() -> Vec<&'static Table> {
-    [core::TABLES, rooms::TABLES, users::TABLES, media::TABLES, federation::TABLES, push::TABLES].concat()
+    [core::TABLES, rooms::TABLES, users::TABLES, media::TABLES, federation::TABLES, push::TABLES, search::TABLES]
+        .concat()
 }

@@ -10,6 +10,7 @@ pub mod federation;
 mod http;
 mod operations;
 pub(crate) mod process;
+pub mod search;
 mod server;
 pub mod sync;
 mod table;

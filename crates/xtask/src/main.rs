@@ -35,6 +35,8 @@ enum Task {
     BenchFederation(bench::federation::Options),
     /// Measure syncs of an account with many rooms, waiting syncs, keys and to-device messages, beside Synapse.
     BenchSync(bench::sync::Options),
+    /// Measure indexing and searching many messages in six languages.
+    BenchSearch(bench::search::Options),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::bench(&root, &options),
         Task::BenchFederation(options) => bench::federation::bench(&root, &options),
         Task::BenchSync(options) => bench::sync::bench(&root, &options),
+        Task::BenchSearch(options) => bench::search::bench(&root, &options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -59,7 +59,11 @@ async fn context(
         .optional("end", at(end)))
 }
 
-async fn page(
+/// Some events on one side of one.
+///
+/// # Errors
+/// `M_UNKNOWN` when the store fails.
+pub async fn page(
     state: &State,
     room: &Room,
     reader: &mut Reader<'_>,

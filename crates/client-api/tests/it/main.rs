@@ -18,6 +18,7 @@ mod old_sync;
 mod purge;
 mod rate_limits;
 mod relations;
+mod search;
 mod sliding;
 mod sliding_rooms;
 mod spaces;

@@ -52,6 +52,7 @@ async fn cb9_who_is_not_rate_limited_is_nowhere() {
         [
             ("PUT", state, json!({}), 200),
             ("POST", "/createRoom".to_owned(), json!({}), 200),
+            ("POST", "/search".to_owned(), json!({ "search_categories": {} }), 200),
             ("PUT", format!("/profile/@{user}:example.org/displayname"), json!({ "displayname": "x" }), 200),
             ("POST", "/delete_devices".to_owned(), json!({ "devices": ["X"], "auth": wrong }), 401),
             ("POST", "/account/password".to_owned(), json!({ "new_password": "x", "auth": wrong }), 401),

@@ -131,6 +131,7 @@ impl Draft<'_> {
         self.keep_edges(&event, &judged.auth).await?;
         self.last = None;
         if event.row.fragment.is_some() {
+            self.batch.announce(StreamKind::History, None, None, Some(num.0));
             self.keep_old_relation(&event).await?;
         }
         self.keep_sticky(&event, None);

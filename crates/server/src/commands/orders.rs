@@ -1,4 +1,4 @@
-//! `hearth user …`, `hearth token …`, `hearth backup`, `hearth doctor`: done by the server that runs, or else here.
+//! `hearth user …`, `hearth token …`, `hearth search …`, `hearth backup`, `hearth doctor`: done by the server that runs, or else here.
 
 use std::io::BufRead;
 use std::path::PathBuf;
@@ -77,6 +77,22 @@ pub enum TokenCommand {
         /// The token.
         token: String,
     },
+}
+
+/// What to do with the search index.
+#[derive(Subcommand)]
+pub enum SearchCommand {
+    /// Builds the index from nothing and tells how far that has come. It goes on if the command is interrupted.
+    Rebuild,
+}
+
+/// Carries out a `hearth search` command.
+///
+/// # Errors
+/// Why it failed.
+pub async fn search(command: SearchCommand, given: &Given) -> Result<(), Failure> {
+    let SearchCommand::Rebuild = command;
+    run(Order::RebuildSearch, given).await
 }
 
 /// Carries out a `hearth token` command.

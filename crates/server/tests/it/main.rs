@@ -15,6 +15,7 @@ mod program;
 mod push;
 mod rendezvous;
 mod restart;
+mod search;
 mod side_by_side;
 mod two_nodes;
 mod two_servers;

@@ -32,6 +32,7 @@ const BANS: &[Ban] = &[
             "users",
             "media",
             "push",
+            "search",
             "appservice",
             "federation",
             "identity",
@@ -75,7 +76,19 @@ const BANS: &[Ban] = &[
         // Internal numbers never leave: the edges speak of ids.
         law: "numbers",
         patterns: &["EventNum", "RoomNum"],
-        home: &["store", "sqlite", "postgres", "rooms", "users", "sync", "push", "appservice", "federation", "testkit"],
+        home: &[
+            "store",
+            "sqlite",
+            "postgres",
+            "rooms",
+            "users",
+            "sync",
+            "push",
+            "search",
+            "appservice",
+            "federation",
+            "testkit",
+        ],
         instead: "name the room or the event by its id",
     },
     Ban {

@@ -29,6 +29,7 @@ const ROOMS: &[Room] = &[
     room("media", &["store"], &["sqlite", "postgres"]),
     room("sync", &["event", "store", "rooms", "users"], &["sqlite", "postgres"]),
     room("push", &["event", "store", "rooms", "users"], &["sqlite", "postgres"]),
+    room("search", &["event", "store", "rooms"], &["sqlite", "postgres"]),
     room("appservice", &["event", "store", "rooms", "users"], &["sqlite", "postgres"]),
     // `store` for its clock, which rate limits and sessions count by.
     room("endpoint", &["event", "store", "users", "appservice"], &["sqlite"]),
@@ -39,12 +40,36 @@ const ROOMS: &[Room] = &[
     room("relay", &[], &[]),
     room(
         "client-api",
-        &["event", "store", "rooms", "users", "media", "sync", "push", "appservice", "endpoint", "federation"],
+        &[
+            "event",
+            "store",
+            "rooms",
+            "users",
+            "media",
+            "sync",
+            "push",
+            "search",
+            "appservice",
+            "endpoint",
+            "federation",
+        ],
         &["sqlite", "postgres", "testkit"],
     ),
     room(
         "admin",
-        &["event", "store", "rooms", "users", "media", "sync", "push", "appservice", "endpoint", "federation"],
+        &[
+            "event",
+            "store",
+            "rooms",
+            "users",
+            "media",
+            "sync",
+            "push",
+            "search",
+            "appservice",
+            "endpoint",
+            "federation",
+        ],
         &["sqlite", "postgres", "testkit"],
     ),
     room("server", EVERYTHING_SERVED, &["testkit"]),
@@ -64,6 +89,7 @@ const EVERYTHING_SERVED: &[&str] = &[
     "media",
     "sync",
     "push",
+    "search",
     "appservice",
     "endpoint",
     "egress",
@@ -85,6 +111,7 @@ const EVERYTHING: &[&str] = &[
     "media",
     "sync",
     "push",
+    "search",
     "appservice",
     "endpoint",
     "egress",
@@ -100,10 +127,11 @@ const EVERYTHING: &[&str] = &[
 const WRITERS: &[&str] = &["event", "store", "rooms", "users", "media"];
 
 /// The rooms that follow what was written, or carry it over the network.
-const READERS: &[&str] = &["sync", "push", "appservice", "federation", "endpoint", "client-api", "admin", "server"];
+const READERS: &[&str] =
+    &["sync", "push", "search", "appservice", "federation", "endpoint", "client-api", "admin", "server"];
 
 /// The rooms that know nothing of HTTP.
-const WITHOUT_HTTP: &[&str] = &["event", "store", "sqlite", "postgres", "rooms", "users", "media", "sync"];
+const WITHOUT_HTTP: &[&str] = &["event", "store", "sqlite", "postgres", "rooms", "users", "media", "sync", "search"];
 
 /// Crates that carry HTTP's types.
 const HTTP_CRATES: &[&str] =

@@ -1,6 +1,6 @@
 //! History from before is placed behind the fragment that it leads to, and is never news.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use rooms::remote::left_out::ToldState;
@@ -9,8 +9,9 @@ use rooms::visibility::Viewer;
 use rooms::{Accepted, Event, NewEvent};
 use ruma_common::OwnedEventId;
 use serde_json::json;
-use store::StreamPosition;
+use store::tables::core::StreamRow;
 use store::tables::rooms::FragmentRow;
+use store::{Read, StreamKind, StreamPosition};
 
 use super::{Server, all_received, join, two};
 use crate::harness::{content, history, text};
@@ -66,6 +67,14 @@ async fn history_comes_page_by_page_down_to_the_creation() {
         let newest = two.rooms.newest(&room, StreamPosition::ZERO, StreamPosition(i64::MAX - 9), 50).await.unwrap();
         assert_eq!(newest.len(), 1);
         assert!(two.rooms.store().notifier().watermark() > news);
+        // But readers that want to know all events learn of each.
+        let read = Read::prefix::<StreamRow>(vec![]).after(news);
+        let told: Vec<StreamRow> = two.rooms.store().all(read).await.unwrap();
+        let told = told.iter().filter(|row| row.kind == StreamKind::History as i64 && row.room.is_none());
+        let told: BTreeSet<i64> = told.filter_map(|row| row.number).collect();
+        let past = history(&two.rooms, &room_id, &two.user("bob")).await;
+        let past = past.iter().filter(|event| event.row.pos.is_none()).map(|event| event.num().0);
+        assert_eq!(told, past.collect());
         assert_eq!(room.head().extremities.len(), 1);
         assert_eq!(room.head().extremities[0].id, *joined.id());
         assert_eq!(one.current(&room_id).await, two.current(&room_id).await);
