@@ -33,6 +33,7 @@ pub fn router(state: State) -> Router {
         capabilities::routes(),
         discovery::routes(),
         media::routes(),
+        media::previews::routes(),
         room::routes(),
         rtc::routes(),
         sliding_sync::routes(),

@@ -29,6 +29,8 @@ pub enum RateClass {
     RoomCreations,
     /// Files uploaded, per user.
     Uploads,
+    /// Previews of URLs, per user.
+    Previews,
     /// Reports of content, per user.
     Reports,
     /// Decisions about delayed events, among them heart-beats, per user whose event it is.
@@ -39,7 +41,7 @@ pub enum RateClass {
 
 impl RateClass {
     /// All classes.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Messages,
         Self::Logins,
         Self::Registrations,
@@ -47,6 +49,7 @@ impl RateClass {
         Self::Invites,
         Self::RoomCreations,
         Self::Uploads,
+        Self::Previews,
         Self::Reports,
         Self::DelayedEvents,
         Self::Requests,
@@ -62,6 +65,7 @@ impl RateClass {
             Self::Invites => "invites",
             Self::RoomCreations => "room_creations",
             Self::Uploads => "uploads",
+            Self::Previews => "previews",
             Self::Reports => "reports",
             Self::DelayedEvents => "delayed_events",
             Self::Requests => "requests",
@@ -78,6 +82,7 @@ impl RateClass {
             Self::Invites => (1.0, 50.0),
             Self::RoomCreations => (0.5, 20.0),
             Self::Uploads => (2.0, 50.0),
+            Self::Previews => (2.0, 100.0),
             Self::Reports => (0.2, 10.0),
             Self::DelayedEvents => (5.0, 100.0),
             Self::Requests => (50.0, 500.0),

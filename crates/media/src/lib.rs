@@ -1,4 +1,4 @@
-//! The media store: uploads, downloads and thumbnails of `mxc://` content.
+//! The media store: uploads, downloads and thumbnails of `mxc://` content, and previews of URLs.
 //!
 //! [`Media`] is the door. Rows stand in the database, bytes in files of one directory; [`directory`] says in which order
 //! the two change so that a crash at any moment leaves no row without its file. Addresses reach a look-up only as
@@ -14,6 +14,7 @@ mod incoming;
 mod locks;
 mod mxc;
 mod options;
+pub mod previews;
 mod remote;
 mod removal;
 mod thumbnail;

@@ -103,8 +103,13 @@ impl Header {
         u64::from(self.width) * u64::from(self.height) * DECODE_BYTES_PER_PIXEL
     }
 
+    /// The type under which an image of this format may be shown.
+    pub(crate) fn content_type(&self) -> Option<&'static str> {
+        safe_type(self.format)
+    }
+
     /// Width and height as a viewer sees them.
-    fn seen_size(&self) -> (u32, u32) {
+    pub(crate) fn seen_size(&self) -> (u32, u32) {
         if turns_axes(self.orientation) { (self.height, self.width) } else { (self.width, self.height) }
     }
 }
