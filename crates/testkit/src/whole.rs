@@ -102,7 +102,18 @@ impl Server {
         let options = endpoint::Options { rate_limits, ..endpoint::Options::default() };
         let door = Arc::new(Door::new(Arc::new(Accounts(Arc::clone(&users))), clock.clone(), options));
         let options = Arc::new(client_options());
-        let state = State { store, users, rooms, sync, clock: clock.clone(), media, previews: None, door, remote: None, options };
+        let state = State {
+            store,
+            users,
+            rooms,
+            sync,
+            clock: clock.clone(),
+            media,
+            previews: None,
+            door,
+            remote: None,
+            options,
+        };
         let router = layers::wrap(layers::with_fallbacks(client_api::router(state.clone())));
         Self { state, clock, router, _directory: directory }
     }

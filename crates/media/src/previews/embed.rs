@@ -86,14 +86,16 @@ mod tests {
 
     #[test]
     fn cm11_descriptions_in_json_fill_in_what_is_missing() {
-        let video = r#"{"type":"video","title":" A\nvideo","provider_name":"Tube","thumbnail_url":"/t.jpg","width":"wide"}"#;
+        let video =
+            r#"{"type":"video","title":" A\nvideo","provider_name":"Tube","thumbnail_url":"/t.jpg","width":"wide"}"#;
         let expected = own(&[("og:site_name", "Tube"), ("og:title", "A video"), ("og:type", "video.other")]);
         assert_eq!(filled("", video), (expected, vec!["https://example.org/t.jpg".to_owned()]));
         let html = "<meta property=og:title content=Own><meta property=og:image content=/own.png>";
         let (properties, images) = filled(html, video);
         assert!(properties.contains(&("og:title".to_owned(), "Own".to_owned())), "{properties:?}");
         assert_eq!(images, ["https://example.org/own.png", "https://example.org/t.jpg"]);
-        let rich = r#"{"type":"rich","author_name":"Ann","html":"<p>Said <b>this</b></p><script>x</script>","url":"/no.png"}"#;
+        let rich =
+            r#"{"type":"rich","author_name":"Ann","html":"<p>Said <b>this</b></p><script>x</script>","url":"/no.png"}"#;
         assert_eq!(filled("", rich), (own(&[("og:description", "Said this"), ("og:title", "Ann")]), Vec::new()));
         let photo = r#"{"type":"photo","url":"https://i.example/p.png"}"#;
         assert_eq!(filled("", photo).1, ["https://i.example/p.png"]);
@@ -103,7 +105,15 @@ mod tests {
     #[test]
     fn cm11_odd_descriptions_tell_nothing() {
         let deep = format!("{{\"title\":{}", "[".repeat(60_000));
-        for json in ["", "null", "[]", "{", "{\"title\":1,\"html\":[],\"type\":{}}", "{\"thumbnail_url\":\"javascript:x\"}", &deep] {
+        for json in [
+            "",
+            "null",
+            "[]",
+            "{",
+            "{\"title\":1,\"html\":[],\"type\":{}}",
+            "{\"thumbnail_url\":\"javascript:x\"}",
+            &deep,
+        ] {
             assert_eq!(filled("", json), (Vec::new(), Vec::new()), "{json:.40}");
         }
     }

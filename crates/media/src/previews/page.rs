@@ -116,6 +116,8 @@ struct Reader {
     images: Vec<(Rank, String)>,
     embed: Option<String>,
     title: String,
+    /// The title has ended; further ones are not the page's.
+    titled: bool,
     heading: String,
     paragraphs: String,
     text: String,
@@ -144,6 +146,7 @@ impl Reader {
             images: Vec::new(),
             embed: None,
             title: String::new(),
+            titled: false,
             heading: String::new(),
             paragraphs: String::new(),
             text: String::new(),
@@ -203,7 +206,7 @@ impl Reader {
             return;
         }
         self.place = match name {
-            b"title" if self.title.is_empty() => Place::Title,
+            b"title" => Place::Title,
             b"h1" if self.heading.is_empty() => Place::Heading,
             b"p" => Place::Paragraph,
             // What ends a paragraph without saying so.
@@ -224,6 +227,7 @@ impl Reader {
             }
             return;
         }
+        self.titled |= name == b"title" && !self.title.is_empty();
         if matches!(name, b"title" | b"h1" | b"p") {
             self.place = Place::Elsewhere;
         }
@@ -245,6 +249,7 @@ impl Reader {
         }
         let text = String::from_utf8_lossy(value.get(..TEXT_BYTES_MAX).unwrap_or(value));
         match self.place {
+            Place::Title if self.titled => {}
             Place::Title => push(&mut self.title, &text),
             Place::Heading => push(&mut self.heading, &text),
             Place::Paragraph => push(&mut self.paragraphs, &text),
@@ -256,7 +261,8 @@ impl Reader {
     }
 
     fn element(&mut self, tag: &Tag) {
-        let attribute = |name: &str| tag.attributes.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
+        let attribute =
+            |name: &str| tag.attributes.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
         match tag.name {
             "meta" => {
                 let names = ["property", "name", "itemprop"].into_iter().filter_map(attribute);
@@ -268,7 +274,9 @@ impl Reader {
             "link" => self.link(attribute("rel"), attribute("type"), attribute("href")),
             "img" => {
                 let large = |name: &str| {
-                    attribute(name).and_then(|size| size.parse::<u32>().ok()).is_some_and(|size| size >= IMAGE_PIXELS_MIN)
+                    attribute(name)
+                        .and_then(|size| size.parse::<u32>().ok())
+                        .is_some_and(|size| size >= IMAGE_PIXELS_MIN)
                 };
                 if let Some(source) = attribute("src").filter(|_| large("width") && large("height")) {
                     self.image(Rank::Text, source);
@@ -332,7 +340,8 @@ impl Reader {
             }
         }
         let described = ["twitter:description", "description", "dc.description"];
-        let described: Vec<&str> = described.iter().filter_map(|name| self.others.get(name).map(String::as_str)).collect();
+        let described: Vec<&str> =
+            described.iter().filter_map(|name| self.others.get(name).map(String::as_str)).collect();
         let mut properties = BTreeMap::new();
         for (name, value) in &self.open_graph {
             if let Some(value) = self.value(name, value) {

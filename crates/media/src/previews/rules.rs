@@ -38,7 +38,9 @@ pub struct Rules {
 
 /// A text that is no rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no domain (`example.org`), no beginning of a URL (`https://example.org/a/`) and no pattern (`*.pdf`)")]
+#[error(
+    "`{0}` is no domain (`example.org`), no beginning of a URL (`https://example.org/a/`) and no pattern (`*.pdf`)"
+)]
 pub struct RuleError(String);
 
 /// Why a URL is not asked for.
@@ -230,11 +232,20 @@ mod tests {
             "https:\\\\example.org\\a",
             "https://example.org/#https://other.org",
         ];
-        let beside = ["https://notexample.org/", "https://example.org.evil.com/", "https://evil.com/example.org", "https://org/"];
+        let beside = [
+            "https://notexample.org/",
+            "https://example.org.evil.com/",
+            "https://evil.com/example.org",
+            "https://org/",
+        ];
         for rule in ["example.org", "Example.ORG", "example.org.", ".example.org", " example.org "] {
             check(rule, &under, &beside);
         }
-        check("bücher.example", &["https://xn--bcher-kva.example/", "https://BÜCHER.example/"], &["https://bucher.example/"]);
+        check(
+            "bücher.example",
+            &["https://xn--bcher-kva.example/", "https://BÜCHER.example/"],
+            &["https://bucher.example/"],
+        );
         let addresses = ["http://127.0.0.1/", "http://2130706433/", "http://0x7f.1/", "http://0177.0.0.1:8080/a"];
         check("127.0.0.1", &addresses, &["http://1.127.0.0.1.example/", "http://27.0.0.1/", "http://[::1]/"]);
         check("::1", &["http://[::1]/", "http://[0:0:0:0:0:0:0:1]/"], &["http://[2::1]/"]);
@@ -254,14 +265,26 @@ mod tests {
         ];
         let beside = ["https://example.org/", "https://example.org/private", "https://www.example.org/private/"];
         check("https://example.org/private/", &under, &beside);
-        check("https://example.org", &["https://example.org/x"], &["https://example.org.evil.com/", "https://example.org:8443/"]);
+        check(
+            "https://example.org",
+            &["https://example.org/x"],
+            &["https://example.org.evil.com/", "https://example.org:8443/"],
+        );
     }
 
     /// SEC-preview-rules: patterns.
     #[test]
     fn cm11_patterns_are_denied_and_allowed() {
-        check("*.pdf", &["https://a.org/b.pdf", "https://a.org/b.PDF", "https://a.org/b%2Epdf"], &["https://a.org/b.pdf?x"]);
-        check("*://*.example.org/*", &["https://a.example.org/", "http://a.b.example.org/c"], &["https://example.org/"]);
+        check(
+            "*.pdf",
+            &["https://a.org/b.pdf", "https://a.org/b.PDF", "https://a.org/b%2Epdf"],
+            &["https://a.org/b.pdf?x"],
+        );
+        check(
+            "*://*.example.org/*",
+            &["https://a.example.org/", "http://a.b.example.org/c"],
+            &["https://example.org/"],
+        );
         check("http://*", &["http://a.org/"], &["https://a.org/"]);
         check("*", &["http://a.org/", "https://b.org/c"], &[]);
         check("*track*er*", &["https://a.org/track/me/er", "https://tracker.org/"], &["https://a.org/trace"]);
@@ -271,14 +294,34 @@ mod tests {
     #[test]
     fn cm11_only_the_web_is_previewed() {
         let rules = Rules::default();
-        for url in ["https://a.org", "http://a.org:80/", "https://a.org:8443", "http://[2001:db8::1]:8080/", "http://a.org:1024"] {
+        for url in [
+            "https://a.org",
+            "http://a.org:80/",
+            "https://a.org:8443",
+            "http://[2001:db8::1]:8080/",
+            "http://a.org:1024",
+        ] {
             assert!(rules.permitted(url).is_ok(), "{url}");
         }
         let long = format!("https://a.org/{}", "x".repeat(URL_BYTES_MAX));
         let grows = format!("https://a.org/{}", "ü".repeat(URL_BYTES_MAX / 3));
         let malformed = [
-            "", "a.org", "/a", "ftp://a.org/", "file:///etc/passwd", "javascript:alert(1)", "data:text/html,x", "mxc://a/b",
-            "https://", "https:///", "https://u:p@a.org/", "https://u@a.org/", "https://a b/", "https://a.org:99999/", &long, &grows,
+            "",
+            "a.org",
+            "/a",
+            "ftp://a.org/",
+            "file:///etc/passwd",
+            "javascript:alert(1)",
+            "data:text/html,x",
+            "mxc://a/b",
+            "https://",
+            "https:///",
+            "https://u:p@a.org/",
+            "https://u@a.org/",
+            "https://a b/",
+            "https://a.org:99999/",
+            &long,
+            &grows,
         ];
         for url in malformed {
             assert_eq!(rules.permitted(url), Err(Refusal::Malformed), "{url}");
@@ -291,7 +334,9 @@ mod tests {
     #[test]
     fn rules_are_read_strictly() {
         let long = "a".repeat(RULE_BYTES_MAX + 1);
-        for text in ["", " ", "ftp://a.org/", "https://u@a.org/", "https://", "a b", "a/b", "10.0.0.0/8", "a:80", long.as_str()] {
+        for text in
+            ["", " ", "ftp://a.org/", "https://u@a.org/", "https://", "a b", "a/b", "10.0.0.0/8", "a:80", long.as_str()]
+        {
             assert!(text.parse::<Rule>().is_err(), "{text}");
         }
     }

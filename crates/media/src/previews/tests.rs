@@ -287,7 +287,9 @@ async fn cm11_redirections_are_followed_to_an_end() {
     world.site("https://a.example/0", redirect("1"));
     unreachable(world.look("https://a.example/0").await);
     assert_eq!(world.asked().len(), 12, "five and no more");
-    for nowhere in ["file:///etc/passwd", "javascript:alert(1)", "https://u:p@a.example/6", "http://", "https://a.example:25/"] {
+    for nowhere in
+        ["file:///etc/passwd", "javascript:alert(1)", "https://u:p@a.example/6", "http://", "https://a.example:25/"]
+    {
         world.site(PAGE, redirect(nowhere));
         unreachable(world.look(PAGE).await);
         assert_eq!(world.asked(), [PAGE], "{nowhere}");
@@ -329,7 +331,9 @@ async fn cm11_what_is_denied_is_never_asked_for() {
 #[tokio::test]
 async fn cm11_failures_are_told_again_for_a_minute() {
     let world = World::new().await;
-    for bad in [Reply { status: 404, ..html("") }, Reply { status: 500, ..html("") }, Reply { compressed: true, ..html("") }] {
+    for bad in
+        [Reply { status: 404, ..html("") }, Reply { status: 500, ..html("") }, Reply { compressed: true, ..html("") }]
+    {
         world.site(PAGE, bad);
         unreachable(world.look(PAGE).await);
         unreachable(world.look(PAGE).await);
@@ -417,7 +421,9 @@ async fn cm11_what_was_found_lasts_an_hour_and_its_past_longer() {
     world.pass(2 * FRESH_MS);
     world.asked();
     // When the message was written it looked like this; before that nobody knows, and the next will do.
-    for (at_ms, expected) in [(begin, "One"), (begin + 1, "One"), (begin + FRESH_MS, "Two"), (begin - 1, "One"), (0, "One"), (-1, "One")] {
+    for (at_ms, expected) in
+        [(begin, "One"), (begin + 1, "One"), (begin + FRESH_MS, "Two"), (begin - 1, "One"), (0, "One"), (-1, "One")]
+    {
         assert_eq!(world.look_at(PAGE, at_ms).await, title(expected), "{at_ms}");
     }
     assert_eq!(world.asked(), [""; 0]);
@@ -440,7 +446,11 @@ async fn cm11_old_previews_go_with_their_images() {
     assert_eq!(world.previews.purge().await.unwrap(), 2);
     assert!(matches!(world.bench.download(&image_of(&preview)).await, Err(Error::NotFound)));
     assert_eq!(world.count::<UrlPreviewRow>().await, 0);
-    assert_eq!((world.count::<MediaRow>().await, world.bench.files().len()), (1, 1), "what is quarantined is kept, hidden");
+    assert_eq!(
+        (world.count::<MediaRow>().await, world.bench.files().len()),
+        (1, 1),
+        "what is quarantined is kept, hidden"
+    );
     world.asked();
     assert_ne!(image_of(&world.look(PAGE).await.unwrap()), image_of(&preview));
     assert_eq!(world.asked(), [PAGE, IMAGE]);

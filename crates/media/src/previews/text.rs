@@ -10,17 +10,18 @@ pub(crate) fn clean(text: &str, chars_max: usize) -> Option<String> {
         if word.is_empty() {
             continue;
         }
-        let length = word.chars().count() + usize::from(!line.is_empty());
+        let space = usize::from(!line.is_empty());
+        let length = word.chars().count() + space;
         if chars + length > chars_max {
-            let fits: String = word.chars().take(chars_max.saturating_sub(chars + 2)).collect();
-            if !line.is_empty() && !fits.is_empty() {
+            let fits: String = word.chars().take(chars_max.saturating_sub(chars + space + 1)).collect();
+            if space > 0 && !fits.is_empty() {
                 line.push(' ');
             }
             line.push_str(&fits);
             line.push('…');
             return Some(line);
         }
-        if !line.is_empty() {
+        if space > 0 {
             line.push(' ');
         }
         line.push_str(&word);
@@ -47,8 +48,9 @@ mod tests {
         check(" \n ", None);
         check("", None);
         check("0123456789", Some("0123456789"));
-        check("0123456789a", Some("01234567…"));
-        check("01234 56789", Some("01234 56…"));
+        check("0123456789a", Some("012345678…"));
+        check("01234 56789", Some("01234 567…"));
+        check("01234567 9ab", Some("01234567…"));
         check("👩‍👩‍👧", Some("👩‍👩‍👧"));
     }
 }

@@ -169,7 +169,12 @@ const KEYS: &[Declared] = &[
     ),
     ("url_previews.allowed_private_ranges", Kind::Texts, "[]", "Private address ranges whose pages may be looked at."),
     ("url_previews.trusted_ca_files", Kind::Texts, "[]", "Further certificate authorities of web sites, PEM."),
-    ("url_previews.languages", Kind::Texts, "[\"en\"]", "The languages in which pages are asked for, the preferred first."),
+    (
+        "url_previews.languages",
+        Kind::Texts,
+        "[\"en\"]",
+        "The languages in which pages are asked for, the preferred first.",
+    ),
     (
         "url_previews.kept",
         Kind::Time,

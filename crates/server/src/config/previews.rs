@@ -53,7 +53,8 @@ impl Previews {
 fn languages(settings: &Settings) -> Result<Vec<String>, Error> {
     const KEY: &str = "url_previews.languages";
     let languages = settings.texts(KEY)?;
-    let is_tag = |tag: &String| !tag.is_empty() && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"-*;=. ".contains(&b));
+    let is_tag =
+        |tag: &String| !tag.is_empty() && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"-*;=. ".contains(&b));
     if languages.is_empty() || !languages.iter().all(is_tag) {
         return Err(settings.wrong(KEY, "must be a list of languages such as `en` or `pt-BR`"));
     }
