@@ -61,6 +61,8 @@ struct Sites {
     replies: Mutex<BTreeMap<String, Reply>>,
     asked: Mutex<Vec<String>>,
     open: watch::Sender<bool>,
+    /// Bytes that were taken.
+    taken: Arc<AtomicU64>,
 }
 
 #[async_trait]
@@ -74,7 +76,7 @@ impl Web for Sites {
             content_type: reply.content_type.map(str::to_owned),
             location: reply.location.map(str::to_owned),
             compressed: reply.compressed,
-            body: Box::new(Sent { chunks: reply.chunks, then: reply.then, at: 0 }),
+            body: Box::new(Sent { chunks: reply.chunks, then: reply.then, at: 0, taken: Arc::clone(&self.taken) }),
         })
     }
 }
@@ -83,12 +85,15 @@ struct Sent {
     chunks: Vec<Bytes>,
     then: Then,
     at: usize,
+    taken: Arc<AtomicU64>,
 }
 
 #[async_trait]
 impl Body for Sent {
     async fn next(&mut self) -> Result<Option<Bytes>, Unreachable> {
         self.at += 1;
+        let next = self.chunks.get(self.at - 1).or(self.chunks.last()).map_or(0, Bytes::len);
+        self.taken.fetch_add(u64::try_from(next).unwrap(), Ordering::Relaxed);
         match (self.chunks.get(self.at - 1), self.then) {
             (Some(chunk), _) => Ok(Some(chunk.clone())),
             (None, Then::Repeats) => Ok(self.chunks.last().cloned()),
@@ -113,7 +118,7 @@ impl World {
     async fn with(options: PreviewOptions) -> Self {
         let bench = Bench::with(|options| options.pixels_max = 1_000_000, None).await;
         let (replies, asked, open) = (Mutex::default(), Mutex::default(), watch::Sender::new(true));
-        let sites = Arc::new(Sites { replies, asked, open });
+        let sites = Arc::new(Sites { replies, asked, open, taken: Arc::default() });
         let previews = Previews::new(bench.media.clone(), Arc::clone(&sites) as _, options);
         Self { bench, sites, previews }
     }
@@ -162,6 +167,10 @@ const PAGE: &str = "https://a.example/page";
 const IMAGE: &str = "https://img.example/i.png";
 const HTML: &str = "<meta property=og:title content=Title><meta property=og:description content=Words>\
                     <meta property=og:image content='https://img.example/i.png'><meta property=og:image:width content=9>";
+
+/// A picture of a kind that browsers need not know.
+const BMP: &[u8] = b"\x42\x4d\x46\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0\x02\0\0\0\x02\0\0\0\x01\0\x18\0\0\0\0\0\
+    \x10\0\0\0\x13\x0b\0\0\x13\x0b\0\0\0\0\0\0\0\0\0\0\xff\0\0\0\xff\0\0\0\0\0\xff\xff\xff\xff\xff\0\0";
 
 #[tokio::test]
 async fn cm11_a_page_is_shown_with_a_copy_of_its_image() {
@@ -222,6 +231,7 @@ async fn cm11_images_that_are_none_or_too_large_are_left_out() {
         reply("image/svg+xml", png(3, 2)),
         reply("image/png", "<html>"),
         reply("image/png", ""),
+        reply("image/bmp", BMP),
         reply("image/png", png(1_001, 1_000)),
         Reply { then: Then::BreaksOff, ..reply("image/png", png(3, 2)) },
         Reply { then: Then::Repeats, chunks: piece, ..reply("image/png", "") },
@@ -233,7 +243,9 @@ async fn cm11_images_that_are_none_or_too_large_are_left_out() {
         assert_eq!(world.look(PAGE).await.unwrap(), json!({ "og:title": "Title", "og:description": "Words" }));
         assert_eq!(world.bench.files(), [] as [std::path::PathBuf; 0], "nothing is left of it");
     }
-    assert_eq!(world.asked().len(), 18);
+    assert_eq!(world.asked().len(), 20);
+    let taken = world.sites.taken.load(Ordering::Relaxed);
+    assert!((8 << 20..10 << 20).contains(&taken), "of what has no end {taken} bytes are taken");
     world.pass(2 * FRESH_MS);
     let second = HTML.to_owned() + "<meta name=twitter:image content='https://img.example/second.png'>";
     world.site(PAGE, html(&second));
@@ -252,6 +264,8 @@ async fn cm11_pages_without_end_are_cut() {
     let broken = "https://a.example/broken";
     world.site(broken, Reply { then: Then::BreaksOff, ..html("<title>The beginning</title>") });
     unreachable(world.look(broken).await);
+    let taken = world.sites.taken.load(Ordering::Relaxed);
+    assert!((1 << 20..2 << 20).contains(&taken), "{taken} bytes are taken");
 }
 
 #[tokio::test]
