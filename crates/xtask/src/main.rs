@@ -35,6 +35,8 @@ enum Task {
     BenchFederation(bench::federation::Options),
     /// Measure syncs of an account with many rooms, waiting syncs, keys and to-device messages, beside Synapse.
     BenchSync(bench::sync::Options),
+    /// Measure what media costs those who chat: sends and memory beside uploads, thumbnails, bombs and slow clients.
+    BenchMedia(bench::media::Options),
 }
 
 fn main() -> ExitCode {
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         Task::Bench(options) => bench::bench(&root, &options),
         Task::BenchFederation(options) => bench::federation::bench(&root, &options),
         Task::BenchSync(options) => bench::sync::bench(&root, &options),
+        Task::BenchMedia(options) => bench::media::bench(&root, &options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
