@@ -74,7 +74,7 @@ impl Media {
         let share =
             Arc::clone(&self.inner.decoding).acquire_many_owned(permits).await.map_err(|_| Error::JobDropped)?;
         let asked = *asked;
-        let made = blocking::run(&self.inner.blocking, move || {
+        let made = blocking::run_long(&self.inner.blocking, move || {
             // The job keeps its share until it ends: whoever asked may have gone long before.
             let _share = share;
             thumbnail::make(BufReader::new(file), &header, &asked)

@@ -1,12 +1,17 @@
 //! The real clock, the real randomness, and threads for work that blocks; a simulation gives a server others.
 
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, mpsc};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use federation::transport::Transport;
+use parking_lot::Mutex;
 use push::Gateways;
 use rand::Rng;
 use store::{Clock, Entropy};
+
+/// How far work that takes long steps back for all else, as `nice` counts.
+const LONG_JOBS_NICE: i32 = 10;
 
 /// The system's clock.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,13 +65,62 @@ impl World {
     pub fn media_threads(&self) -> Arc<dyn media::Blocking> {
         match self.inline {
             true => Arc::new(|job: media::Job| job()),
-            false => Arc::new(|job: media::Job| drop(tokio::task::spawn_blocking(job))),
+            false => Arc::new(MediaThreads::new()),
         }
     }
 
     /// Where passwords are hashed.
     pub fn password_threads(&self) -> Arc<dyn users::Blocking> {
         if self.inline { Arc::new(users::Inline) } else { Arc::new(Threads) }
+    }
+}
+
+/// Threads for files, and some that decode images: half as many as there are cores, and at a low priority, so that they
+/// take no time from who sends and syncs.
+struct MediaThreads {
+    long: mpsc::Sender<media::Job>,
+}
+
+impl MediaThreads {
+    fn new() -> Self {
+        let (long, jobs) = mpsc::channel::<media::Job>();
+        let jobs = Arc::new(Mutex::new(jobs));
+        let count = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+        for _ in 0..count {
+            let jobs = Arc::clone(&jobs);
+            let worker = std::thread::Builder::new().name("hearth-images".to_owned());
+            if let Err(error) = worker.spawn(move || run_long_jobs(&jobs)) {
+                tracing::error!(%error, "no thread can be started for images");
+            }
+        }
+        Self { long }
+    }
+}
+
+impl media::Blocking for MediaThreads {
+    fn run(&self, job: media::Job) {
+        drop(tokio::task::spawn_blocking(job));
+    }
+
+    fn run_long(&self, job: media::Job) {
+        // Without a thread that takes it the job is dropped, and who waits for it is told so.
+        drop(self.long.send(job));
+    }
+}
+
+/// Runs jobs until nobody can send any more.
+fn run_long_jobs(jobs: &Mutex<mpsc::Receiver<media::Job>>) {
+    // On Linux this is about the calling thread alone.
+    if let Err(error) = rustix::process::setpriority_process(None, LONG_JOBS_NICE) {
+        tracing::debug!(%error, "images are decoded at the priority of all else");
+    }
+    loop {
+        let job = jobs.lock().recv();
+        let Ok(job) = job else { return };
+        // A decoder that panics at a file must not take the thread along.
+        if catch_unwind(AssertUnwindSafe(job)).is_err() {
+            tracing::warn!("a decoder panicked");
+        }
     }
 }
 

@@ -52,7 +52,7 @@ impl Previews {
         let content_type = answer.content_type.clone();
         let bytes = within(PAGE_TIMEOUT, read(answer, PAGE_BYTES_MAX)).await?;
         let base = url.clone();
-        let parsed = blocking::run(&self.inner.media.inner.blocking, move || {
+        let parsed = blocking::run_long(&self.inner.media.inner.blocking, move || {
             page::read(&charset::decode(&bytes, content_type.as_deref()), &base)
         });
         // Whatever a parser may panic at is no page.
