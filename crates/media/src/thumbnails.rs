@@ -69,8 +69,8 @@ impl Media {
             Ok::<_, Error>((file, header))
         });
         let (file, header) = opened.await.map_err(damaged)??;
-        let permits = header.cost_bytes().div_ceil(PERMIT_BYTES);
-        let permits = u32::try_from(permits).unwrap_or(u32::MAX).min(self.inner.decoding_permits);
+        let permits = header.cost_bytes(asked)?.div_ceil(PERMIT_BYTES).max(1);
+        let permits = u32::try_from(permits).map_err(|_| Error::ImageTooLarge)?;
         let share =
             Arc::clone(&self.inner.decoding).acquire_many_owned(permits).await.map_err(|_| Error::JobDropped)?;
         let asked = *asked;
