@@ -132,3 +132,29 @@ impl users::Blocking for Threads {
         drop(tokio::task::spawn_blocking(work));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use media::Blocking as _;
+
+    use super::*;
+
+    #[test]
+    fn long_jobs_step_back_and_outlast_a_panic() {
+        let threads = MediaThreads::new();
+        for _ in 0..8 {
+            threads.run_long(Box::new(|| panic!("on purpose")));
+        }
+        let (sender, receiver) = mpsc::channel();
+        threads.run_long(Box::new(move || {
+            let nice = rustix::process::getpriority_process(None).unwrap();
+            sender.send((std::thread::current().name().map(str::to_owned), nice)).unwrap();
+        }));
+        let (name, nice) = receiver.recv().unwrap();
+        assert_eq!(name.as_deref(), Some("hearth-images"));
+        let own = rustix::process::getpriority_process(None).unwrap();
+        assert!(nice > own || own >= LONG_JOBS_NICE, "{nice} beside {own}");
+    }
+}
