@@ -19,6 +19,9 @@ async fn capabilities(
 ) -> Json<Value> {
     let login_tokens = state.users.options().login_tokens;
     let mut capabilities = of(&requester, &state.options, login_tokens);
+    // MSC4452, under the name that it has as a proposal.
+    let previews = state.previews.is_some() && !requester.guest;
+    capabilities["io.element.msc4452.preview_url"] = json!({ "enabled": previews });
     let limits = state.rooms.options();
     if limits.delayed_max > 0 {
         let mut delays = json!({ "max_scheduled": limits.delayed_max });

@@ -35,6 +35,7 @@ pub fn router(state: State) -> Router {
         capabilities::routes(),
         discovery::routes(),
         media::routes(),
+        media::previews::routes(),
         room::routes(),
         rtc::routes(),
         search::routes(),

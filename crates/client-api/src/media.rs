@@ -2,6 +2,7 @@
 //! predecessors (`data/api/client-server/content-repo.yaml`, `authed-content-repo.yaml`).
 
 mod answer;
+pub mod previews;
 mod range;
 #[cfg(test)]
 mod tests;
@@ -350,6 +351,9 @@ fn refused(error: media::Error) -> Error {
         Media::BadSize => Error::invalid_param("Width and height must be greater than zero."),
         Media::RemoteFailed => Error::unknown(StatusCode::BAD_GATEWAY, "The media could not be fetched."),
         Media::RemoteTooLarge => Error::too_large("The media is too large.").status(StatusCode::BAD_GATEWAY),
+        Media::BadUrl => Error::invalid_param("The parameter `url` is no URL with `http` or `https`."),
+        Media::UrlDenied => Error::forbidden("This server does not preview that URL."),
+        Media::UrlUnreachable => Error::unknown(StatusCode::BAD_GATEWAY, "That URL cannot be previewed."),
         Media::Io(error) if error.kind() == std::io::ErrorKind::StorageFull => store::Error::DiskFull.into(),
         Media::Store(error) => error.into(),
         Media::FileLost { .. } | Media::JobDropped | Media::Io(_) => Error::internal(error),

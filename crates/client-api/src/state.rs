@@ -23,6 +23,8 @@ pub struct State {
     pub clock: Arc<dyn store::Clock>,
     /// The media store.
     pub media: media::Media,
+    /// Previews of URLs; none where they are switched off.
+    pub previews: Option<media::previews::Previews>,
     /// Who asks, and may they.
     pub door: Arc<Door>,
     /// Other servers; none where this server does not federate.

@@ -29,6 +29,8 @@ pub enum RateClass {
     RoomCreations,
     /// Files uploaded, per user.
     Uploads,
+    /// Previews of URLs, per user.
+    Previews,
     /// Reports of content, per user.
     Reports,
     /// Decisions about delayed events, among them heart-beats, per user whose event it is.
@@ -49,6 +51,7 @@ impl RateClass {
         Self::Invites,
         Self::RoomCreations,
         Self::Uploads,
+        Self::Previews,
         Self::Reports,
         Self::DelayedEvents,
         Self::Searches,
@@ -65,6 +68,7 @@ impl RateClass {
             Self::Invites => "invites",
             Self::RoomCreations => "room_creations",
             Self::Uploads => "uploads",
+            Self::Previews => "previews",
             Self::Reports => "reports",
             Self::DelayedEvents => "delayed_events",
             Self::Searches => "searches",
@@ -82,6 +86,7 @@ impl RateClass {
             Self::Invites => (1.0, 50.0),
             Self::RoomCreations => (0.5, 20.0),
             Self::Uploads => (2.0, 50.0),
+            Self::Previews => (2.0, 100.0),
             Self::Reports => (0.2, 10.0),
             Self::DelayedEvents => (5.0, 100.0),
             Self::Searches => (1.0, 30.0),

@@ -2,6 +2,7 @@
 
 mod clients;
 mod servers;
+mod web;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -48,6 +49,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "template", seeds: servers::template_seeds, run: servers::template },
     Target { name: "send_join", seeds: servers::send_join_seeds, run: servers::send_join },
     Target { name: "acl", seeds: servers::acl_seeds, run: servers::acl },
+    Target { name: "page", seeds: web::page_seeds, run: web::page },
+    Target { name: "preview_rules", seeds: web::rule_seeds, run: web::preview_rules },
 ];
 
 /// An answer without the digits and quoted parts that would make each one new.
@@ -430,7 +433,8 @@ mod tests {
 
     each!(
         json pdu verify power_levels auth_rules edu ids keys sync_token page_token filter query body mxc disposition
-        access_token push_rules x_matrix server_name well_known key_response template send_join acl
+        access_token push_rules x_matrix server_name well_known key_response template send_join acl page
+        preview_rules
     );
 
     #[test]

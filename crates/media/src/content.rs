@@ -13,8 +13,8 @@ use crate::Error;
 use crate::blocking::{self, Blocking};
 use crate::directory::{Directory, FileName};
 
-/// Most bytes of one chunk: what one reader holds in memory.
-const CHUNK_BYTES_MAX: u64 = 256 * 1024;
+/// Most bytes of one chunk: what one reader holds in memory, and what it may have sent before others have their turn.
+const CHUNK_BYTES_MAX: u64 = 64 * 1024;
 
 /// Content that may be served, with what its headers need. Nothing has been read yet.
 pub struct Content {
@@ -41,6 +41,8 @@ pub(crate) enum Source {
 pub struct Reader {
     state: State,
     remaining: Range<u64>,
+    /// Where the range began.
+    started: u64,
 }
 
 enum State {
@@ -58,7 +60,7 @@ impl Content {
         let range = range.unwrap_or(0..self.size);
         let remaining = range.start.min(self.size)..range.end.min(self.size);
         match self.source {
-            Source::Memory(bytes) => Ok(Reader { state: State::Memory(bytes), remaining }),
+            Source::Memory(bytes) => Ok(Reader { state: State::Memory(bytes), started: remaining.start, remaining }),
             Source::Stored { directory, blocking, file, table } => {
                 let lost = Error::FileLost { table, file: file.clone() };
                 let name = FileName::from_text(&file).ok_or_else(|| lost.clone())?;
@@ -68,7 +70,7 @@ impl Content {
                 match opened {
                     Ok(Some((file, first))) => {
                         let state = State::Stored { file: Arc::new(file), blocking, first: Some(first) };
-                        Ok(Reader { state, remaining })
+                        Ok(Reader { state, started: remaining.start, remaining })
                     }
                     Ok(None) => Err(lost),
                     Err(error) => Err(error.into()),
@@ -89,6 +91,10 @@ impl Reader {
             return Ok(None);
         }
         self.remaining.start = chunk.end;
+        if chunk.start > self.started {
+            // A connection takes megabytes at once. Whoever sends a message must not wait for all downloads to be served so.
+            tokio::task::yield_now().await;
+        }
         match &mut self.state {
             State::Memory(bytes) => Ok(Some(slice(bytes, &chunk))),
             State::Stored { file, blocking, first } => {

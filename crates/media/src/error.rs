@@ -53,6 +53,15 @@ pub enum Error {
     /// Remote media is larger than this server takes.
     #[error("the remote media is too large")]
     RemoteTooLarge,
+    /// What was to be previewed is no URL of the web.
+    #[error("this is no URL with http or https")]
+    BadUrl,
+    /// The administrator wants no previews of this URL.
+    #[error("this URL is not previewed here")]
+    UrlDenied,
+    /// Nothing can be found behind a URL, or nothing that may be looked at.
+    #[error("this URL cannot be looked at")]
+    UrlUnreachable,
     /// A stored row names a file that is not there or is of another size.
     #[error("the file {file} of table {table} is missing or damaged")]
     FileLost {

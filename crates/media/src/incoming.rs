@@ -56,6 +56,11 @@ impl Incoming {
         self.bytes_max
     }
 
+    /// The name of the file.
+    pub(crate) fn name(&self) -> &FileName {
+        self.guard.name()
+    }
+
     /// Takes the next chunk.
     ///
     /// # Errors

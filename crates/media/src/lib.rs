@@ -1,4 +1,4 @@
-//! The media store: uploads, downloads and thumbnails of `mxc://` content.
+//! The media store: uploads, downloads and thumbnails of `mxc://` content, and previews of URLs.
 //!
 //! [`Media`] is the door. Rows stand in the database, bytes in files of one directory; [`directory`] says in which order
 //! the two change so that a crash at any moment leaves no row without its file. Addresses reach a look-up only as
@@ -14,6 +14,7 @@ mod incoming;
 mod locks;
 mod mxc;
 mod options;
+pub mod previews;
 mod remote;
 mod removal;
 mod thumbnail;
@@ -73,7 +74,6 @@ struct Inner {
     uploading: Places,
     /// Memory that all decoders share, in [`PERMIT_BYTES`].
     decoding: Arc<Semaphore>,
-    decoding_permits: u32,
     /// Wakes those who wait for the content of a created media id.
     arrived: Notify,
 }
@@ -93,8 +93,7 @@ impl Media {
     ) -> Result<Self, Error> {
         let root = options.directory.clone();
         let directory = blocking::run(&blocking, move || Directory::open(&root)).await??;
-        let permits = options.pixels_max.saturating_mul(thumbnail::DECODE_BYTES_PER_PIXEL).div_ceil(PERMIT_BYTES);
-        let decoding_permits = u32::try_from(permits.max(1)).unwrap_or(u32::MAX >> 4).min(u32::MAX >> 4);
+        let permits = usize::try_from(thumbnail::DECODE_BYTES_MAX.div_ceil(PERMIT_BYTES)).unwrap_or(1);
         let inner = Inner {
             options,
             directory,
@@ -107,8 +106,7 @@ impl Media {
             add_up_at_ms: AtomicI64::new(0),
             locks: Locks::default(),
             uploading: Places::default(),
-            decoding: Arc::new(Semaphore::new(usize::try_from(decoding_permits).unwrap_or(1))),
-            decoding_permits,
+            decoding: Arc::new(Semaphore::new(permits)),
             arrived: Notify::new(),
         };
         let media = Self { inner: Arc::new(inner) };

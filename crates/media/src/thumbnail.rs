@@ -5,6 +5,7 @@
 //! the pixels are decoded, resized, turned as the EXIF orientation says and encoded anew, so no metadata survives.
 
 mod geometry;
+mod reduced;
 
 use std::io::{BufRead, Cursor, Read as _, Seek, SeekFrom};
 
@@ -16,8 +17,8 @@ use image::codecs::png::{PngDecoder, PngEncoder};
 use image::codecs::webp::WebPDecoder;
 use image::metadata::{LoopCount, Orientation};
 use image::{
-    AnimationDecoder, DynamicImage, Frame, Frames, ImageDecoder as _, ImageError, ImageFormat, ImageReader, Limits,
-    RgbImage, RgbaImage,
+    AnimationDecoder, ColorType, DynamicImage, Frame, Frames, ImageDecoder as _, ImageError, ImageFormat, ImageReader,
+    Limits, RgbImage, RgbaImage,
 };
 
 use self::geometry::Target;
@@ -42,11 +43,26 @@ const SCANS_MAX: usize = 200;
 /// Memory for what stands in a file before its pixels, such as compressed color profiles.
 const HEADER_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Bytes per pixel that decoding is assumed to need: 16 bits for each of four channels, twice.
-pub(crate) const DECODE_BYTES_PER_PIXEL: u64 = 16;
+/// Most bytes that all decoders together may need. What needs more by itself is refused.
+pub(crate) const DECODE_BYTES_MAX: u64 = 48 * 1024 * 1024;
+
+/// What needs no more is decoded whole; of what needs more, a smaller image is made while it is read, where that is possible.
+const WHOLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// Bytes per pixel of the image that is made while reading: colors as they are added up, and as they are in the end.
+const REDUCED_BYTES_PER_PIXEL: u64 = 8;
+
+/// Bytes per pixel for an animation: its canvas, a frame of it, and the frame as it is resized.
+const ANIMATED_BYTES_PER_PIXEL: u64 = 12;
+
+/// Bytes per pixel for a JPEG file that comes in several scans: all that was read of each channel.
+const SCANS_BYTES_PER_PIXEL: u64 = 6;
 
 /// Bytes of a file's beginning by which its format is told.
-const MAGIC_BYTES: u64 = 16;
+const MAGIC_BYTES: u64 = 32;
+
+/// Where a PNG file says whether it comes in several passes.
+const PNG_PASSES_AT: usize = 28;
 
 /// An image as its header describes it.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +72,20 @@ pub(crate) struct Header {
     width: u32,
     height: u32,
     orientation: Orientation,
-    limits_bytes: u64,
+    /// What decoding it whole needs.
+    bytes_per_pixel: u64,
+    /// What decoding it whole needs besides.
+    bytes_besides: u64,
+    /// Whether its rows come one after the other.
+    in_one_pass: bool,
+}
+
+/// How an image is decoded, and what that needs at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Plan {
+    /// So many pixels in each direction become one; 1: it is decoded whole.
+    factor: u32,
+    bytes: u64,
 }
 
 /// What there is to serve.
@@ -78,33 +107,96 @@ impl<I: BufRead + Seek> Input for I {}
 /// # Errors
 /// [`Error::NotThumbnailable`] if it is none; [`Error::ImageTooLarge`] if it has more than `pixels_max` pixels.
 pub(crate) fn header(mut input: impl Input, pixels_max: u64) -> Result<Header, Error> {
-    let format = format(&mut input)?;
-    if format == ImageFormat::Jpeg {
+    let (format, magic) = format(&mut input)?;
+    let header = if format == ImageFormat::Jpeg {
         check_scans(&mut input)?;
-    }
-    let limits_bytes = pixels_max.saturating_mul(DECODE_BYTES_PER_PIXEL);
-    let mut reader = ImageReader::with_format(input, format);
-    reader.limits(limits(HEADER_BYTES_MAX));
-    let mut decoder = reader.into_decoder().map_err(refused)?;
-    let (width, height) = decoder.dimensions();
-    if width == 0 || height == 0 {
+        reduced::jpeg_header(input)?
+    } else {
+        let mut reader = ImageReader::with_format(input, format);
+        reader.limits(limits(HEADER_BYTES_MAX));
+        let mut decoder = reader.into_decoder().map_err(refused)?;
+        let (width, height) = decoder.dimensions();
+        let color = decoder.color_type();
+        let pixel = u64::from(color.bytes_per_pixel());
+        let as_needed = if color.has_alpha() { 4 } else { 3 };
+        let bytes_per_pixel = match format {
+            ImageFormat::Gif => ANIMATED_BYTES_PER_PIXEL,
+            // Its planes of light and color, or what its lossless form refers back to.
+            ImageFormat::WebP => pixel + 6,
+            _ if matches!(color, ColorType::Rgb8 | ColorType::Rgba8) => pixel,
+            _ => pixel + as_needed,
+        };
+        Header {
+            format,
+            width,
+            height,
+            orientation: decoder.orientation().unwrap_or(Orientation::NoTransforms),
+            bytes_per_pixel,
+            bytes_besides: 0,
+            in_one_pass: format == ImageFormat::Png && magic.get(PNG_PASSES_AT) == Some(&0),
+        }
+    };
+    if header.width == 0 || header.height == 0 {
         return Err(Error::NotThumbnailable);
     }
-    if u64::from(width) * u64::from(height) > pixels_max {
-        return Err(Error::ImageTooLarge);
-    }
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    Ok(Header { format, width, height, orientation, limits_bytes })
+    if header.pixels() > pixels_max { Err(Error::ImageTooLarge) } else { Ok(header) }
 }
 
 impl Header {
     /// Bytes that making a thumbnail may need at most, for the budget that all decoders share.
-    pub(crate) fn cost_bytes(&self) -> u64 {
-        u64::from(self.width) * u64::from(self.height) * DECODE_BYTES_PER_PIXEL
+    ///
+    /// # Errors
+    /// [`Error::ImageTooLarge`] if it is more than they have.
+    pub(crate) fn cost_bytes(&self, asked: &Asked) -> Result<u64, Error> {
+        let target = geometry::target(self.seen_size(), asked);
+        if target.is_none() && safe_type(self.format).is_some() && (asked.animated || self.format != ImageFormat::Gif) {
+            // The original as it is; or if it moves and should not, a picture of its size, for which there may be no room.
+            return Ok(self.plan(None).map_or(0, |plan| plan.bytes));
+        }
+        let still = self.plan(target.as_ref())?;
+        let moving = if asked.animated && self.may_move() { self.pixels() * ANIMATED_BYTES_PER_PIXEL } else { 0 };
+        Ok(still.bytes.max(moving))
+    }
+
+    fn pixels(&self) -> u64 {
+        u64::from(self.width) * u64::from(self.height)
+    }
+
+    /// Whether there is room to decode all its frames.
+    fn may_move(&self) -> bool {
+        self.pixels() * ANIMATED_BYTES_PER_PIXEL <= DECODE_BYTES_MAX
+    }
+
+    /// How to decode it for a target.
+    fn plan(&self, target: Option<&Target>) -> Result<Plan, Error> {
+        let whole = Plan { factor: 1, bytes: self.pixels() * self.bytes_per_pixel + self.bytes_besides };
+        if whole.bytes <= WHOLE_BYTES_MAX {
+            return Ok(whole);
+        }
+        let target = target.map(|target| if turns_axes(self.orientation) { target.turned() } else { *target });
+        let factor =
+            target.map_or(1, |target| (self.width / target.width.max(1)).min(self.height / target.height.max(1)));
+        let reducible = match self.format {
+            ImageFormat::Png => self.in_one_pass,
+            ImageFormat::Jpeg => true,
+            _ => false,
+        };
+        if reducible && factor > 1 {
+            let reduced = reduced::plan(self, factor);
+            if reduced.bytes <= DECODE_BYTES_MAX {
+                return Ok(reduced);
+            }
+        }
+        if whole.bytes <= DECODE_BYTES_MAX { Ok(whole) } else { Err(Error::ImageTooLarge) }
+    }
+
+    /// The type under which an image of this format may be shown.
+    pub(crate) fn content_type(&self) -> Option<&'static str> {
+        safe_type(self.format)
     }
 
     /// Width and height as a viewer sees them.
-    fn seen_size(&self) -> (u32, u32) {
+    pub(crate) fn seen_size(&self) -> (u32, u32) {
         if turns_axes(self.orientation) { (self.height, self.width) } else { (self.width, self.height) }
     }
 }
@@ -115,32 +207,42 @@ impl Header {
 /// [`Error::NotThumbnailable`] if it does not decode; [`Error::ImageTooLarge`] if decoding needs too much memory.
 pub(crate) fn make(mut input: impl Input, header: &Header, asked: &Asked) -> Result<Outcome, Error> {
     let target = geometry::target(header.seen_size(), asked);
-    let animated = is_animated(&mut input, header)?;
-    if target.is_none()
-        && (asked.animated || !animated)
-        && let Some(content_type) = safe_type(header.format)
+    let safe_type = safe_type(header.format);
+    if let Some(content_type) = safe_type
+        && target.is_none()
+        && asked.animated
     {
         return Ok(Outcome::Original(content_type));
     }
+    let animated = is_animated(&mut input, header)?;
+    if target.is_none()
+        && !animated
+        && let Some(content_type) = safe_type
+    {
+        return Ok(Outcome::Original(content_type));
+    }
+    let plan = header.plan(target.as_ref())?;
     if animated
         && asked.animated
+        && header.may_move()
         && let Some(gif) = animate(&mut input, header, target.as_ref())?
     {
         return Ok(Outcome::Made(gif, "image/gif"));
     }
-    let image = decode(&mut input, header)?;
+    let image = if plan.factor > 1 { reduced::decode(&mut input, header, plan)? } else { decode(&mut input, header)? };
     let image = shrink(image, header.orientation, target.as_ref())?;
     encode(&image, header.format)
 }
 
-fn format(input: &mut impl Input) -> Result<ImageFormat, Error> {
+/// The format, and the bytes that it was told by.
+fn format(input: &mut impl Input) -> Result<(ImageFormat, Vec<u8>), Error> {
     let mut magic = Vec::new();
     input.by_ref().take(MAGIC_BYTES).read_to_end(&mut magic)?;
     input.seek(SeekFrom::Start(0))?;
     match image::guess_format(&magic) {
         Ok(
             format @ (ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::Gif | ImageFormat::WebP | ImageFormat::Bmp),
-        ) => Ok(format),
+        ) => Ok((format, magic)),
         _ => Err(Error::NotThumbnailable),
     }
 }
@@ -199,14 +301,14 @@ fn turns_axes(orientation: Orientation) -> bool {
 fn is_animated(input: &mut impl Input, header: &Header) -> Result<bool, Error> {
     input.seek(SeekFrom::Start(0))?;
     match header.format {
-        ImageFormat::Png => PngDecoder::with_limits(input, limits(header.limits_bytes))
+        ImageFormat::Png => PngDecoder::with_limits(input, limits(DECODE_BYTES_MAX))
             .and_then(|decoder| decoder.is_apng())
             .map_err(refused),
         ImageFormat::WebP => WebPDecoder::new(input).map(|decoder| decoder.has_animation()).map_err(refused),
         // Only a second frame tells.
         ImageFormat::Gif => {
             let mut decoder = GifDecoder::new(input).map_err(refused)?;
-            decoder.set_limits(limits(header.limits_bytes)).map_err(refused)?;
+            decoder.set_limits(limits(DECODE_BYTES_MAX)).map_err(refused)?;
             Ok(decoder.into_frames().take(2).filter(Result::is_ok).count() == 2)
         }
         _ => Ok(false),
@@ -216,7 +318,7 @@ fn is_animated(input: &mut impl Input, header: &Header) -> Result<bool, Error> {
 fn decode(input: &mut impl Input, header: &Header) -> Result<DynamicImage, Error> {
     input.seek(SeekFrom::Start(0))?;
     let mut reader = ImageReader::with_format(input, header.format);
-    reader.limits(limits(header.limits_bytes));
+    reader.limits(limits(DECODE_BYTES_MAX));
     reader.decode().map_err(refused)
 }
 
@@ -275,7 +377,7 @@ fn encode(image: &DynamicImage, format: ImageFormat) -> Result<Outcome, Error> {
 /// An animated GIF of all frames; `None` if there are too many of them or one is damaged.
 fn animate(input: &mut impl Input, header: &Header, target: Option<&Target>) -> Result<Option<Vec<u8>>, Error> {
     input.seek(SeekFrom::Start(0))?;
-    let limits = limits(header.limits_bytes);
+    let limits = limits(DECODE_BYTES_MAX);
     let (frames, loops) = match header.format {
         ImageFormat::Gif => {
             let mut decoder = GifDecoder::new(input).map_err(refused)?;

@@ -69,12 +69,12 @@ impl Media {
             Ok::<_, Error>((file, header))
         });
         let (file, header) = opened.await.map_err(damaged)??;
-        let permits = header.cost_bytes().div_ceil(PERMIT_BYTES);
-        let permits = u32::try_from(permits).unwrap_or(u32::MAX).min(self.inner.decoding_permits);
+        let permits = header.cost_bytes(asked)?.div_ceil(PERMIT_BYTES).max(1);
+        let permits = u32::try_from(permits).map_err(|_| Error::ImageTooLarge)?;
         let share =
             Arc::clone(&self.inner.decoding).acquire_many_owned(permits).await.map_err(|_| Error::JobDropped)?;
         let asked = *asked;
-        let made = blocking::run(&self.inner.blocking, move || {
+        let made = blocking::run_long(&self.inner.blocking, move || {
             // The job keeps its share until it ends: whoever asked may have gone long before.
             let _share = share;
             thumbnail::make(BufReader::new(file), &header, &asked)

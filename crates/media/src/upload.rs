@@ -199,7 +199,7 @@ impl Media {
         Ok(())
     }
 
-    fn new_mxc(&self) -> Result<Mxc, Error> {
+    pub(crate) fn new_mxc(&self) -> Result<Mxc, Error> {
         Mxc::new(&self.inner.options.server_name, &random_text(&*self.inner.entropy, MEDIA_ID_LENGTH))
     }
 }

@@ -31,7 +31,7 @@ use crate::nodes::Nodes;
 use crate::notify::PushRules;
 use crate::sessions::Accounts;
 use crate::world::World;
-use crate::{draining, federation, gateways, health, keys, neighbors, readers, resources};
+use crate::{draining, federation, gateways, health, keys, neighbors, previews, readers, resources};
 
 pub use signing_key::{accept_key, rotate_key};
 
@@ -92,6 +92,9 @@ pub enum Error {
     /// Pushers cannot be set up.
     #[error("push: {0}")]
     Push(String),
+    /// Previews of URLs cannot be set up.
+    #[error("url_previews: {0}")]
+    Previews(String),
     /// The media folder cannot be used.
     #[error("media: {0}")]
     Media(#[from] media::Error),
@@ -255,6 +258,7 @@ pub async fn build_on(
         search: Arc::clone(&search),
         clock: Arc::clone(&clock),
         media: media.clone(),
+        previews: previews::build_if_enabled(config, &media)?,
         door: Arc::clone(&door),
         remote: remote.clone(),
         options: Arc::new(api_options(config, &server_name)),

@@ -7,6 +7,7 @@
 
 pub mod calls;
 pub mod keys;
+pub mod previews;
 pub mod sources;
 pub mod values;
 
@@ -18,6 +19,7 @@ use endpoint::{Network, RateClass, RateLimits};
 
 use calls::Calls;
 use keys::{Key, Kind};
+use previews::Previews;
 use sources::{Given, Settings};
 
 /// What can be wrong with the configuration.
@@ -204,6 +206,8 @@ pub struct Config {
     pub media_remote_bytes_max: u64,
     /// The folder of media.
     pub media_dir: PathBuf,
+    /// Previews of URLs.
+    pub previews: Previews,
     /// Services for calls.
     pub calls: Calls,
     /// Whether notifications are pushed.
@@ -295,6 +299,7 @@ impl Config {
             media_remote_days: settings.whole("media.remote_days")?,
             media_remote_bytes_max: settings.size("media.remote_bytes_max")? as u64,
             media_dir: media_dir(settings, &data_dir)?,
+            previews: Previews::of(settings)?,
             calls: Calls::of(settings)?,
             push_enabled: settings.boolean("push.enabled")?,
             push_badge: badge(settings)?,

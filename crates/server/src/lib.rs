@@ -17,6 +17,7 @@ pub mod neighbors;
 pub mod nodes;
 pub mod notify;
 pub mod outgoing;
+pub mod previews;
 pub mod readers;
 pub mod resources;
 pub mod sessions;

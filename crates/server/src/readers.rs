@@ -127,6 +127,11 @@ impl Running {
         {
             tracing::warn!(%cause, "media of other servers that nobody asks for could not be removed");
         }
+        if let Some(previews) = &self.api.previews
+            && let Err(cause) = previews.purge().await
+        {
+            tracing::warn!(%cause, "old previews of URLs could not be removed");
+        }
         let bytes_max = self.config.media_remote_bytes_max;
         if bytes_max > 0
             && let Err(cause) = self.media.shrink_remote(bytes_max).await

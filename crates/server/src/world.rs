@@ -1,12 +1,17 @@
 //! The real clock, the real randomness, and threads for work that blocks; a simulation gives a server others.
 
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, mpsc};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use federation::transport::Transport;
+use parking_lot::Mutex;
 use push::Gateways;
 use rand::Rng;
 use store::{Clock, Entropy};
+
+/// How far work that takes long steps back for all else, as `nice` counts.
+const LONG_JOBS_NICE: i32 = 10;
 
 /// The system's clock.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,7 +65,7 @@ impl World {
     pub fn media_threads(&self) -> Arc<dyn media::Blocking> {
         match self.inline {
             true => Arc::new(|job: media::Job| job()),
-            false => Arc::new(|job: media::Job| drop(tokio::task::spawn_blocking(job))),
+            false => Arc::new(MediaThreads::new()),
         }
     }
 
@@ -70,11 +75,86 @@ impl World {
     }
 }
 
+/// Threads for files, and some that decode images: half as many as there are cores, and at a low priority, so that they
+/// take no time from who sends and syncs.
+struct MediaThreads {
+    long: mpsc::Sender<media::Job>,
+}
+
+impl MediaThreads {
+    fn new() -> Self {
+        let (long, jobs) = mpsc::channel::<media::Job>();
+        let jobs = Arc::new(Mutex::new(jobs));
+        let count = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+        for _ in 0..count {
+            let jobs = Arc::clone(&jobs);
+            let worker = std::thread::Builder::new().name("hearth-images".to_owned());
+            if let Err(error) = worker.spawn(move || run_long_jobs(&jobs)) {
+                tracing::error!(%error, "no thread can be started for images");
+            }
+        }
+        Self { long }
+    }
+}
+
+impl media::Blocking for MediaThreads {
+    fn run(&self, job: media::Job) {
+        drop(tokio::task::spawn_blocking(job));
+    }
+
+    fn run_long(&self, job: media::Job) {
+        // Without a thread that takes it the job is dropped, and who waits for it is told so.
+        drop(self.long.send(job));
+    }
+}
+
+/// Runs jobs until nobody can send any more.
+fn run_long_jobs(jobs: &Mutex<mpsc::Receiver<media::Job>>) {
+    // On Linux this is about the calling thread alone.
+    if let Err(error) = rustix::process::setpriority_process(None, LONG_JOBS_NICE) {
+        tracing::debug!(%error, "images are decoded at the priority of all else");
+    }
+    loop {
+        let job = jobs.lock().recv();
+        let Ok(job) = job else { return };
+        // A decoder that panics at a file must not take the thread along.
+        if catch_unwind(AssertUnwindSafe(job)).is_err() {
+            tracing::warn!("a decoder panicked");
+        }
+    }
+}
+
 /// Threads for work that keeps a core busy.
 struct Threads;
 
 impl users::Blocking for Threads {
     fn run(&self, work: Box<dyn FnOnce() + Send>) {
         drop(tokio::task::spawn_blocking(work));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use media::Blocking as _;
+
+    use super::*;
+
+    #[test]
+    fn long_jobs_step_back_and_outlast_a_panic() {
+        let threads = MediaThreads::new();
+        for _ in 0..8 {
+            threads.run_long(Box::new(|| panic!("on purpose")));
+        }
+        let (sender, receiver) = mpsc::channel();
+        threads.run_long(Box::new(move || {
+            let nice = rustix::process::getpriority_process(None).unwrap();
+            sender.send((std::thread::current().name().map(str::to_owned), nice)).unwrap();
+        }));
+        let (name, nice) = receiver.recv().unwrap();
+        assert_eq!(name.as_deref(), Some("hearth-images"));
+        let own = rustix::process::getpriority_process(None).unwrap();
+        assert!(nice > own || own >= LONG_JOBS_NICE, "{nice} beside {own}");
     }
 }

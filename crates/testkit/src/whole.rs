@@ -105,8 +105,19 @@ impl Server {
         let options = Arc::new(client_options());
         let search =
             search::Search::new(store.clone(), Arc::clone(&rooms), clock.clone(), Arc::new(store::shards::Alone));
-        let state =
-            State { store, users, rooms, sync, search, clock: clock.clone(), media, door, remote: None, options };
+        let state = State {
+            store,
+            users,
+            rooms,
+            sync,
+            search,
+            clock: clock.clone(),
+            media,
+            previews: None,
+            door,
+            remote: None,
+            options,
+        };
         let router = layers::wrap(layers::with_fallbacks(client_api::router(state.clone())));
         Self { state, clock, router, _directory: directory }
     }

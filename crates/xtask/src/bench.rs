@@ -8,6 +8,7 @@
 
 pub mod federation;
 mod http;
+pub mod media;
 mod operations;
 pub(crate) mod process;
 pub mod search;

@@ -37,6 +37,8 @@ enum Task {
     BenchSync(bench::sync::Options),
     /// Measure indexing and searching many messages in six languages.
     BenchSearch(bench::search::Options),
+    /// Measure what media costs those who chat: sends and memory beside uploads, thumbnails, bombs and slow clients.
+    BenchMedia(bench::media::Options),
 }
 
 fn main() -> ExitCode {
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Task::BenchFederation(options) => bench::federation::bench(&root, &options),
         Task::BenchSync(options) => bench::sync::bench(&root, &options),
         Task::BenchSearch(options) => bench::search::bench(&root, &options),
+        Task::BenchMedia(options) => bench::media::bench(&root, &options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

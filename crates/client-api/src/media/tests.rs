@@ -259,6 +259,36 @@ async fn cm2_content_may_come_after_its_address() {
 }
 
 #[tokio::test]
+async fn cm2_addresses_without_content_are_few_and_lapse() {
+    // Each look at the clock is a millisecond later.
+    let bench = bench(|options| {
+        options.pending_max = 2;
+        options.pending_ms = 2_000;
+    })
+    .await;
+    let alice = ("authorization", "Bearer alice");
+    let create = async |token| bench.ask(Method::POST, "/_matrix/media/v1/create", &[token], "").await;
+    let first = create(alice).await.json();
+    let address = first["content_uri"].as_str().unwrap().strip_prefix("mxc://").unwrap().to_owned();
+    assert_eq!(create(alice).await.status, 200);
+    let third = create(alice).await;
+    assert_eq!((third.status, third.errcode().as_str()), (429, "M_LIMIT_EXCEEDED"));
+    assert!(third.header("retry-after").parse::<u64>().unwrap() > 0);
+    assert_eq!(create(("authorization", "Bearer bob")).await.status, 200, "others are counted by themselves");
+    for route in ["download", "thumbnail"] {
+        let uri = format!("{}?width=4&height=4&timeout_ms=3", at(route, &address));
+        let early = bench.get(&uri, &[]).await;
+        assert_eq!((early.status, early.errcode().as_str()), (504, "M_NOT_YET_UPLOADED"), "{route}");
+    }
+    while bench.get(&format!("{}?timeout_ms=0", at("download", &address)), &[]).await.status == 504 {}
+    let late = bench.get(&at("download", &address), &[]).await;
+    assert_eq!((late.status, late.errcode().as_str()), (404, "M_NOT_FOUND"), "nobody waits for what has lapsed");
+    let put = bench.ask(Method::PUT, &format!("{UPLOAD}/{address}"), &[alice], "x").await;
+    assert_eq!((put.status, put.errcode().as_str()), (404, "M_NOT_FOUND"));
+    assert_eq!(create(alice).await.status, 200, "and it counts no more");
+}
+
+#[tokio::test]
 async fn cm3_who_may_ask() {
     let bench = bench(|_| {}).await;
     let address = bench.upload("image/png", "", png(8, 8)).await;
@@ -493,6 +523,24 @@ async fn cm12_parts_and_what_is_known_already() {
 }
 
 #[tokio::test]
+async fn cm12_thumbnails_are_known_again_too() {
+    let bench = bench(|_| {}).await;
+    let address = bench.upload("image/png", "", png(80, 80)).await;
+    let uri = format!("{}?width=20&height=20", at("thumbnail", &address));
+    bench.get(&uri, &[]).await;
+    let kept = bench.get(&uri, &[]).await;
+    assert!(kept.header("cache-control").contains("immutable"));
+    let tag = kept.header("etag").to_owned();
+    let known = bench.get(&uri, &[("if-none-match", &tag)]).await;
+    assert_eq!((known.status, known.body.len()), (304, 0));
+    let head = bench.ask(Method::HEAD, &uri, &[("authorization", "Bearer alice")], "").await;
+    assert_eq!((head.status, head.body.len()), (200, 0));
+    assert_eq!(head.header("content-length"), kept.body.len().to_string());
+    let part = bench.get(&uri, &[("range", "bytes=0-3")]).await;
+    assert_eq!((part.status, part.body.as_slice()), (206, kept.body.get(..4).unwrap()));
+}
+
+#[tokio::test]
 async fn cm13_quarantined_media_is_gone_from_every_route() {
     let bench = bench(|_| {}).await;
     let address = bench.upload("image/png", "", png(8, 8)).await;
@@ -500,7 +548,16 @@ async fn cm13_quarantined_media_is_gone_from_every_route() {
     assert_eq!(bench.get(&thumbnail, &[]).await.status, 200);
     let mxc = Mxc::parse(&format!("mxc://{address}")).unwrap();
     bench.media.quarantine(&mxc, Some("@admin:example.org")).await.unwrap();
-    for uri in [at("download", &address), at("download", &address) + "/x", thumbnail] {
+    for uri in [at("download", &address), at("download", &address) + "/x", thumbnail.clone()] {
+        assert_eq!(bench.get(&uri, &[]).await.errcode(), "M_NOT_FOUND", "{uri}");
+        let known = bench.get(&uri, &[("if-none-match", "*"), ("range", "bytes=0-")]).await;
+        assert_eq!(known.status, 404, "{uri}: also for those who have it");
+    }
+    bench.media.quarantine(&mxc, None).await.unwrap();
+    let download = at("download", &address);
+    assert_eq!(bench.get(&download, &[]).await.status, 200);
+    bench.media.delete(&mxc).await.unwrap();
+    for uri in [download, thumbnail] {
         assert_eq!(bench.get(&uri, &[]).await.errcode(), "M_NOT_FOUND", "{uri}");
     }
 }

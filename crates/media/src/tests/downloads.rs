@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use futures_util::FutureExt as _;
 use store::tables::media::{MediaRow, RemoteMediaRow};
 use store::{CommitBatch, Read};
 
@@ -57,6 +58,19 @@ async fn a_file_of_another_size_is_not_served() {
     let address = bench.upload("@alice:example.org", "text").await.unwrap();
     change(&bench, &address, |row| row.size = 5).await;
     assert!(matches!(bench.download(&address).await, Err(Error::FileLost { .. })));
+}
+
+/// However fast a file can be read, others have their turn between two chunks of it.
+#[tokio::test]
+async fn a_download_takes_turns_with_all_else() {
+    let bench = Bench::new().await;
+    let address = bench.upload("@alice:example.org", vec![7; 300_000]).await.unwrap();
+    let mut reader = bench.media.content(&address, Door::Authenticated).await.unwrap().open(None).await.unwrap();
+    let first = reader.next().now_or_never().unwrap().unwrap().unwrap();
+    assert!(first.len() <= 64 << 10, "{} bytes at once", first.len());
+    for _ in 0..3 {
+        assert!(reader.next().now_or_never().is_none());
+    }
 }
 
 #[tokio::test]

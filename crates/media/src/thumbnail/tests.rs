@@ -360,3 +360,93 @@ fn cm9_too_many_frames_give_a_static_thumbnail() {
     drop(encoder);
     made(&bytes, &asked(2, 2, Method::Scale, true), "image/png");
 }
+
+/// Pixels of images that are not decoded whole.
+const LARGE_PIXELS_MAX: u64 = 32_000_000;
+
+/// Colors that change from side to side, so that each thumbnail of it can be compared.
+fn large(width: u32, height: u32) -> DynamicImage {
+    RgbaImage::from_fn(width, height, |x, y| {
+        let part = |at: u32, size: u32| u8::try_from(at * 255 / size).unwrap();
+        image::Rgba([part(x, width), part(y, height), 40, 255])
+    })
+    .into()
+}
+
+#[test]
+fn cm8_large_images_become_what_they_would_if_decoded_whole() {
+    let (width, height) = (3_003, 2_001);
+    let image = large(width, height);
+    let rgb = DynamicImage::from(image.to_rgb8());
+    let sixteen = DynamicImage::from(image.to_rgba16());
+    let gray = DynamicImage::from(image.to_luma_alpha16());
+    for (name, file, opaque) in [
+        ("jpeg", encoded(&rgb, ImageFormat::Jpeg), true),
+        ("png", encoded(&rgb, ImageFormat::Png), true),
+        ("png with alpha", encoded(&image, ImageFormat::Png), false),
+        ("png of 16 bits", encoded(&sixteen, ImageFormat::Png), false),
+        ("gray png", encoded(&gray, ImageFormat::Png), false),
+    ] {
+        let header = header(Cursor::new(&file), LARGE_PIXELS_MAX).unwrap();
+        let decoded = image::load_from_memory(&file).unwrap();
+        for (asked, size) in [(scale(300, 100), (300, 200)), (asked(96, 96, Method::Crop, false), (96, 96))] {
+            let target = geometry::target(header.seen_size(), &asked);
+            let plan = header.plan(target.as_ref()).unwrap();
+            assert!(plan.factor > 1 && plan.bytes < WHOLE_BYTES_MAX, "{name}: {plan:?}");
+            let Outcome::Made(bytes, _) = make(Cursor::new(&file), &header, &asked).unwrap() else { panic!("{name}") };
+            let small = image::load_from_memory(&bytes).unwrap();
+            assert_eq!((small.width(), small.height()), size, "{name}");
+            assert_eq!(small.color().has_alpha(), !opaque, "{name}");
+            let whole = shrink(decoded.clone(), header.orientation, target.as_ref()).unwrap();
+            let (small, whole) = (small.to_rgba8(), whole.to_rgba8());
+            let farthest = small.iter().zip(whole.iter()).map(|(one, other)| one.abs_diff(*other)).max();
+            assert!(farthest < Some(8), "{name}: {farthest:?}");
+        }
+    }
+}
+
+#[test]
+fn cm8_what_is_transparent_lends_no_color_to_what_is_not() {
+    let image = RgbaImage::from_fn(3_000, 2_000, |x, _| {
+        if x % 2 == 0 { image::Rgba([255, 0, 0, 255]) } else { image::Rgba([0, 255, 0, 0]) }
+    });
+    let file = encoded(&image.into(), ImageFormat::Png);
+    let header = header(Cursor::new(&file), LARGE_PIXELS_MAX).unwrap();
+    let Outcome::Made(bytes, _) = make(Cursor::new(&file), &header, &scale(30, 20)).unwrap() else {
+        panic!("not made")
+    };
+    let small = image::load_from_memory(&bytes).unwrap().to_rgba8();
+    let pixel = *small.get_pixel(15, 10);
+    assert!(pixel.0[0] > 250 && pixel.0[1] < 5 && pixel.0[3].abs_diff(128) < 3, "{pixel:?}");
+}
+
+/// SEC-media-decoders: what needs more memory than all decoders have is not decoded.
+#[test]
+fn cm8_what_needs_too_much_memory_is_refused_before_it_is_decoded() {
+    let of = |format: ImageFormat, bytes_per_pixel: u64, in_one_pass: bool| Header {
+        format,
+        width: 5_000,
+        height: 4_000,
+        orientation: Orientation::NoTransforms,
+        bytes_per_pixel,
+        bytes_besides: 0,
+        in_one_pass,
+    };
+    let small = scale(320, 240);
+    for (name, header, fits) in [
+        ("a photograph", of(ImageFormat::Jpeg, 3, true), true),
+        ("one in several scans", of(ImageFormat::Jpeg, 9, false), false),
+        ("a screenshot", of(ImageFormat::Png, 3, true), true),
+        ("one of 16 bits", of(ImageFormat::Png, 12, true), true),
+        ("one in several passes", of(ImageFormat::Png, 3, false), false),
+        ("an animation", of(ImageFormat::Gif, ANIMATED_BYTES_PER_PIXEL, false), false),
+        ("a bitmap", of(ImageFormat::Bmp, 3, false), false),
+    ] {
+        let cost = header.cost_bytes(&small);
+        assert_eq!(cost.is_ok(), fits, "{name}: {cost:?}");
+        assert!(cost.is_ok_and(|bytes| bytes <= DECODE_BYTES_MAX / 4) || !fits, "{name}");
+    }
+    let moving = Header { width: 1_000, height: 1_000, ..of(ImageFormat::Png, 4, true) };
+    let asked = asked(100, 100, Method::Scale, true);
+    assert_eq!(moving.cost_bytes(&asked).unwrap(), 1_000_000 * ANIMATED_BYTES_PER_PIXEL);
+}

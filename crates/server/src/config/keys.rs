@@ -148,6 +148,46 @@ const KEYS: &[Declared] = &[
     ),
     ("media.store", Kind::Text, "\"file:\"", "Where media lies: `file:` (in data_dir) or `file:PATH`."),
     (
+        "url_previews.enabled",
+        Kind::Boolean,
+        "true",
+        "Whether the server looks at web pages that users' clients ask about, to show what links lead to. Private\n\
+         addresses are never reached. The sites see this server's address, as other servers do.",
+    ),
+    (
+        "url_previews.allow",
+        Kind::Texts,
+        "[]",
+        "The only URLs that are previewed; empty: all. Domains with all below them (`example.org`), beginnings of URLs\n\
+         (`https://example.org/wiki/`) and patterns (`*.html`).",
+    ),
+    (
+        "url_previews.deny",
+        Kind::Texts,
+        "[]",
+        "URLs that are not previewed, written in the same ways; also none to which others lead. Wins over `allow`.",
+    ),
+    ("url_previews.allowed_private_ranges", Kind::Texts, "[]", "Private address ranges whose pages may be looked at."),
+    ("url_previews.trusted_ca_files", Kind::Texts, "[]", "Further certificate authorities of web sites, PEM."),
+    (
+        "url_previews.languages",
+        Kind::Texts,
+        "[\"en\"]",
+        "The languages in which pages are asked for, the preferred first.",
+    ),
+    (
+        "url_previews.kept",
+        Kind::Time,
+        "\"7 days\"",
+        "How long previews and the copies of their images are kept: a text such as \"7 days\", or a number of seconds.",
+    ),
+    (
+        "url_previews.bytes_max",
+        Kind::Size,
+        "\"1 GiB\"",
+        "How much room the copies of images may take; beyond it, new ones are left out and the oldest are deleted.",
+    ),
+    (
         "calls.livekit_urls",
         Kind::Texts,
         "[]",

@@ -96,6 +96,11 @@ impl Here {
         (answer, next)
     }
 
+    /// What is done about once a minute.
+    pub async fn keep_house(&self) {
+        self.running.housekeeping().await;
+    }
+
     /// Moves the clock, and lets the server notice.
     pub async fn pass(&self, ms: i64) {
         self.clock.advance(ms);

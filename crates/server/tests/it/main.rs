@@ -11,6 +11,7 @@ mod in_process;
 mod listeners;
 mod outage;
 mod postgres;
+mod previews;
 mod program;
 mod push;
 mod rendezvous;

@@ -3,8 +3,14 @@
 use crate::{Row, Table, UserId, table};
 
 /// The tables of this file.
-pub const TABLES: &[&Table] =
-    &[MediaRow::TABLE, ThumbnailRow::TABLE, MediaPendingRow::TABLE, MediaUsageRow::TABLE, RemoteMediaRow::TABLE];
+pub const TABLES: &[&Table] = &[
+    MediaRow::TABLE,
+    ThumbnailRow::TABLE,
+    MediaPendingRow::TABLE,
+    MediaUsageRow::TABLE,
+    RemoteMediaRow::TABLE,
+    UrlPreviewRow::TABLE,
+];
 
 table! {
     /// A stored file: `mxc://server_name/media_id`. Committed only after the file itself is durable.
@@ -102,4 +108,23 @@ table! {
         used_ms: i64,
     }
     index BY_USE(used_ms);
+}
+
+table! {
+    /// What was found behind a URL at some time: a preview, with a copy of its image among our own media.
+    "url_previews" => UrlPreviewRow key(url_sha256, fetched_ms) {
+        /// SHA-256 of the URL.
+        url_sha256: Vec<u8>,
+        /// When it was found, in milliseconds since the epoch.
+        fetched_ms: i64,
+        /// The URL.
+        url: String,
+        /// What clients are told, as JSON.
+        properties: String,
+        /// Media id of the image's copy.
+        image: Option<String>,
+        /// Bytes of that copy.
+        image_bytes: i64,
+    }
+    index BY_AGE(fetched_ms);
 }

@@ -49,6 +49,12 @@ impl Connection {
         self.send(method, path, token, "application/json", body.as_bytes())
     }
 
+    /// Asks for a part of a file, or for all of it where `range` is empty.
+    pub fn part(&mut self, path: &str, token: &str, range: &str) -> Result<Answer, String> {
+        let range = if range.is_empty() { String::new() } else { format!("\r\nRange: {range}") };
+        self.send("GET", path, &format!("{token}{range}"), "", b"")
+    }
+
     /// Sends a request with a body of any type.
     pub fn send(
         &mut self,

@@ -35,6 +35,16 @@ pub fn peak_mib(roots: &[u32]) -> f64 {
     kib as f64 / 1024.0
 }
 
+/// Lets [`peak_mib`] begin anew with what is resident now.
+pub fn forget_peak(roots: &[u32]) {
+    for pid in tree(&stats(), roots) {
+        // Written to this file, 5 resets the peak (proc_pid_clear_refs(5)). Where that is not granted, peaks only grow.
+        if std::fs::write(format!("/proc/{pid}/clear_refs"), "5").is_err() {
+            println!("bench: the peak of process {pid} cannot be reset");
+        }
+    }
+}
+
 /// A clock of CPU time that is exact enough for a single request: the kernel counts each thread's time in nanoseconds,
 /// but gives it only for threads that live. It knows the processes that were there when it began.
 #[derive(Debug)]

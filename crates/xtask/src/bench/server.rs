@@ -150,6 +150,11 @@ impl Server {
         process::peak_mib(&self.roots())
     }
 
+    /// Lets [`Server::peak_mib`] begin anew.
+    pub fn forget_peak(&self) {
+        process::forget_peak(&self.roots());
+    }
+
     fn roots(&self) -> Vec<u32> {
         std::iter::once(self.child.id()).chain(self.database).collect()
     }

@@ -237,6 +237,55 @@ async fn media_is_told_as_two_parts() {
 }
 
 #[tokio::test]
+async fn cm13_hidden_and_deleted_media_is_told_to_no_server() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let mut upload = world.media.begin_upload(&alice, Label::default(), None).await.unwrap();
+    upload
+        .push(Bytes::from_static(
+            b"GIF89a\x01\0\x01\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0;",
+        ))
+        .await
+        .unwrap();
+    let mxc = upload.finish().await.unwrap();
+    let two = Peer::new("two.test");
+    let routes = ["download", "thumbnail"]
+        .map(|route| format!("/_matrix/federation/v1/media/{route}/{}?width=1&height=1", mxc.media_id()));
+    let told = async |expected: u16| {
+        for path in &routes {
+            let (status, _, _) = world.send(two.signed(&Method::GET, path, None)).await;
+            assert_eq!(status, expected, "{path}");
+        }
+    };
+    told(200).await;
+    world.media.quarantine(&mxc, Some("@admin:one.test")).await.unwrap();
+    told(404).await;
+    world.media.quarantine(&mxc, None).await.unwrap();
+    told(200).await;
+    world.media.delete(&mxc).await.unwrap();
+    told(404).await;
+}
+
+#[tokio::test]
+async fn cm2_a_server_waits_for_content_as_long_as_it_likes() {
+    let world = World::new().await;
+    let alice = world.register("alice").await;
+    let mxc = world.media.create(&alice).await.unwrap().mxc;
+    let two = Peer::new("two.test");
+    let path = format!("/_matrix/federation/v1/media/download/{}", mxc.media_id());
+    let (status, answer) = two.get(&world, &format!("{path}?timeout_ms=0")).await;
+    assert_eq!((status.as_u16(), &answer["errcode"]), (504, &Value::from("M_NOT_YET_UPLOADED")));
+    let upload = async {
+        let mut upload = world.media.begin_upload_to(&alice, &mxc, Label::default(), None).await.unwrap();
+        upload.push(Bytes::from_static(b"later")).await.unwrap();
+        upload.finish().await.unwrap();
+    };
+    let (waited, ()) = tokio::join!(world.send(two.signed(&Method::GET, &path, None)), upload);
+    assert_eq!(waited.0, 200);
+    assert!(String::from_utf8_lossy(&waited.2).contains("later"));
+}
+
+#[tokio::test]
 async fn cm14_a_thumbnail_is_told_as_two_parts() {
     let world = World::new().await;
     let alice = world.register("alice").await;

@@ -157,6 +157,8 @@ impl Node {
             format!("data_dir={}", self.directory.path().display()),
             format!("server_name={}", self.name),
             "rate_limits.enabled=false".to_owned(),
+            // There is no web here.
+            "url_previews.enabled=false".to_owned(),
             // Some let others in with part of the state, some with all of it.
             format!("federation.members_omitted_from={}", if self.omits_members { 0 } else { 100 }),
         ];
