@@ -43,7 +43,7 @@ pub enum RateClass {
 
 impl RateClass {
     /// All classes.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Messages,
         Self::Logins,
         Self::Registrations,
