@@ -31,6 +31,8 @@ pub enum RateClass {
     Uploads,
     /// Reports of content, per user.
     Reports,
+    /// Mails that are asked for, per client's address and per mail address.
+    Mails,
     /// Decisions about delayed events, among them heart-beats, per user whose event it is.
     DelayedEvents,
     /// Everything else that the specification marks as rate-limited, per user or address.
@@ -39,7 +41,7 @@ pub enum RateClass {
 
 impl RateClass {
     /// All classes.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Messages,
         Self::Logins,
         Self::Registrations,
@@ -48,6 +50,7 @@ impl RateClass {
         Self::RoomCreations,
         Self::Uploads,
         Self::Reports,
+        Self::Mails,
         Self::DelayedEvents,
         Self::Requests,
     ];
@@ -63,6 +66,7 @@ impl RateClass {
             Self::RoomCreations => "room_creations",
             Self::Uploads => "uploads",
             Self::Reports => "reports",
+            Self::Mails => "mails",
             Self::DelayedEvents => "delayed_events",
             Self::Requests => "requests",
         }
@@ -79,6 +83,7 @@ impl RateClass {
             Self::RoomCreations => (0.5, 20.0),
             Self::Uploads => (2.0, 50.0),
             Self::Reports => (0.2, 10.0),
+            Self::Mails => (0.01, 10.0),
             Self::DelayedEvents => (5.0, 100.0),
             Self::Requests => (50.0, 500.0),
         };
