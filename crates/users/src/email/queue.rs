@@ -51,7 +51,7 @@ pub(crate) struct Post {
     /// Not before this time is the store asked, in milliseconds since the epoch.
     look_ms: AtomicI64,
     /// About how many wait.
-    waiting: AtomicUsize,
+    pub(crate) waiting: AtomicUsize,
     sent: AtomicUsize,
     failed: AtomicUsize,
 }

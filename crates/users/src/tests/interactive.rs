@@ -229,7 +229,13 @@ async fn ca12_without_an_account_page_nothing_is_offered() {
     let bench = Bench::new().await;
     bench.join("alice").await;
     let alice = user("alice");
-    let operation =
-        Operation { method: "POST", path: "/k", body: &Map::new(), user: Some(&alice), kind: SessionKind::OAuth };
+    let operation = Operation {
+        method: "POST",
+        path: "/k",
+        body: &Map::new(),
+        user: Some(&alice),
+        kind: SessionKind::OAuth,
+        email: None,
+    };
     assert!(matches!(bench.users.interactive(&[&[OAUTH]], operation).await, Err(Error::AccountPageOnly)));
 }
