@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lettre::message::header::ContentType;
+use lettre::message::header::{ContentType, Header, HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart, SinglePart};
 use lettre::transport::smtp::PoolConfig;
 use lettre::transport::smtp::authentication::Credentials;
@@ -101,7 +101,13 @@ impl Smtp {
             .to(Mailbox::new(None, to))
             .subject(subject)
             .message_id(Some(format!("<{}@{}>", mail.id, self.from.email.domain())))
-            .header(AutoSubmitted);
+            .header(AutoSubmitted("auto-generated".to_owned()));
+        let builder = match mail.content.get("unsubscribe").and_then(serde_json::Value::as_str) {
+            Some(link) => builder
+                .header(ListUnsubscribe(format!("<{link}>")))
+                .header(ListUnsubscribePost("List-Unsubscribe=One-Click".to_owned())),
+            None => builder,
+        };
         let parts = MultiPart::alternative()
             .singlepart(SinglePart::builder().header(ContentType::TEXT_PLAIN).body(text))
             .singlepart(SinglePart::builder().header(ContentType::TEXT_HTML).body(html));
@@ -154,23 +160,44 @@ fn undelivered(error: &lettre::transport::smtp::Error, mail: &Mail) -> Undeliver
     if error.is_transient() && of_this_mail { Undelivered::Deferred(text) } else { Undelivered::Away(text) }
 }
 
-/// `Auto-Submitted` (RFC 3834), by which answering machines do not answer.
-#[derive(Clone)]
-struct AutoSubmitted;
+/// A header of one value.
+macro_rules! header {
+    ($(#[$doc:meta])* $type:ident, $name:literal) => {
+        $(#[$doc])*
+        #[derive(Clone)]
+        struct $type(String);
 
-impl lettre::message::header::Header for AutoSubmitted {
-    fn name() -> lettre::message::header::HeaderName {
-        lettre::message::header::HeaderName::new_from_ascii_str("Auto-Submitted")
-    }
+        impl Header for $type {
+            fn name() -> HeaderName {
+                HeaderName::new_from_ascii_str($name)
+            }
 
-    fn parse(_: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(Self)
-    }
+            fn parse(text: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+                Ok(Self(text.to_owned()))
+            }
 
-    fn display(&self) -> lettre::message::header::HeaderValue {
-        lettre::message::header::HeaderValue::new(Self::name(), "auto-generated".to_owned())
-    }
+            fn display(&self) -> HeaderValue {
+                HeaderValue::new(Self::name(), self.0.clone())
+            }
+        }
+    };
 }
+
+header!(
+    /// By which answering machines do not answer (RFC 3834).
+    AutoSubmitted,
+    "Auto-Submitted"
+);
+header!(
+    /// Where no more such mails are asked for (RFC 2369).
+    ListUnsubscribe,
+    "List-Unsubscribe"
+);
+header!(
+    /// That a mail program may do so by itself (RFC 8058).
+    ListUnsubscribePost,
+    "List-Unsubscribe-Post"
+);
 
 /// The mailer of the program.
 ///

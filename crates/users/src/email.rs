@@ -7,6 +7,7 @@
 pub mod address;
 pub mod queue;
 pub mod sessions;
+pub mod unsubscribing;
 
 use std::fmt;
 use std::sync::Arc;
@@ -52,11 +53,13 @@ pub enum Kind {
     AddressAdded,
     /// The account has lost an address.
     AddressRemoved,
+    /// Something is unread.
+    Notifications,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Register,
         Self::Add,
         Self::Reset,
@@ -64,6 +67,7 @@ impl Kind {
         Self::PasswordChanged,
         Self::AddressAdded,
         Self::AddressRemoved,
+        Self::Notifications,
     ];
 
     /// The name of its templates.
@@ -76,6 +80,7 @@ impl Kind {
             Self::PasswordChanged => "password_changed",
             Self::AddressAdded => "address_added",
             Self::AddressRemoved => "address_removed",
+            Self::Notifications => "notifications",
         }
     }
 

@@ -103,6 +103,7 @@ impl Users {
         let mut batch = CommitBatch::new();
         self.tell(&mut batch, Kind::AddressRemoved, self.threepids(user).await?, user, &row.mailbox)?;
         self.end_resets(&mut batch, user, "").await?;
+        self.end_mails_to(&mut batch, user, &row.address).await?;
         batch.delete::<ThreepidRow>(vec![MEDIUM.into(), row.address.as_str().into()]);
         expect_unchanged(&mut batch, row);
         batch.announce(StreamKind::Account, None, Some(user.clone()), None);

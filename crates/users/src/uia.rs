@@ -434,6 +434,7 @@ impl Users {
             batch.delete::<ToDeviceTransactionRow>(key.to_vec());
         }
         self.add_unused_connections(&mut batch, PRUNED_MAX).await?;
+        self.prune_unsubscribing(&mut batch, PRUNED_MAX).await?;
         self.prune_email_sessions(PRUNED_MAX).await?;
         self.remove_ended_rendezvous(PRUNED_MAX).await?;
         if batch.is_empty() { Ok(()) } else { self.commit(batch).await.map(drop) }

@@ -1,5 +1,6 @@
 //! `/_hearth/email/confirm`: the page behind the link of a mail. Looking at it confirms nothing, since programs follow the
-//! links of mails too; its button does.
+//! links of mails too; its button does. And `/_hearth/email/unsubscribe`, the same for mails about what is unread, which mail
+//! programs press themselves (RFC 8058).
 
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -11,12 +12,15 @@ use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
 use users::email::CONFIRM_PATH;
 use users::email::sessions::{Confirmation, Purpose};
+use users::email::unsubscribing::UNSUBSCRIBE_PATH;
 
 use crate::{State, error_map};
 
 /// The routes of this file.
 pub fn routes() -> Router<State> {
-    Router::new().route(CONFIRM_PATH, get(show).post(confirm))
+    Router::new()
+        .route(CONFIRM_PATH, get(show).post(confirm))
+        .route(UNSUBSCRIBE_PATH, get(show_unsubscribing).post(unsubscribe))
 }
 
 #[derive(Debug, Deserialize)]
@@ -58,6 +62,36 @@ async fn confirm(
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     Ok(response)
+}
+
+async fn show_unsubscribing(
+    extract::State(state): extract::State<State>,
+    client: ClientAddress,
+    Query(link): Query<Link>,
+) -> Result<Response, Error> {
+    state.door.limit_address(RateClass::Requests, client)?;
+    let Some(address) = state.users.unsubscription(&link.token).await.map_err(error_map::users)? else {
+        return Ok(dead_link());
+    };
+    let body = format!(
+        "<h1>No more mails?</h1><p>Then nothing that is unread is told to <b>{}</b> any more.</p>\
+         <form method=\"post\"><button type=\"submit\">No more mails</button></form>",
+        escape(&address)
+    );
+    Ok(page(StatusCode::OK, &body, None))
+}
+
+async fn unsubscribe(
+    extract::State(state): extract::State<State>,
+    client: ClientAddress,
+    Query(link): Query<Link>,
+) -> Result<Response, Error> {
+    state.door.limit_address(RateClass::Requests, client)?;
+    let Some(address) = state.users.unsubscribe(&link.token).await.map_err(error_map::users)? else {
+        return Ok(dead_link());
+    };
+    let body = format!("<h1>Done</h1><p>Nothing that is unread is told to <b>{}</b> any more.</p>", escape(&address));
+    Ok(page(StatusCode::OK, &body, None))
 }
 
 fn question(found: &Confirmation, server_name: &str) -> Response {

@@ -25,6 +25,10 @@ pub struct Email {
     pub next_link_hosts: Vec<String>,
     /// Whether strangers may learn if an address belongs to an account.
     pub reveal_addresses: bool,
+    /// How long a message is unread before a mail tells of it, in milliseconds.
+    pub notification_delay_ms: i64,
+    /// How long after such a mail the next may come, in milliseconds.
+    pub notification_interval_ms: i64,
     /// Whether who registers confirms an address.
     pub at_registration: AtRegistration,
     /// The only domains of addresses; empty: all.
@@ -77,6 +81,8 @@ impl Email {
             base_url,
             next_link_hosts: lower(settings.texts("email.next_link_hosts")?),
             reveal_addresses: settings.boolean("email.reveal_addresses")?,
+            notification_delay_ms: settings.milliseconds("email.notification_delay")?,
+            notification_interval_ms: settings.milliseconds("email.notification_interval")?,
             at_registration,
             allowed_domains: lower(settings.texts("registration.email_allowed_domains")?),
             denied_domains: lower(settings.texts("registration.email_denied_domains")?),

@@ -122,6 +122,18 @@ const KEYS: &[Declared] = &[
         "Hosts to whose pages people may be led on after they have confirmed an address, such as \"app.element.io\".",
     ),
     (
+        "email.notification_delay",
+        Kind::Time,
+        "\"10 min\"",
+        "How long a message is unread before a mail tells of it, to users who want such mails.",
+    ),
+    (
+        "email.notification_interval",
+        Kind::Time,
+        "\"1 h\"",
+        "How long after a mail about unread messages the next may come.",
+    ),
+    (
         "email.reveal_addresses",
         Kind::Boolean,
         "false",

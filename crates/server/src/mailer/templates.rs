@@ -24,8 +24,16 @@ macro_rules! built_in {
     };
 }
 
-const BUILT_IN: &[(&str, &str)] =
-    built_in!("register", "add", "reset", "in_use", "password_changed", "address_added", "address_removed");
+const BUILT_IN: &[(&str, &str)] = built_in!(
+    "register",
+    "add",
+    "reset",
+    "in_use",
+    "password_changed",
+    "address_added",
+    "address_removed",
+    "notifications"
+);
 
 /// All templates, parsed.
 pub struct Templates(Environment<'static>);

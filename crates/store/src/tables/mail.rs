@@ -3,7 +3,7 @@
 use crate::{Row, Table, UserId, table};
 
 /// The tables of this file.
-pub const TABLES: &[&Table] = &[ThreepidRow::TABLE, EmailSessionRow::TABLE, MailRow::TABLE];
+pub const TABLES: &[&Table] = &[ThreepidRow::TABLE, EmailSessionRow::TABLE, MailRow::TABLE, UnsubscribeRow::TABLE];
 
 table! {
     /// A third-party identifier of a local account. One identifier belongs to one account.
@@ -77,4 +77,21 @@ table! {
         failures: i64,
     }
     index BY_DUE(due_ms);
+}
+
+table! {
+    /// A link by which the mails of a pusher end, by the SHA-256 of its token.
+    "unsubscribes" => UnsubscribeRow key(token_hash) {
+        /// SHA-256 of the token.
+        token_hash: Vec<u8>,
+        /// Whose pusher.
+        user_id: UserId,
+        /// The pusher's app.
+        app_id: String,
+        /// The pusher's address within the app.
+        pushkey: String,
+        /// When the link ends, in milliseconds since the epoch.
+        expires_ms: i64,
+    }
+    index BY_EXPIRY(expires_ms);
 }

@@ -39,7 +39,7 @@ const AWAY_MS: i64 = 5 * 1_000;
 /// Characters of a mail's id.
 const ID_LENGTH: usize = 24;
 /// Characters of a token: 62^43 values, 256 bits.
-const TOKEN_LENGTH: usize = 43;
+pub(crate) const TOKEN_LENGTH: usize = 43;
 /// Bytes of a token's hash.
 const HASH_BYTES: usize = 32;
 /// Tokens of a session that count: each try to send a mail makes one.
@@ -106,7 +106,7 @@ impl Users {
     }
 
     /// Mails were committed: the next [`Users::send_mails`] looks for them.
-    pub(crate) fn mails_queued(&self) {
+    pub fn mails_queued(&self) {
         self.post.ring();
     }
 
@@ -195,6 +195,7 @@ impl Users {
         let mut batch = CommitBatch::new();
         expect_unchanged(&mut batch, row.clone());
         let mut content: Map<String, Json> = serde_json::from_str(&row.content).unwrap_or_default();
+        self.add_unsubscribing(&mut batch, email, &row, &mut content);
         let mut of_use = true;
         if !row.sid.is_empty() {
             match self.fresh_token(&mut batch, &row).await? {
