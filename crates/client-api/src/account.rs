@@ -4,9 +4,11 @@
 mod account_data;
 mod account_deactivation;
 mod admin;
+mod administrative_contact;
 mod cross_signing;
 mod dehydrated_device;
 mod devices;
+mod email_page;
 mod filter;
 pub mod jobs;
 mod key_backup;
@@ -29,6 +31,7 @@ mod registration_tokens;
 mod remote_keys;
 mod rendezvous;
 mod report_content;
+mod request_token;
 mod shared_secret;
 mod tags;
 mod to_device;
@@ -50,9 +53,11 @@ pub fn routes() -> Router<State> {
         account_data::routes(),
         account_deactivation::routes(),
         admin::routes(),
+        administrative_contact::routes(),
         cross_signing::routes(),
         dehydrated_device::routes(),
         devices::routes(),
+        email_page::routes(),
         filter::routes(),
         key_backup::routes(),
         keys::routes(),

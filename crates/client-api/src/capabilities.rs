@@ -22,6 +22,9 @@ async fn capabilities(
     // MSC4452, under the name that it has as a proposal.
     let previews = state.previews.is_some() && !requester.guest;
     capabilities["io.element.msc4452.preview_url"] = json!({ "enabled": previews });
+    // Sessions of the OAuth API cannot prove who they are here, as adding an address demands.
+    let addresses = state.users.options().email.is_some() && !requester.guest && !requester.oauth;
+    capabilities["m.3pid_changes"] = json!({ "enabled": addresses });
     let limits = state.rooms.options();
     if limits.delayed_max > 0 {
         let mut delays = json!({ "max_scheduled": limits.delayed_max });
@@ -44,7 +47,6 @@ fn of(requester: &Requester, options: &Options, login_tokens: bool) -> Value {
         "m.change_password": { "enabled": user },
         "m.set_displayname": { "enabled": true },
         "m.set_avatar_url": { "enabled": user },
-        "m.3pid_changes": { "enabled": false },
         "m.get_login_token": { "enabled": user && login_tokens },
         // The same, as it was called in the proposal (MSC3882).
         "org.matrix.msc3882.get_login_token": { "enabled": user && login_tokens },

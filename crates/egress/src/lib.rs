@@ -34,7 +34,7 @@ pub use error::Error;
 pub use fetch::{Fetch, Schemes};
 pub use resolver::{ADDRESSES_MAX, Resolver, SRV_RECORDS_MAX, Srv};
 pub use route::{ENDPOINTS_MAX, Endpoint, Route};
-pub use tls::{Trust, TrustError};
+pub use tls::{Trust, TrustError, machine_has_authorities};
 
 use connection::{Connection, Connector, Outgoing};
 use pool::{Key, Lease, Place, Pool};

@@ -24,6 +24,11 @@ impl Default for Trust {
     }
 }
 
+/// Whether this machine names certificate authorities of its own.
+pub fn machine_has_authorities() -> bool {
+    !rustls_native_certs::load_native_certs().certs.is_empty()
+}
+
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {

@@ -9,6 +9,7 @@ pub mod body;
 pub mod door;
 pub mod error;
 pub mod layers;
+pub mod page;
 pub mod path;
 pub mod query;
 pub mod rate_limit;

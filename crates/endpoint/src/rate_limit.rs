@@ -33,6 +33,8 @@ pub enum RateClass {
     Previews,
     /// Reports of content, per user.
     Reports,
+    /// Mails that are asked for, per client's address and per mail address.
+    Mails,
     /// Decisions about delayed events, among them heart-beats, per user whose event it is.
     DelayedEvents,
     /// Searches in what messages say, per user.
@@ -43,7 +45,7 @@ pub enum RateClass {
 
 impl RateClass {
     /// All classes.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Messages,
         Self::Logins,
         Self::Registrations,
@@ -53,6 +55,7 @@ impl RateClass {
         Self::Uploads,
         Self::Previews,
         Self::Reports,
+        Self::Mails,
         Self::DelayedEvents,
         Self::Searches,
         Self::Requests,
@@ -70,6 +73,7 @@ impl RateClass {
             Self::Uploads => "uploads",
             Self::Previews => "previews",
             Self::Reports => "reports",
+            Self::Mails => "mails",
             Self::DelayedEvents => "delayed_events",
             Self::Searches => "searches",
             Self::Requests => "requests",
@@ -88,6 +92,7 @@ impl RateClass {
             Self::Uploads => (2.0, 50.0),
             Self::Previews => (2.0, 100.0),
             Self::Reports => (0.2, 10.0),
+            Self::Mails => (0.01, 10.0),
             Self::DelayedEvents => (5.0, 100.0),
             Self::Searches => (1.0, 30.0),
             Self::Requests => (50.0, 500.0),

@@ -30,7 +30,11 @@ impl Push {
         let mut stopping = self.stopping.subscribe();
         let work = async {
             while seat.goes_on(self.clock.now_ms()) {
-                if let Err(error) = self.deliver_page(seat).await {
+                let delivered = match seat.settings().by_mail {
+                    true => self.deliver_by_mail(seat).await,
+                    false => self.deliver_page(seat).await,
+                };
+                if let Err(error) = delivered {
                     tracing::warn!(user = %seat.user, %error, "what waits for a pusher cannot be read");
                     self.put_off(seat);
                 }
@@ -80,7 +84,7 @@ impl Push {
     }
 
     /// What a row tells: nothing if it cannot be told, so that one broken room does not hold up the others.
-    async fn notice_surely(&self, seat: &Seat, row: &PushRow) -> Result<Option<Notice>> {
+    pub(crate) async fn notice_surely(&self, seat: &Seat, row: &PushRow) -> Result<Option<Notice>> {
         match self.notice(seat, row).await {
             Err(error) if !error.will_pass() => {
                 tracing::warn!(user = %seat.user, pos = row.pos.0, %error, "what a push is to tell cannot be read");

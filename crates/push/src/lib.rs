@@ -7,9 +7,11 @@
 //! [`deliver`] has a task per pusher with something in its queue. Right before a push leaves it is looked at again: what
 //! was read, redacted, or is of a room that the user has left meanwhile is passed over. A row is deleted when the gateway
 //! has answered, so a push may come twice if the process ends in between; gateways tell by the event's id. A gateway that
-//! fails is tried again after growing waits, and keeps nobody else waiting. [`badge`] counts what is unread.
+//! fails is tried again after growing waits, and keeps nobody else waiting. [`badge`] counts what is unread. Pushers of the
+//! kind `email` wait longer, and then tell all in one mail ([`by_mail`]).
 
 mod badge;
+mod by_mail;
 mod deliver;
 mod dispatch;
 mod error;
@@ -77,6 +79,10 @@ pub struct Options {
     pub pushes_max: usize,
     /// Pushes under way at a time to gateways that did not answer the last time.
     pub tries_max: usize,
+    /// How long something is unread before a mail tells of it, in milliseconds.
+    pub mail_delay_ms: i64,
+    /// How long after a mail the next may come, in milliseconds.
+    pub mail_interval_ms: i64,
 }
 
 impl Default for Options {
@@ -93,6 +99,8 @@ impl Default for Options {
             per_gateway_max: 24,
             pushes_max: 512,
             tries_max: 64,
+            mail_delay_ms: 10 * 60 * 1_000,
+            mail_interval_ms: 60 * 60 * 1_000,
         }
     }
 }

@@ -27,6 +27,29 @@ pub(crate) struct Notice {
     tweaks: Map<String, Json>,
 }
 
+/// What a mail says of an event.
+pub(crate) struct Told {
+    pub room_id: String,
+    pub room: Option<String>,
+    pub sender: String,
+    pub text: Option<String>,
+}
+
+impl Notice {
+    /// What a mail says of it: of messages that are not encrypted also what they say.
+    pub(crate) fn told(&self) -> Told {
+        let text = |name: &str| self.more.get(name).and_then(Json::as_str).map(str::to_owned);
+        let body = self.more.get("content").and_then(|content| content.get("body")).and_then(Json::as_str);
+        let is_message = text("type").as_deref() == Some("m.room.message");
+        Told {
+            room_id: self.room_id.clone(),
+            room: text("room_name"),
+            sender: text("sender_display_name").or_else(|| text("sender")).unwrap_or_default(),
+            text: body.filter(|_| is_message).map(str::to_owned),
+        }
+    }
+}
+
 /// The body of a request: of an event, or of the number of unread messages alone. Of `event_id_only` the specification
 /// knows ids, counts and devices.
 pub(crate) fn body(

@@ -22,6 +22,8 @@ pub(crate) struct Settings {
     pub pos: StreamPosition,
     /// The gateway's address.
     pub url: String,
+    /// Whether it sends mails, and so has no gateway.
+    pub by_mail: bool,
     /// Whether the gateway is told ids alone (`event_id_only`).
     pub ids_only: bool,
     /// What the gateway is told of the device: its app, key, time and data without the address.
@@ -43,6 +45,8 @@ pub(crate) struct Queue {
     pub added: usize,
     /// Whether the gateway did not answer the last time, wherever the pusher led then.
     pub fails: bool,
+    /// Until then it waits, in milliseconds since the epoch.
+    wait_ms: i64,
     /// What the store says of it.
     pub state: PushStateRow,
 }
@@ -78,6 +82,13 @@ impl Seat {
         self.queue.lock().filled = true;
     }
 
+    /// It waits, with what is in its queue.
+    pub fn wait_until(&self, ms: i64) {
+        let mut queue = self.queue.lock();
+        queue.wait_ms = ms;
+        queue.filled = true;
+    }
+
     /// Whether the caller is to start the task.
     pub fn begin(&self, now_ms: i64) -> bool {
         let mut queue = self.queue.lock();
@@ -101,7 +112,7 @@ impl Seat {
     /// Whether it is one that may be tried again, or need not be remembered any more.
     pub fn is_due(&self, now_ms: i64) -> bool {
         let queue = self.queue.lock();
-        queue.gone || queue.state.failures == 0 || queue.state.retry_at_ms <= now_ms
+        queue.gone || (queue.wait_ms <= now_ms && (queue.state.failures == 0 || queue.state.retry_at_ms <= now_ms))
     }
 
     /// Whether it is gone, or another node's.
@@ -117,7 +128,8 @@ impl Seat {
 
 impl Queue {
     fn may_go(&self, now_ms: i64) -> bool {
-        self.filled && !self.gone && (self.state.failures == 0 || self.state.retry_at_ms <= now_ms)
+        let rests = self.wait_ms > now_ms || (self.state.failures > 0 && self.state.retry_at_ms > now_ms);
+        self.filled && !self.gone && !rests
     }
 }
 
@@ -258,8 +270,9 @@ impl Push {
         if pusher.get(ENABLED).and_then(Json::as_bool) == Some(false) {
             return None;
         }
+        let by_mail = pusher.get("kind").and_then(Json::as_str) == Some("email");
         let mut data = pusher.get("data")?.as_object()?.clone();
-        let url = data.remove("url")?.as_str()?.to_owned();
+        let url = if by_mail { String::new() } else { data.remove("url")?.as_str()?.to_owned() };
         let ids_only = data.get("format").and_then(Json::as_str) == Some("event_id_only");
         let device = Map::from_iter([
             ("app_id".to_owned(), json!(row.app_id)),
@@ -269,7 +282,14 @@ impl Push {
         ]);
         let authority = url.split('/').nth(2).unwrap_or_default().to_ascii_lowercase();
         let places = self.places_of(&authority);
-        Some(Settings { pos: row.pos, url, ids_only: ids_only || !self.options.include_content, device, places })
+        Some(Settings {
+            pos: row.pos,
+            url,
+            by_mail,
+            ids_only: ids_only || !self.options.include_content,
+            device,
+            places,
+        })
     }
 
     async fn new_seat(&self, row: &PusherRow, settings: Settings, turns: Arc<Semaphore>) -> Result<Arc<Seat>> {
@@ -298,7 +318,7 @@ impl Push {
             pushkey: row.pushkey.clone(),
             settings: RwLock::new(Arc::new(settings)),
             turns,
-            queue: Mutex::new(Queue { filled, running: false, gone: false, added: 0, fails, state }),
+            queue: Mutex::new(Queue { filled, running: false, gone: false, added: 0, fails, wait_ms: 0, state }),
         });
         if fails {
             self.put_off.lock().push(Arc::clone(&seat));

@@ -31,7 +31,7 @@ use crate::nodes::Nodes;
 use crate::notify::PushRules;
 use crate::sessions::Accounts;
 use crate::world::World;
-use crate::{draining, federation, gateways, health, keys, neighbors, previews, readers, resources};
+use crate::{draining, federation, gateways, health, keys, mailer, neighbors, previews, readers, resources};
 
 pub use signing_key::{accept_key, rotate_key};
 
@@ -89,6 +89,9 @@ pub enum Error {
     /// Federation cannot be set up.
     #[error("federation: {0}")]
     Federation(String),
+    /// Mail cannot be set up.
+    #[error("email: {0}")]
+    Email(String),
     /// Pushers cannot be set up.
     #[error("push: {0}")]
     Push(String),
@@ -266,7 +269,6 @@ pub async fn build_on(
     let page = FirstAccount {
         users: Arc::clone(&users),
         door,
-        entropy,
         rename: rename.filter(|_| config.server_name.is_none()),
         public_base_url: config.public_base_url.clone(),
     };
@@ -336,9 +338,27 @@ async fn users_of(store: &Store, config: &Config, world: &World, server_name: &s
     let guests = config.registration_guests;
     let shared_secret = config.registration_shared_secret.clone();
     let turn = config.calls.turn.clone();
-    let options = users::Options { registration, guests, shared_secret, turn, ..users::Options::new(server_name) };
+    let email = email_of(config, world)?;
+    let options =
+        users::Options { registration, guests, shared_secret, turn, email, ..users::Options::new(server_name) };
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     Ok(Users::new(store.clone(), clock, entropy, world.password_threads(), options).await?)
+}
+
+fn email_of(config: &Config, world: &World) -> Result<Option<users::email::Options>, Error> {
+    let Some(email) = &config.email else { return Ok(None) };
+    let mailer = match &world.mailer {
+        Some(mailer) => Arc::clone(mailer),
+        None => mailer::of(&email.server).map_err(Error::Email)?,
+    };
+    Ok(Some(users::email::Options {
+        next_link_hosts: email.next_link_hosts.clone(),
+        reveal_addresses: email.reveal_addresses,
+        at_registration: email.at_registration,
+        allowed_domains: email.allowed_domains.clone(),
+        denied_domains: email.denied_domains.clone(),
+        ..users::email::Options::new(mailer, &email.base_url)
+    }))
 }
 
 fn room_options(config: &Config, world: &World, server_name: &str, client: Option<Client>) -> rooms::Options {

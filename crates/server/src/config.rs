@@ -6,6 +6,7 @@
 //! named by the same key with `_file` behind it.
 
 pub mod calls;
+pub mod email;
 pub mod keys;
 pub mod previews;
 pub mod sources;
@@ -18,6 +19,7 @@ use endpoint::rate_limit::Rate;
 use endpoint::{Network, RateClass, RateLimits};
 
 use calls::Calls;
+use email::Email;
 use keys::{Key, Kind};
 use previews::Previews;
 use sources::{Given, Settings};
@@ -172,6 +174,8 @@ pub struct Config {
     pub registration_guests: bool,
     /// The secret of `/_synapse/admin/v1/register`.
     pub registration_shared_secret: Option<String>,
+    /// How e-mail is sent; none where it is not.
+    pub email: Option<Email>,
     /// The rate limits.
     pub rate_limits: RateLimits,
     /// Whether to speak with other servers.
@@ -278,6 +282,7 @@ impl Config {
             registration_mode,
             registration_guests: settings.boolean("registration.guests")?,
             registration_shared_secret: settings.optional_text("registration.shared_secret")?,
+            email: Email::of(settings)?,
             rate_limits: rate_limits(settings)?,
             federation_enabled: settings.boolean("federation.enabled")?,
             delegated_to: delegated_to(settings)?,

@@ -8,16 +8,14 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use axum::body::Body;
 use axum::extract::{Query, Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::get;
 use axum::{Extension, Router};
+use endpoint::page::{escape, page};
 use endpoint::{ClientAddress, Door, Error, RateClass, query};
-use http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
-};
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
+use http::header::HOST;
 use serde::Deserialize;
-use store::Entropy;
 use users::Users;
 use users::registration::NewAccount;
 
@@ -31,9 +29,6 @@ const FORM_BYTES_MAX: usize = 16 * 1024;
 
 /// Characters that the administrator's password needs.
 const PASSWORD_CHARS_MIN: usize = 8;
-
-/// Length of the word that lets the page's own style through the content security policy.
-const NONCE_LENGTH: usize = 22;
 
 /// Gives the server another name, while it has no users.
 #[async_trait]
@@ -52,8 +47,6 @@ pub struct FirstAccount {
     pub users: Arc<Users>,
     /// The door, for rate limits.
     pub door: Arc<Door>,
-    /// Random bytes.
-    pub entropy: Arc<dyn Entropy>,
     /// How to name the server; none where the configuration names it.
     pub rename: Option<Arc<dyn Rename>>,
     /// The address under which clients reach the server, if it is configured.
@@ -192,7 +185,7 @@ impl FirstAccount {
              autocomplete=\"new-password\"></label><button type=\"submit\">Create the account</button></form>",
             escape(&form.username)
         );
-        self.page(status, &body)
+        page(status, &body, None)
     }
 
     fn done_page(&self, user: &str, username: &str, url: &str) -> Response {
@@ -204,73 +197,12 @@ impl FirstAccount {
             escape(url),
             escape(&username.to_lowercase())
         );
-        self.page(StatusCode::OK, &body)
+        page(StatusCode::OK, &body, None)
     }
 
     fn dead_link(&self) -> Response {
         let body = "<h1>This link is not valid</h1><p>It works once, until the first account exists. While there is \
                     none, the server prints a new link at each start.</p>";
-        self.page(StatusCode::GONE, body)
-    }
-
-    fn page(&self, status: StatusCode, body: &str) -> Response {
-        let nonce = store::clock::random_text(self.entropy.as_ref(), NONCE_LENGTH);
-        let html = format!(
-            "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
-             content=\"width=device-width,initial-scale=1\"><title>Hearth</title><style nonce=\"{nonce}\">{STYLE}\
-             </style></head><body><main>{body}</main></body></html>"
-        );
-        let policy = format!(
-            "default-src 'none'; style-src 'nonce-{nonce}'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-        );
-        let mut response = (status, html).into_response();
-        let headers = response.headers_mut();
-        // The nonce is letters and digits, so the header is always valid.
-        if let Ok(policy) = HeaderValue::from_str(&policy) {
-            headers.insert(CONTENT_SECURITY_POLICY, policy);
-        }
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        response
-    }
-}
-
-/// How the page looks: readable in light and dark, on a phone and on a desk.
-const STYLE: &str = "\
-:root{color-scheme:light dark}\
-body{font:1rem/1.5 system-ui,sans-serif;margin:0;display:grid;place-items:center;min-height:100vh}\
-main{width:min(26rem,90vw);padding:1rem}\
-label{display:block;margin-top:1rem}\
-input{display:block;box-sizing:border-box;width:100%;font:inherit;padding:.5rem;margin-top:.25rem}\
-button{margin-top:1.5rem;padding:.6rem 1rem;font:inherit}\
-.hint{font-size:.9rem;opacity:.8;margin:.25rem 0 0}\
-.wrong{border-left:.25rem solid #c00;padding-left:.75rem}\
-dt{font-weight:600;margin-top:.5rem}dd{margin:0;overflow-wrap:anywhere}";
-
-/// Text that is safe within HTML and its quoted attributes.
-fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            c => safe.push(c),
-        }
-    }
-    safe
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_typed_in_cannot_become_markup() {
-        assert_eq!(escape("<a href='x'>&\"</a>"), "&lt;a href=&#39;x&#39;&gt;&amp;&quot;&lt;/a&gt;");
+        page(StatusCode::GONE, body, None)
     }
 }

@@ -81,6 +81,11 @@ pub fn build_if_enabled(
         Some(gateways) => Arc::clone(gateways),
         None => over_http(config)?,
     };
+    let usual = push::Options::default();
+    let (mail_delay_ms, mail_interval_ms) = match &config.email {
+        Some(email) => (email.notification_delay_ms, email.notification_interval_ms),
+        None => (usual.mail_delay_ms, usual.mail_interval_ms),
+    };
     Ok(Some(Push::new(push::Parts {
         store: store.clone(),
         rooms: Arc::clone(rooms),
@@ -94,7 +99,9 @@ pub fn build_if_enabled(
             badge: config.push_badge,
             include_content: config.push_include_content,
             zero_counts: config.push_zero_counts,
-            ..push::Options::default()
+            mail_delay_ms,
+            mail_interval_ms,
+            ..usual
         },
     })))
 }

@@ -12,6 +12,7 @@ pub mod gateways;
 pub mod health;
 pub mod keys;
 pub mod listeners;
+pub mod mailer;
 pub mod metrics;
 pub mod neighbors;
 pub mod nodes;

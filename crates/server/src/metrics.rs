@@ -115,6 +115,9 @@ async fn show(State((metrics, sync, rooms, users, push)): State<Sources>) -> Res
     if let Some(push) = push {
         add_push(&mut text, &push.report());
     }
+    if let Some(report) = users.mail_report() {
+        add_mails(&mut text, &report);
+    }
     // The other figures are worth having when the store does not answer.
     if let Ok(Ok(partial)) = tokio::time::timeout(STORE_PATIENCE, rooms.partial_since()).await {
         let help = "Rooms that were joined with part of their state, of which the rest is being fetched.";
@@ -161,6 +164,13 @@ impl Metrics {
             let _ = writeln!(text, "hearth_http_request_seconds_total{{{labels}}} {:.6}", of.seconds);
         }
     }
+}
+
+fn add_mails(text: &mut String, report: &users::email::queue::Report) {
+    let mut add = |name, kind, help, value: usize| one(text, name, kind, help, &value.to_string());
+    add("hearth_mails_waiting", "gauge", "Mails that wait for the mail server.", report.waiting);
+    add("hearth_mails_sent_total", "counter", "Mails that the mail server took.", report.sent);
+    add("hearth_mails_failed_total", "counter", "Tries to send a mail that failed.", report.failed);
 }
 
 fn add_push(text: &mut String, report: &push::Report) {

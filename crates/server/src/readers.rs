@@ -49,6 +49,28 @@ pub async fn run(current: Current, mut stop: watch::Receiver<bool>) {
     }
 }
 
+/// Sends mails that wait, until `stop` becomes true. Apart from [`run`], since a mail server may be slow.
+pub async fn send_mails(current: Current, mut stop: watch::Receiver<bool>) {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        let Some(running) = current() else { continue };
+        tokio::select! {
+            sent = running.users.send_mails() => {
+                if let Err(cause) = sent {
+                    tracing::warn!(%cause, "mails that wait could not be sent");
+                }
+            }
+            // What is under way goes again after the next start.
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
 /// Sends delayed events when they are due, until `stop` becomes true. Apart from [`run`], since a room may take long.
 pub async fn send_delayed(current: Current, mut stop: watch::Receiver<bool>) {
     let mut tick = tokio::time::interval(TICK);

@@ -26,6 +26,8 @@ const PARTS: &[(&str, &[Resource])] = &[
     ("/_matrix/key/", &[Resource::Federation]),
     ("/_matrix/identity/", &[Resource::Identity]),
     ("/_synapse/", &[Resource::Admin]),
+    // Where the links of mails lead.
+    ("/_hearth/email/", &[Resource::Client]),
     ("/_hearth/", &[Resource::Admin]),
     ("/metrics", &[Resource::Metrics]),
 ];
@@ -56,6 +58,8 @@ mod tests {
         check("/_matrix/federation/v1/version", &[Resource::Federation]);
         check("/_matrix/federation/v1/openid/userinfo", &[Resource::Client, Resource::Federation]);
         check("/.well-known/matrix/client", &[Resource::Client]);
+        check("/_hearth/email/confirm", &[Resource::Client]);
+        check("/_hearth/first-account", &[Resource::Admin]);
         check("/_synapse/admin/v1/register", &[Resource::Admin]);
         check("/health", &[]);
     }

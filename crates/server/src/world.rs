@@ -45,6 +45,8 @@ pub struct World {
     pub transport: Option<Arc<dyn Transport>>,
     /// What carries pushes to their gateways, in place of the network.
     pub gateways: Option<Arc<dyn Gateways>>,
+    /// What carries mails, in place of the network.
+    pub mailer: Option<Arc<dyn users::Mailer>>,
     /// Whether work that blocks is done where it is asked for instead of on threads of its own: then the order in which
     /// things happen is the same in each run.
     pub inline: bool,
@@ -58,7 +60,7 @@ impl World {
 
     /// The real network and real threads, with time and randomness as given.
     pub fn of(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Self {
-        Self { clock, entropy, transport: None, gateways: None, inline: false }
+        Self { clock, entropy, transport: None, gateways: None, mailer: None, inline: false }
     }
 
     /// Where files are read and images decoded.

@@ -36,6 +36,8 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// The body; null if it is no JSON.
     pub json: Value,
+    /// The body as text.
+    pub text: String,
 }
 
 impl Answer {
@@ -92,7 +94,8 @@ impl Client {
         let (parts, body) = response.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
         let json = serde_json::from_slice(&body).unwrap_or_default();
-        Answer { status: parts.status.as_u16(), headers: parts.headers, json }
+        let text = String::from_utf8_lossy(&body).into_owned();
+        Answer { status: parts.status.as_u16(), headers: parts.headers, json, text }
     }
 
     /// GET.

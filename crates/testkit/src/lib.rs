@@ -9,12 +9,14 @@
 
 mod client;
 mod json;
+mod letters;
 mod sockets;
 mod whole;
 mod world;
 
 pub use client::{Answer, Client};
 pub use json::{each, encoded, list, next_batch, text};
+pub use letters::Letters;
 pub use sockets::{Listening, Panics, RawAnswer, RawPeer};
 pub use whole::{Restarted, SERVER, Server, signing_key};
 pub use world::{FakeClock, SeededEntropy};

@@ -1,13 +1,16 @@
 //! Accounts: password, deactivation, locking, suspension (client-server API, "Account deactivation", "Account locking",
 //! "Account suspension"; behaviours CA7, CA8, CA13).
 
+use store::tables::mail::{EmailSessionRow, ThreepidRow};
 use store::tables::users::{
     AccountDataRow, AccountRow, BackupKeyRow, BackupVersionRow, CrossSigningKeyRow, ErasedUserRow, FilterRow,
-    KeySignatureRow, ProfileRow, PusherRow, ThreadSubscriptionRow, ToDeviceRow,
+    KeySignatureRow, ProfileRow, PusherRow, ThreadSubscriptionRow, ToDeviceRow, UiaSessionRow,
 };
 use store::{Check, CommitBatch, DeviceId, Expect, Read, Row, StreamKind, UserId, Value};
 
+use crate::email::MEDIUM;
 use crate::jobs::Job;
+use crate::uia::Proof;
 use crate::{Error, RETRIES_MAX, Users};
 
 impl Users {
@@ -64,11 +67,59 @@ impl Users {
         if logout_devices {
             self.remove_all_devices(&mut batch, user, keep).await?;
         }
+        self.end_resets(&mut batch, user, "").await?;
+        self.tell_of_password(&mut batch, user).await?;
         self.change_account(user, batch, |account| account.password_hash = Some(hash.clone())).await?;
+        self.mails_queued();
         if logout_devices { self.sweep_pushers(user).await } else { Ok(()) }
     }
 
-    /// Deactivates an account for ever: sessions, devices, keys and their backups, pushers, profile go; the id stays
+    /// Sets a new password for whoever has shown to receive the mail of the account's address; what was shown is used up.
+    /// With `logout_devices`, all sessions end, with their devices (CA7, CA15).
+    ///
+    /// # Errors
+    /// [`Error::EmailNotProven`], [`Error::Deactivated`], [`Error::Locked`], [`Error::InvalidParam`] for the password.
+    pub async fn reset_password(&self, proof: &Proof, password: &str, logout_devices: bool) -> Result<UserId, Error> {
+        let hash = self.passwords.hash(password).await?;
+        let sid = proof.email_session.as_deref().ok_or(Error::EmailNotProven)?;
+        for _ in 0..RETRIES_MAX {
+            let session = self.email_session(sid).await?;
+            let proven = |session: &EmailSessionRow| session.open && session.validated_ms.is_some();
+            let session = session.filter(proven).ok_or(Error::EmailNotProven)?;
+            let account = self.account_to_reset(&session).await?;
+            let user = account.user_id.clone();
+            let mut batch = CommitBatch::new();
+            let holder = vec![MEDIUM.into(), session.address.as_str().into()];
+            batch.expect_equals::<ThreepidRow>(holder, "user_id", &user);
+            if let Some(uia) = &proof.session {
+                batch.delete::<UiaSessionRow>(vec![Value::from(uia.as_str())]);
+            }
+            if logout_devices {
+                self.remove_all_devices(&mut batch, &user, None).await?;
+            }
+            self.end_resets(&mut batch, &user, sid).await?;
+            self.tell_of_password(&mut batch, &user).await?;
+            Self::use_email_session(&mut batch, session);
+            expect_unchanged(&mut batch, account.clone());
+            batch.put(AccountRow { password_hash: Some(hash.clone()), ..account });
+            batch.announce(StreamKind::Account, None, Some(user.clone()), None);
+            match self.commit(batch).await {
+                Ok(_) => {
+                    self.mails_queued();
+                    if logout_devices {
+                        self.sweep_pushers(&user).await?;
+                    }
+                    return Ok(user);
+                }
+                Err(Error::Conflict) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Conflict)
+    }
+
+    /// Deactivates an account for ever: sessions, devices, keys and their backups, pushers, profile, e-mail
+    /// addresses go; the id stays
     /// reserved. `erase` removes account data and filters too, and lets those who come into a room later see the user's
     /// events pruned only.
     /// That the user leaves all rooms is for the caller: [`Job::LeaveRooms`] (CA8).
@@ -87,6 +138,7 @@ impl Users {
         batch.delete_prefix::<ToDeviceRow>(key.clone());
         batch.announce(StreamKind::Profile, None, Some(user.clone()), None);
         self.add_job(&mut batch, Job::LeaveRooms, user);
+        self.remove_threepids(&mut batch, user).await?;
         if erase {
             batch.delete_prefix::<AccountDataRow>(key.clone()).delete_prefix::<FilterRow>(key);
             batch.delete_prefix::<ThreadSubscriptionRow>(vec![Value::from(user)]);

@@ -33,6 +33,27 @@ pub enum Error {
     /// The account is locked.
     #[error("the account is locked")]
     Locked,
+    /// This server sends no e-mail.
+    #[error("this server sends no e-mail")]
+    NoMail,
+    /// Addresses of this domain are not taken.
+    #[error("e-mail addresses of this domain are not accepted here")]
+    AddressDenied,
+    /// The address belongs to an account; said only where answers may tell.
+    #[error("this e-mail address belongs to an account already")]
+    AddressInUse,
+    /// The address belongs to no account; said only where answers may tell.
+    #[error("this e-mail address belongs to no account")]
+    AddressUnknown,
+    /// There is no such session in which an address is confirmed, or its secret is another.
+    #[error("there is no such session in which an e-mail address is confirmed")]
+    EmailSessionUnknown,
+    /// The address has not been confirmed, or what was confirmed has been used.
+    #[error("the e-mail address has not been confirmed")]
+    EmailNotProven,
+    /// No more mails can wait.
+    #[error("too many e-mails wait to be sent")]
+    TooManyMails,
     /// A refresh or login token is unknown, used or expired.
     #[error("the token is not valid")]
     UnknownToken,

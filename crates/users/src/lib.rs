@@ -1,5 +1,5 @@
 //! Accounts and all that belongs to one user: sessions, devices, login, user-interactive authentication, profiles,
-//! account data, tags, filters, push rules, receipts, typing, presence and to-device messages.
+//! account data, tags, filters, push rules, receipts, typing, presence, to-device messages and e-mail addresses.
 //!
 //! [`Users`] is the door. Every durable change is one commit batch with its stream entries, by which waiting syncs wake
 //! and caches drop. Typing and presence are volatile ([`Volatile`]): they are counted apart and lost at a restart.
@@ -10,6 +10,7 @@ pub mod accounts;
 pub mod connections;
 pub mod dehydrated;
 pub mod devices;
+pub mod email;
 pub mod error;
 pub mod filters;
 pub mod jobs;
@@ -30,6 +31,7 @@ pub mod reports;
 pub mod secret;
 pub mod sessions;
 pub mod thread_subscriptions;
+pub mod threepids;
 pub mod to_device;
 pub mod turn;
 pub mod typing;
@@ -43,6 +45,7 @@ use std::sync::Arc;
 
 use store::{Clock, CommitBatch, CommitError, Committed, Entropy, Store, UserId};
 
+pub use email::{Mailer, Undelivered};
 pub use error::{Error, TokenError};
 pub use passwords::{Blocking, Inline};
 pub use registration::RegistrationMode;
@@ -76,6 +79,8 @@ pub struct Options {
     pub account_management_url: Option<String>,
     /// The TURN servers through which calls may go, if there are any.
     pub turn: Option<turn::Servers>,
+    /// How e-mail is sent; without it there is none.
+    pub email: Option<email::Options>,
 }
 
 impl Options {
@@ -92,6 +97,7 @@ impl Options {
             presence: true,
             account_management_url: None,
             turn: None,
+            email: None,
         }
     }
 }
@@ -112,6 +118,8 @@ pub struct Users {
     nonces: registration::Nonces,
     /// What waits for devices of users of other servers.
     backlogs: to_device::backlog::Backlogs,
+    /// What is known of the mails that wait.
+    post: email::queue::Post,
     /// Whoever changes what a user keeps by reading and writing it whole waits here for its turn.
     queues: queues::Queues,
 }
@@ -143,6 +151,7 @@ impl Users {
             presence: presence::Board::new(Arc::clone(&volatile), options.server_name.clone()),
             nonces: registration::Nonces::default(),
             backlogs: to_device::backlog::Backlogs::default(),
+            post: email::queue::Post::default(),
             queues: queues::Queues::default(),
             store,
             clock,

@@ -89,6 +89,16 @@ impl Users {
         }
     }
 
+    /// The name by which the owner of a third-party identifier logs in; one that nobody has if there is none, so that it
+    /// takes as long to be refused (CA4).
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn name_of_threepid(&self, medium: &str, address: &str) -> Result<String, Error> {
+        let user = self.user_of_threepid(medium, address).await?;
+        Ok(user.map_or_else(|| "@".to_owned(), |user| user.to_string()))
+    }
+
     /// Logs in by password. Unknown users take as long as wrong passwords (CA4).
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use parking_lot::Mutex;
 use sha1::Sha1;
 use store::clock::random_text;
+use store::tables::mail::EmailSessionRow;
 use store::tables::users::{AccountRow, RegistrationTokenRow, SetupTokenRow, UiaSessionRow};
 use store::{CommitBatch, Read, StreamKind, UserId, Value};
 
@@ -136,7 +137,8 @@ impl Users {
     /// Makes an account. Whether the request may, is for the caller: by mode, UIA proof, secret or appservice.
     ///
     /// # Errors
-    /// [`Error::InvalidUsername`], [`Error::UserInUse`], [`Error::InvalidParam`], [`Error::InvalidRegistrationToken`].
+    /// [`Error::InvalidUsername`], [`Error::UserInUse`], [`Error::InvalidParam`], [`Error::InvalidRegistrationToken`],
+    /// [`Error::EmailNotProven`], [`Error::AddressInUse`].
     pub async fn register(&self, new: NewAccount) -> Result<Registered, Error> {
         let user = match &new.localpart {
             Some(name) => self.check_name(name)?,
@@ -154,6 +156,7 @@ impl Users {
                 None => None,
             };
             let first = self.settle_proof(&mut batch, new.proof.as_ref()).await?;
+            self.settle_address(&mut batch, new.proof.as_ref(), &user).await?;
             let row = self.account_row(&user, &new, password_hash.clone(), first);
             match guest {
                 Some(guest) => {
@@ -237,6 +240,19 @@ impl Users {
                 Ok(false)
             }
         }
+    }
+
+    /// Gives a new account the address that the proof has confirmed.
+    async fn settle_address(&self, batch: &mut CommitBatch, proof: Option<&Proof>, user: &UserId) -> Result<(), Error> {
+        let Some(sid) = proof.and_then(|proof| proof.email_session.as_deref()) else { return Ok(()) };
+        let session = self.email_session(sid).await?;
+        let proven = |session: &EmailSessionRow| session.open && session.validated_ms.is_some();
+        let session = session.filter(proven).ok_or(Error::EmailNotProven)?;
+        if self.threepid(&session.address).await?.is_some() {
+            return Err(Error::AddressInUse);
+        }
+        self.add_threepid_row(batch, user, session);
+        Ok(())
     }
 
     /// A registration token, valid or not.
@@ -369,7 +385,7 @@ impl Users {
         if !self.is_first_account_token(token).await? {
             return Err(Error::InvalidRegistrationToken);
         }
-        new.proof = Some(Proof { session: None, registration_token: Some(FIRST_ACCOUNT.to_owned()) });
+        new.proof = Some(Proof { registration_token: Some(FIRST_ACCOUNT.to_owned()), ..Proof::default() });
         self.register(new).await
     }
 

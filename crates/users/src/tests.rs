@@ -3,6 +3,7 @@
 
 mod accounts;
 mod data;
+mod email;
 mod interactive;
 mod keys;
 mod live;
@@ -113,7 +114,12 @@ impl Bench {
 
     /// On an engine on which decisions race.
     pub(crate) async fn racing() -> Self {
-        Self::over(Arc::new(Hesitant(Model::new())), |_| {}).await
+        Self::racing_with(|_| {}).await
+    }
+
+    /// The same, with other options.
+    pub(crate) async fn racing_with(change: impl FnOnce(&mut Options)) -> Self {
+        Self::over(Arc::new(Hesitant(Model::new())), change).await
     }
 
     async fn over(engine: Arc<dyn Engine>, change: impl FnOnce(&mut Options)) -> Self {

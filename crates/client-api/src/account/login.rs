@@ -33,6 +33,8 @@ struct Body {
     kind: String,
     identifier: Option<Identifier>,
     user: Option<String>,
+    medium: Option<String>,
+    address: Option<String>,
     password: Option<String>,
     token: Option<String>,
     device_id: Option<String>,
@@ -43,8 +45,10 @@ struct Body {
 #[derive(Debug, Deserialize)]
 struct Identifier {
     #[serde(rename = "type")]
-    kind: String,
+    kind: Option<String>,
     user: Option<String>,
+    medium: Option<String>,
+    address: Option<String>,
 }
 
 impl Body {
@@ -57,18 +61,42 @@ impl Body {
         }
     }
 
-    /// The user name, in the place of today or that of old.
-    fn name(&self) -> Result<&str, Error> {
-        match &self.identifier {
-            Some(identifier) => match identifier.kind.as_str() {
-                "m.id.user" => identifier.user.as_deref().ok_or_else(|| Error::missing_param("identifier.user")),
-                // No account has an address or a telephone number: it is as with an unknown user.
-                "m.id.thirdparty" | "m.id.phone" => Err(error_map::users(users::Error::WrongCredentials)),
-                _ => Err(Error::unknown(StatusCode::BAD_REQUEST, "This type of identifier is not known.")),
-            },
-            None => self.user.as_deref().ok_or_else(|| Error::missing_param("identifier")),
+    /// Who logs in, in the place of today or those of old.
+    fn who(&self) -> Result<Who<'_>, Error> {
+        let Some(identifier) = &self.identifier else {
+            return match (&self.user, &self.medium, &self.address) {
+                (Some(user), _, _) => Ok(Who::User(user)),
+                (None, Some(medium), Some(address)) => Ok(Who::Threepid { medium, address }),
+                _ => Err(Error::missing_param("identifier")),
+            };
+        };
+        let has_address = identifier.medium.is_some() && identifier.address.is_some();
+        match identifier.kind.as_deref() {
+            Some("m.id.user") => {
+                let user = identifier.user.as_deref().ok_or_else(|| Error::missing_param("identifier.user"))?;
+                Ok(Who::User(user))
+            }
+            // An example of the specification leaves the type out.
+            None if !has_address => Err(Error::bad_json("`identifier.type` is missing.")),
+            None | Some("m.id.thirdparty") => {
+                let medium = identifier.medium.as_deref().ok_or_else(|| Error::missing_param("identifier.medium"))?;
+                let address =
+                    identifier.address.as_deref().ok_or_else(|| Error::missing_param("identifier.address"))?;
+                Ok(Who::Threepid { medium, address })
+            }
+            // No account has a telephone number: it is as with an unknown user.
+            Some("m.id.phone") => Ok(Who::Threepid { medium: "msisdn", address: "" }),
+            Some(_) => Err(Error::unknown(StatusCode::BAD_REQUEST, "This type of identifier is not known.")),
         }
     }
+}
+
+/// Who logs in.
+enum Who<'a> {
+    /// The owner of a name.
+    User(&'a str),
+    /// The owner of a third-party identifier.
+    Threepid { medium: &'a str, address: &'a str },
 }
 
 async fn login(
@@ -80,12 +108,22 @@ async fn login(
     state.door.limit_address(RateClass::Logins, client)?;
     let login = match body.kind.as_str() {
         "m.login.password" => {
-            let name = body.name()?;
+            let who = body.who()?;
             let password = body.password.as_deref().ok_or_else(|| Error::missing_param("password"))?;
-            if let Some(user) = state.users.named(name) {
-                state.door.limiter.take(RateClass::Logins, user.as_str())?;
-            }
-            state.users.login_by_password(name, password, body.device()).await.map_err(error_map::users)?
+            let name = match who {
+                Who::User(name) => {
+                    if let Some(user) = state.users.named(name) {
+                        state.door.limiter.take(RateClass::Logins, user.as_str())?;
+                    }
+                    name.to_owned()
+                }
+                Who::Threepid { medium, address } => {
+                    // Counted by the address, known or not: a limit of the account would tell whose it is.
+                    state.door.limiter.take(RateClass::Logins, &address.to_lowercase())?;
+                    state.users.name_of_threepid(medium, address).await.map_err(error_map::users)?
+                }
+            };
+            state.users.login_by_password(&name, password, body.device()).await.map_err(error_map::users)?
         }
         "m.login.token" => {
             let token = body.token.as_deref().ok_or_else(|| Error::missing_param("token"))?;

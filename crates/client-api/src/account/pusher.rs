@@ -7,7 +7,9 @@ use endpoint::{Error, JsonBody, RateClass, Requester, error};
 use http::Uri;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
+use store::UserId;
 use store::tables::users::PusherRow;
+use users::email::unsubscribing::APP;
 use users::pushers::ENABLED;
 
 use crate::{Routes, State, error_map};
@@ -74,7 +76,11 @@ async fn set(
         users.delete_pusher(user, app_id, pushkey).await.map_err(error_map::users)?;
         return Ok(error::empty());
     };
-    let pusher = checked(&body, kind, (app_id, pushkey), state.options.http_push_gateways)?.to_string();
+    let pusher = match kind.as_str() {
+        "email" => by_mail(&state, user, &body, (app_id, pushkey)).await?,
+        _ => checked(&body, kind, (app_id, pushkey), state.options.http_push_gateways)?,
+    };
+    let pusher = pusher.to_string();
     let device = requester.device()?;
     users.put_pusher(user, device, app_id, pushkey, pusher, body.append).await.map_err(error_map::users)?;
     Ok(error::empty())
@@ -87,11 +93,8 @@ fn needed<'a>(name: &str, value: &'a Option<String>) -> Result<&'a str, Error> {
 
 /// The pusher as it is kept, if all that a new one needs is there.
 fn checked(body: &Body, kind: &str, (app_id, pushkey): (&str, &str), http: bool) -> Result<Value, Error> {
-    if kind == "email" {
-        return Err(Error::invalid_param("This server sends no e-mail, so it has no pushers of the `kind` `email`."));
-    }
     if kind != "http" {
-        return Err(Error::invalid_param("The only `kind` of pusher is `http`."));
+        return Err(Error::invalid_param("The `kind` of a pusher is `http` or `email`."));
     }
     let data = body.data.as_ref().ok_or_else(|| Error::missing_param("data"))?;
     let url = data.get("url").ok_or_else(|| Error::missing_param("data.url"))?;
@@ -99,6 +102,24 @@ fn checked(body: &Body, kind: &str, (app_id, pushkey): (&str, &str), http: bool)
     if data.get("format").is_some_and(|format| !format.is_string()) {
         return Err(Error::bad_json("`data.format` is a string."));
     }
+    kept(body, kind, (app_id, pushkey), data)
+}
+
+/// A pusher that sends mail, to an address of the user's own alone.
+async fn by_mail(state: &State, user: &UserId, body: &Body, (app_id, pushkey): (&str, &str)) -> Result<Value, Error> {
+    if !state.users.sends_mail() {
+        return Err(Error::invalid_param("This server sends no e-mail, so it has no pushers of the `kind` `email`."));
+    }
+    if app_id != APP {
+        return Err(Error::invalid_param(format!("The `app_id` of a pusher of the `kind` `email` is `{APP}`.")));
+    }
+    if state.users.mailbox_of(user, pushkey).await.map_err(error_map::users)?.is_none() {
+        return Err(Error::threepid_not_found());
+    }
+    kept(body, "email", (app_id, pushkey), &body.data.clone().unwrap_or_default())
+}
+
+fn kept(body: &Body, kind: &str, (app_id, pushkey): (&str, &str), data: &Map<String, Value>) -> Result<Value, Error> {
     let mut pusher = json!({
         "app_id": app_id,
         "pushkey": pushkey,

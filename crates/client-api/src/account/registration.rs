@@ -1,32 +1,63 @@
-//! `POST /_matrix/client/v3/register`, `GET /_matrix/client/v3/register/available`
-//! (<https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3register>; behaviour CA3).
+//! `POST /_matrix/client/v3/register`, `GET /_matrix/client/v3/register/available`,
+//! `POST /_matrix/client/v3/register/{medium}/requestToken`
+//! (<https://spec.matrix.org/v1.19/client-server-api/#post_matrixclientv3register>; behaviours CA3, CA15).
 
 use axum::routing::{get, post};
 use axum::{Json, Router, extract};
-use endpoint::{ClientAddress, Error, Query, RateClass};
+use endpoint::{ClientAddress, Error, JsonBody, Query, RateClass};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use store::{DeviceId, UserId};
+use users::email::AtRegistration;
+use users::email::sessions::Purpose;
 use users::login::{LoggedIn, NewDevice};
 use users::registration::{NewAccount, Registered};
-use users::uia::{DUMMY, Flow, REGISTRATION_TOKEN};
+use users::uia::{DUMMY, EMAIL, Flow, REGISTRATION_TOKEN};
 use users::{RegistrationMode, SessionKind};
 
+use super::request_token::{EmailBody, begin, no_telephones};
 use super::typed;
-use super::uia::{Body, Target, prove};
+use super::uia::{Body, Target, names_stage, prove_with_address};
 use crate::{Routes, State, error_map};
 
-const BY_TOKEN: &[Flow] = &[&[REGISTRATION_TOKEN]];
-const FREELY: &[Flow] = &[&[DUMMY]];
-const FREELY_OR_BY_TOKEN: &[Flow] = &[&[DUMMY], &[REGISTRATION_TOKEN]];
+const TOKEN: Flow = &[REGISTRATION_TOKEN];
+const FREE: Flow = &[DUMMY];
+/// The address first: a flow of a part of these stages would be complete before the other comes.
+const EMAIL_AND_TOKEN: Flow = &[EMAIL, REGISTRATION_TOKEN];
+const WITH_EMAIL: Flow = &[EMAIL];
 /// The type by which application services register.
 const APPSERVICE: &str = "m.login.application_service";
 
 /// The routes of this file.
 pub fn routes() -> Router<State> {
-    Router::new().client("/register", post(register)).client("/register/available", get(available))
+    Router::new()
+        .client("/register", post(register))
+        .client("/register/available", get(available))
+        .client("/register/email/requestToken", post(request_token))
+        .client("/register/msisdn/requestToken", post(no_telephones))
+}
+
+async fn request_token(
+    extract::State(state): extract::State<State>,
+    client: ClientAddress,
+    JsonBody(body): JsonBody<EmailBody>,
+) -> Result<Json<Value>, Error> {
+    let users = &state.users;
+    if users.options().email.is_some() {
+        if flows(&state).await?.is_empty() {
+            return Err(closed());
+        }
+        if users.email_at_registration() == AtRegistration::Off {
+            return Err(Error::threepid_denied("Accounts are made without an e-mail address here."));
+        }
+    }
+    begin(&state, client, Purpose::Register, None, &body).await
+}
+
+fn closed() -> Error {
+    Error::forbidden("Registration is closed.")
 }
 
 #[derive(Debug, Deserialize)]
@@ -90,7 +121,10 @@ async fn register_user(
     registration: Registration,
     body: &Map<String, Value>,
 ) -> Result<Json<Value>, Error> {
-    let flows = flows(state).await?.ok_or_else(|| Error::forbidden("Registration is closed."))?;
+    let flows = flows(state).await?;
+    if flows.is_empty() {
+        return Err(closed());
+    }
     // Names are judged before anything else is asked for (CA19).
     let upgrades = match &registration.guest_access_token {
         Some(token) => Some(guest_of(state, token, registration.username.as_deref()).await?),
@@ -99,10 +133,19 @@ async fn register_user(
     if let Some(name) = registration.username.as_ref().filter(|_| upgrades.is_none()) {
         state.users.available(name).await.map_err(error_map::users)?;
     }
-    // Each question for the flows leaves a session behind; only attempts count as registrations.
-    let class = if body.contains_key("auth") { RateClass::Registrations } else { RateClass::Requests };
+    // Each question for the flows leaves a session behind; only attempts count as registrations. Clients ask every few
+    // seconds whether the link of a mail has been followed: that counts once it has been.
+    let waits = names_stage(body, EMAIL);
+    let attempts = body.contains_key("auth") && !waits;
+    let class = if attempts { RateClass::Registrations } else { RateClass::Requests };
     state.door.limit_address(class, client)?;
-    let proof = prove(state, flows, target, None, body).await?;
+    if waits {
+        state.door.check_address(RateClass::Registrations, client)?;
+    }
+    let proof = prove_with_address(state, &flows, target, (client, Purpose::Register), body).await?;
+    if waits {
+        state.door.limit_address(RateClass::Registrations, client)?;
+    }
     let login = (registration.inhibit_login != Some(true)).then(|| NewDevice {
         id: registration.device_id.map(DeviceId::from),
         display_name: registration.initial_device_display_name,
@@ -133,19 +176,27 @@ async fn guest_of(state: &State, token: &str, name: Option<&str>) -> Result<User
     Ok(session.user.clone())
 }
 
-/// The flows that are open now; none if nobody may register. A fresh server takes its first account's token.
-async fn flows(state: &State) -> Result<Option<&'static [Flow]>, Error> {
-    let mode = state.users.options().registration;
-    if mode == RegistrationMode::Token {
-        return Ok(Some(BY_TOKEN));
+/// The flows that are open now; none if nobody may register. A fresh server takes its first account's token, also where
+/// others need an address.
+async fn flows(state: &State) -> Result<Vec<Flow>, Error> {
+    let (mode, address) = (state.users.options().registration, state.users.email_at_registration());
+    let (without, with) = match mode {
+        RegistrationMode::Open => (FREE, WITH_EMAIL),
+        RegistrationMode::Token => (TOKEN, EMAIL_AND_TOKEN),
+        RegistrationMode::Closed => {
+            let fresh = state.users.is_fresh().await.map_err(error_map::users)?;
+            return Ok(if fresh { vec![TOKEN] } else { Vec::new() });
+        }
+    };
+    let mut flows = match address {
+        AtRegistration::Off => vec![without],
+        AtRegistration::Optional => vec![without, with],
+        AtRegistration::Required => vec![with],
+    };
+    if !flows.contains(&TOKEN) && state.users.is_fresh().await.map_err(error_map::users)? {
+        flows.push(TOKEN);
     }
-    let fresh = state.users.is_fresh().await.map_err(error_map::users)?;
-    Ok(match (mode, fresh) {
-        (RegistrationMode::Open, true) => Some(FREELY_OR_BY_TOKEN),
-        (RegistrationMode::Open, false) => Some(FREELY),
-        (_, true) => Some(BY_TOKEN),
-        (_, false) => None,
-    })
+    Ok(flows)
 }
 
 async fn register_guest(

@@ -2,12 +2,13 @@
 //! (<https://spec.matrix.org/v1.19/client-server-api/#user-interactive-authentication-api>; behaviours CA1, CA2).
 
 use axum::extract::FromRequestParts;
-use endpoint::{Error, OptionalBody, RateClass, Requester};
+use endpoint::{ClientAddress, Error, OptionalBody, RateClass, Requester};
 use http::request::Parts;
 use http::{Method, StatusCode, Uri};
 use serde_json::{Map, Value};
 use users::SessionKind;
-use users::uia::{Challenge, Failure, Flow, OAUTH, OAUTH_UNSTABLE, Operation, PASSWORD, Proof, Verdict};
+use users::email::sessions::Purpose;
+use users::uia::{Challenge, EMAIL, Failure, Flow, OAUTH, OAUTH_UNSTABLE, Operation, PASSWORD, Proof, Verdict};
 
 use crate::{State, error_map};
 
@@ -56,8 +57,44 @@ pub async fn prove(
         // Whoever has stolen a token shall not find out the password.
         state.door.limit(RateClass::Logins, requester)?;
     }
-    let operation = Operation { method: target.method.as_str(), path: target.uri.path(), body, user, kind };
-    match state.users.interactive(flows, operation).await {
+    let operation =
+        Operation { method: target.method.as_str(), path: target.uri.path(), body, user, kind, email: None };
+    judged(state.users.interactive(flows, operation).await)
+}
+
+/// As [`prove`], of nobody's client, in flows of which an e-mail address may be a part.
+///
+/// # Errors
+/// As [`prove`].
+pub async fn prove_with_address(
+    state: &State,
+    flows: &[Flow],
+    target: &Target,
+    (client, purpose): (ClientAddress, Purpose),
+    body: &Map<String, Value>,
+) -> Result<Proof, Error> {
+    check_shape(body.get("auth"))?;
+    if names_stage(body, EMAIL) {
+        state.door.check_address(RateClass::Logins, client)?;
+    }
+    let (kind, email) = (SessionKind::Legacy, Some(purpose));
+    let operation =
+        Operation { method: target.method.as_str(), path: target.uri.path(), body, user: None, kind, email };
+    let verdict = state.users.interactive(flows, operation).await;
+    if let Ok(Verdict::Challenge(Challenge { failure: Some(Failure::UnknownEmailSession), .. })) = &verdict {
+        // Whoever knows of a session shall not find out its secret. Who waits for a mail may ask often.
+        state.door.limit_address(RateClass::Logins, client)?;
+    }
+    judged(verdict)
+}
+
+/// Whether a request tries this stage.
+pub(super) fn names_stage(body: &Map<String, Value>, stage: &str) -> bool {
+    body.get("auth").and_then(|auth| auth.get("type")).and_then(Value::as_str) == Some(stage)
+}
+
+fn judged(verdict: Result<Verdict, users::Error>) -> Result<Proof, Error> {
+    match verdict {
         Ok(Verdict::Proven(proof)) => Ok(proof),
         Ok(Verdict::Challenge(challenge)) => Err(answer(challenge)),
         Err(users::Error::UnknownToken) => {
@@ -93,6 +130,7 @@ fn answer(challenge: Challenge) -> Error {
         Failure::WrongToken => Error::unauthorized("The registration token is not valid."),
         Failure::WrongStage => Error::unrecognized_request("No flow goes on with this stage."),
         Failure::Deactivated => Error::user_deactivated(),
+        Failure::NotConfirmedYet | Failure::UnknownEmailSession => Error::threepid_auth_failed(),
         Failure::NotAllowedYet => Error::unauthorized("This is to be allowed on the account management page first."),
         Failure::Missing(member) => Error::missing_param(member),
     };

@@ -8,6 +8,7 @@ mod create_room;
 mod dehydrated_device;
 mod delayed_events;
 mod directory;
+mod email;
 mod events;
 mod guests;
 mod history;

@@ -65,6 +65,7 @@ pub async fn run(given: &Given) -> Result<(), Failure> {
     let mut tasks = vec![
         tokio::spawn(readers::run(Arc::clone(&current), stopping.clone())),
         tokio::spawn(readers::send_delayed(Arc::clone(&current), stopping.clone())),
+        tokio::spawn(readers::send_mails(Arc::clone(&current), stopping.clone())),
     ];
     if let Some(control) = control::bind(&builder.config.data_dir).await {
         tasks.push(tokio::spawn(control::serve(control, current, stopping.clone())));

@@ -84,6 +84,61 @@ const KEYS: &[Declared] = &[
         "",
         "Enables /_synapse/admin/v1/register for whoever knows this secret.",
     ),
+    (
+        "registration.email",
+        Kind::Text,
+        "\"off\"",
+        "Whether who registers confirms an e-mail address: `off`, `optional` or `required`. Needs `email.url`.",
+    ),
+    (
+        "registration.email_allowed_domains",
+        Kind::Texts,
+        "[]",
+        "The only domains whose addresses may be used, at registration and later; empty: all. \"*.example.org\" stands for\n\
+         all below example.org.",
+    ),
+    ("registration.email_denied_domains", Kind::Texts, "[]", "Domains whose addresses may not be used."),
+    (
+        "email.url",
+        Kind::Secret,
+        "",
+        "The mail server by which this one writes to people: `smtps://user:password@host` (TLS, port 465),\n\
+         `smtp://user:password@host` (STARTTLS, port 587) or `smtp+plain://host` (no TLS, port 25), each with or without a\n\
+         port. What is special in user or password is written as %XX. Unset: no mail is sent, and accounts have no\n\
+         addresses.",
+    ),
+    ("email.from", Kind::Text, "", "Whom mails come from, such as \"Hearth <noreply@example.org>\"."),
+    (
+        "email.templates",
+        Kind::Text,
+        "",
+        "A folder with files that take the place of the built-in texts of mails: reset.subject, reset.txt, reset.html, …",
+    ),
+    ("email.trusted_ca_files", Kind::Texts, "[]", "Further certificate authorities of the mail server, PEM."),
+    (
+        "email.next_link_hosts",
+        Kind::Texts,
+        "[]",
+        "Hosts to whose pages people may be led on after they have confirmed an address, such as \"app.element.io\".",
+    ),
+    (
+        "email.notification_delay",
+        Kind::Time,
+        "\"10 min\"",
+        "How long a message is unread before a mail tells of it, to users who want such mails.",
+    ),
+    (
+        "email.notification_interval",
+        Kind::Time,
+        "\"1 h\"",
+        "How long after a mail about unread messages the next may come.",
+    ),
+    (
+        "email.reveal_addresses",
+        Kind::Boolean,
+        "false",
+        "Whether strangers may learn if an address belongs to an account: then mistakes are told at once, not by mail.",
+    ),
     ("federation.enabled", Kind::Boolean, "true", "Whether to speak with other servers."),
     (
         "federation.delegated_to",

@@ -2,6 +2,7 @@
 //! (behaviours CP4 to CP9).
 
 mod bounds;
+mod by_mail;
 mod gateway;
 mod network;
 mod numbers;

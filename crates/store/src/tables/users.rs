@@ -229,6 +229,8 @@ table! {
         completed: String,
         /// The registration token whose pending uses count this session, or `first-account`.
         registration_token: Option<String>,
+        /// The session in which an e-mail address was confirmed, by its id.
+        email_session: Option<String>,
         /// When it expires, in milliseconds since the epoch.
         expires_ms: i64,
     }

@@ -31,7 +31,7 @@ async fn ask_by(
     json: Json,
 ) -> Result<Verdict, Error> {
     let body = &body(json);
-    bench.users.interactive(flows, Operation { method, path, body, user, kind: SessionKind::Legacy }).await
+    bench.users.interactive(flows, Operation { method, path, body, user, kind: SessionKind::Legacy, email: None }).await
 }
 
 fn challenge(verdict: Result<Verdict, Error>) -> Challenge {
@@ -189,7 +189,10 @@ async fn ca12_a_session_of_the_oauth_api_goes_by_the_account_page() {
     let alice = user("alice");
     let ask = async |flows: &[Flow], json: Json| {
         let (method, path, kind) = ("POST", "/k", SessionKind::OAuth);
-        bench.users.interactive(flows, Operation { method, path, body: &body(json), user: Some(&alice), kind }).await
+        bench
+            .users
+            .interactive(flows, Operation { method, path, body: &body(json), user: Some(&alice), kind, email: None })
+            .await
     };
     let password = json!({ "auth": { "type": PASSWORD, "password": "secret", "user": "alice" } });
     assert!(matches!(ask(BY_PASSWORD, password).await, Err(Error::AccountPageOnly)));
@@ -226,7 +229,13 @@ async fn ca12_without_an_account_page_nothing_is_offered() {
     let bench = Bench::new().await;
     bench.join("alice").await;
     let alice = user("alice");
-    let operation =
-        Operation { method: "POST", path: "/k", body: &Map::new(), user: Some(&alice), kind: SessionKind::OAuth };
+    let operation = Operation {
+        method: "POST",
+        path: "/k",
+        body: &Map::new(),
+        user: Some(&alice),
+        kind: SessionKind::OAuth,
+        email: None,
+    };
     assert!(matches!(bench.users.interactive(&[&[OAUTH]], operation).await, Err(Error::AccountPageOnly)));
 }

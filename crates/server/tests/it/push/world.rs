@@ -15,7 +15,7 @@ use server::outgoing;
 use server::world::World as Outside;
 use store::model::Model;
 use store::{Engine, Store, UserId};
-use testkit::{FakeClock, SeededEntropy, encoded, text};
+use testkit::{FakeClock, Letters, SeededEntropy, encoded, text};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tower::ServiceExt as _;
@@ -23,7 +23,7 @@ use users::login::NewDevice;
 use users::registration::NewAccount;
 
 /// An end for what hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The settings by which the gateway of a test can be reached.
 const REACHABLE: [&str; 2] = ["push.http_gateways=true", "push.allowed_private_ranges=[\"127.0.0.1\"]"];
 
@@ -49,13 +49,29 @@ impl World {
         Self::with(&[&REACHABLE[..], settings].concat()).await
     }
 
+    /// One that sends mail, and the mails.
+    pub async fn mailing() -> (Self, Arc<Letters>) {
+        let letters = Arc::new(Letters::default());
+        let settings = [
+            "email.url=smtp+plain://127.0.0.1:1",
+            "email.from=noreply@hearth.test",
+            "public_base_url=https://matrix.hearth.test",
+        ];
+        (Self::built(&settings, Some(Arc::clone(&letters) as _)).await, letters)
+    }
+
     pub async fn with(settings: &[&str]) -> Self {
+        Self::built(settings, None).await
+    }
+
+    async fn built(settings: &[&str], mailer: Option<Arc<dyn users::Mailer>>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let data_dir = format!("data_dir={}", folder.path().display());
         let own = [data_dir.as_str(), "server_name=hearth.test", "rate_limits.enabled=false"];
         let config = Config::of(&[&own[..], settings].concat()).unwrap();
         let clock = Arc::new(FakeClock::default());
         let outside = Outside::of(Arc::clone(&clock) as _, Arc::new(SeededEntropy::new(1)));
+        let outside = Outside { mailer, ..outside };
         let engine = Arc::new(Model::new()) as Arc<dyn Engine>;
         let (running, stop, task) = boot_on(&engine, &config, &outside).await;
         Self { clock, running, engine, config, outside, stop, task: Some(task), _folder: folder }
