@@ -341,7 +341,8 @@ impl Users {
     }
 
     /// Removes what has expired: sessions with their pending token uses, login and OpenID tokens, old transaction ids,
-    /// unused leave to reset cross-signing, connections of sliding sync that nobody uses, ended rendezvous.
+    /// unused leave to reset cross-signing, connections of sliding sync that nobody uses, ended rendezvous,
+    /// old reports.
     /// To be called every few minutes.
     ///
     /// # Errors
@@ -383,6 +384,7 @@ impl Users {
         }
         self.add_unused_connections(&mut batch, PRUNED_MAX).await?;
         self.remove_ended_rendezvous(PRUNED_MAX).await?;
+        self.prune_reports().await?;
         if batch.is_empty() { Ok(()) } else { self.commit(batch).await.map(drop) }
     }
 }
