@@ -339,8 +339,15 @@ async fn users_of(store: &Store, config: &Config, world: &World, server_name: &s
     let shared_secret = config.registration_shared_secret.clone();
     let turn = config.calls.turn.clone();
     let email = email_of(config, world)?;
-    let options =
-        users::Options { registration, guests, shared_secret, turn, email, ..users::Options::new(server_name) };
+    let options = users::Options {
+        registration,
+        guests,
+        shared_secret,
+        turn,
+        email,
+        reports_kept_ms: config.reports_retention_ms,
+        ..users::Options::new(server_name)
+    };
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     Ok(Users::new(store.clone(), clock, entropy, world.password_threads(), options).await?)
 }

@@ -56,6 +56,9 @@ enum Command {
     /// Makes, lists and deletes tokens with which people can register.
     #[command(subcommand)]
     Token(orders::TokenCommand),
+    /// Lists, shows and closes what users reported: rooms, events and users.
+    #[command(subcommand)]
+    Reports(orders::ReportsCommand),
     /// Lists the rooms: version, joined members, and of which not all members are known yet.
     Rooms,
     /// Looks after the search index.
@@ -148,6 +151,7 @@ pub fn run() -> ExitCode {
         Command::Config(command) => config::run(&command, &given),
         Command::User(command) => on_runtime(orders::user(command, &given)),
         Command::Token(command) => on_runtime(orders::token(command, &given)),
+        Command::Reports(command) => on_runtime(orders::reports(command, &given)),
         Command::Key(command) => on_runtime(key::run(&command, &given)),
         Command::Rooms => on_runtime(orders::rooms(&given)),
         Command::Search(command) => on_runtime(orders::search(command, &given)),

@@ -176,6 +176,8 @@ pub struct Config {
     pub registration_shared_secret: Option<String>,
     /// How e-mail is sent; none where it is not.
     pub email: Option<Email>,
+    /// How long reports are kept, in milliseconds.
+    pub reports_retention_ms: i64,
     /// The rate limits.
     pub rate_limits: RateLimits,
     /// Whether to speak with other servers.
@@ -297,6 +299,7 @@ impl Config {
             federation_members_omitted_from: settings.whole("federation.members_omitted_from")?,
             federation_verify_certificates: settings.boolean("federation.verify_certificates")?,
             default_room_version: room_version(settings)?,
+            reports_retention_ms: settings.milliseconds("reports.retention")?,
             redaction_retention_ms: settings.milliseconds("rooms.redaction_retention")?,
             delay_ms_max: settings.milliseconds("rooms.delay_max")?,
             delayed_max: settings.whole("rooms.delayed_events_max")?,

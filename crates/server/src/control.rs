@@ -4,6 +4,8 @@
 //! none runs, the command opens the database itself and does the same. The folder is its owner's alone, and so is the
 //! socket.
 
+mod reports;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -89,6 +91,21 @@ pub enum Order {
         /// The token.
         token: String,
     },
+    /// List reports, newest first.
+    ListReports {
+        /// Also those that are closed.
+        all: bool,
+    },
+    /// Show a report.
+    ShowReport {
+        /// Its number.
+        number: i64,
+    },
+    /// Note that a report is done.
+    CloseReport {
+        /// Its number.
+        number: i64,
+    },
     /// List all rooms.
     ListRooms,
     /// Build the search index from nothing.
@@ -152,6 +169,9 @@ pub async fn perform(running: &Arc<Running>, order: Order, say: &Say) -> Result<
                 false => return Err("there is no such token".to_owned()),
             }
         }
+        Order::ListReports { all } => reports::list(running, all, say).await.map_err(|error| error.to_string())?,
+        Order::ShowReport { number } => reports::show(running, number, say).await?,
+        Order::CloseReport { number } => reports::close(running, number, say).await?,
         Order::ListRooms => list_rooms(running, say).await?,
         Order::RebuildSearch => rebuild_search(running, say).await?,
         Order::Backup { to } => backup(running, to, say).await?,

@@ -77,6 +77,8 @@ pub struct Options {
     pub presence: bool,
     /// Where sessions of the OAuth API are sent to manage their account: an `https` address (CA12).
     pub account_management_url: Option<String>,
+    /// How long reports are kept, in milliseconds.
+    pub reports_kept_ms: i64,
     /// The TURN servers through which calls may go, if there are any.
     pub turn: Option<turn::Servers>,
     /// How e-mail is sent; without it there is none.
@@ -96,6 +98,7 @@ impl Options {
             login_tokens: false,
             presence: true,
             account_management_url: None,
+            reports_kept_ms: 365 * 24 * 3_600 * 1_000,
             turn: None,
             email: None,
         }

@@ -392,8 +392,8 @@ impl Users {
     }
 
     /// Removes what has expired: sessions with their pending token uses, login and OpenID tokens, old transaction ids,
-    /// unused leave to reset cross-signing, connections of sliding sync that nobody uses, ended rendezvous
-    /// and sessions of e-mail addresses.
+    /// unused leave to reset cross-signing, connections of sliding sync that nobody uses, ended rendezvous,
+    /// sessions of e-mail addresses and old reports.
     /// To be called every few minutes.
     ///
     /// # Errors
@@ -437,6 +437,7 @@ impl Users {
         self.prune_unsubscribing(&mut batch, PRUNED_MAX).await?;
         self.prune_email_sessions(PRUNED_MAX).await?;
         self.remove_ended_rendezvous(PRUNED_MAX).await?;
+        self.prune_reports().await?;
         if batch.is_empty() { Ok(()) } else { self.commit(batch).await.map(drop) }
     }
 }

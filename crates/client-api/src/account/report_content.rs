@@ -64,7 +64,9 @@ async fn report_event(
     if !viewer.sees(&event).await.map_err(error_map::rooms)? {
         return Err(unknown());
     }
-    let reported = Reported::Event { room_id: &room_id, event_id: &event_id, sender: event.pdu.sender.as_str() };
+    let json = serde_json::to_string(&event.pdu.object()).map_err(Error::internal)?;
+    let sender = event.pdu.sender.as_str();
+    let reported = Reported::Event { room_id: &room_id, event_id: &event_id, sender, json: &json };
     keep(&state, &requester, reported, &report.reason.unwrap_or_default()).await?;
     Ok(error::empty())
 }

@@ -860,6 +860,21 @@ async fn logins_by_unknown_identifiers_are_told_apart_from_wrong_ones() {
 }
 
 #[tokio::test]
+async fn a_reported_event_stays_readable_when_it_is_redacted() {
+    let (server, alice, bob, room) = two_in_a_room().await;
+    let said = alice.say(&room, "very rude").await;
+    let event = format!("/rooms/{}/report/{}", encoded(&room), encoded(&said));
+    bob.post(&event, json!({ "reason": "rude" })).await.ok();
+    alice.put(format!("/rooms/{}/redact/{}/1", encoded(&room), encoded(&said)), json!({})).await.ok();
+    let shown = bob.get(format!("/rooms/{}/event/{}", encoded(&room), encoded(&said))).await.ok();
+    assert_eq!(shown["content"], json!({}), "{shown}");
+    let report = server.state.users.reports(None, 1).await.unwrap().remove(0);
+    let kept: Value = serde_json::from_str(report.event.as_deref().unwrap()).unwrap();
+    assert_eq!((&kept["content"]["body"], &kept["sender"]), (&json!("very rude"), &json!(alice.id().as_str())));
+    assert_eq!((report.reporter, report.room_id, report.event_id), (bob.id(), Some(room), Some(said)));
+}
+
+#[tokio::test]
 async fn reports_of_rooms_events_and_users_are_kept() {
     let (server, alice, bob, room) = two_in_a_room().await;
     let carol = server.register("carol").await;

@@ -1,4 +1,5 @@
-//! `hearth user …`, `hearth token …`, `hearth search …`, `hearth backup`, `hearth doctor`: done by the server that runs, or else here.
+//! `hearth user …`, `hearth token …`, `hearth reports …`, `hearth search …`, `hearth backup`, `hearth doctor`: done by the server
+//! that runs, or else here.
 
 use std::io::BufRead;
 use std::path::PathBuf;
@@ -95,6 +96,40 @@ pub async fn search(command: SearchCommand, given: &Given) -> Result<(), Failure
     run(Order::RebuildSearch, given).await
 }
 
+/// What to do with reports.
+#[derive(Subcommand)]
+pub enum ReportsCommand {
+    /// Lists the open ones, newest first.
+    List {
+        /// Also those that are closed.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Shows one, with the event as it was when it was reported.
+    Show {
+        /// Its number in the list.
+        number: i64,
+    },
+    /// Notes that one is done.
+    Close {
+        /// Its number in the list.
+        number: i64,
+    },
+}
+
+/// Carries out a `hearth reports` command.
+///
+/// # Errors
+/// Why it failed.
+pub async fn reports(command: ReportsCommand, given: &Given) -> Result<(), Failure> {
+    let order = match command {
+        ReportsCommand::List { all } => Order::ListReports { all },
+        ReportsCommand::Show { number } => Order::ShowReport { number },
+        ReportsCommand::Close { number } => Order::CloseReport { number },
+    };
+    run(order, given).await
+}
+
 /// Carries out a `hearth token` command.
 ///
 /// # Errors
@@ -186,6 +221,7 @@ async fn run(order: Order, given: &Given) -> Result<(), Failure> {
     let (config, _) = Config::load(given)?;
     let nothing = match order {
         Order::ListUsers => "There is no account yet: `hearth user create NAME --admin` makes the first one.",
+        Order::ListReports { .. } => "There is no report.",
         Order::ListRooms => "There is no room yet.",
         Order::ListTokens => "There is no token: `hearth token create` makes one.",
         _ => "",

@@ -139,6 +139,13 @@ const KEYS: &[Declared] = &[
         "false",
         "Whether strangers may learn if an address belongs to an account: then mistakes are told at once, not by mail.",
     ),
+    (
+        "reports.retention",
+        Kind::Time,
+        "\"365 days\"",
+        "How long reports of rooms, events and users are kept for `hearth reports`: a text such as \"90 days\", a number\n\
+         of seconds, or \"forever\". Each holds the event as it was when it was reported, also if it is redacted later.",
+    ),
     ("federation.enabled", Kind::Boolean, "true", "Whether to speak with other servers."),
     (
         "federation.delegated_to",

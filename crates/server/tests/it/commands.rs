@@ -114,6 +114,39 @@ async fn rooms_are_listed_with_and_without_a_running_server() {
 }
 
 #[tokio::test]
+async fn reports_are_read_and_closed_with_and_without_a_running_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let create = ["user", "create", "alice", "--password-stdin"];
+    assert_eq!(run_with_input(folder, &create, &[NAME], "a secret!\n").0, 0);
+    {
+        let program = Program::start(folder, &[NAME]);
+        let client = format!("{}/_matrix/client/v3", program.url);
+        let login = json!({ "type": "m.login.password", "password": "a secret!", "user": "alice" });
+        let login = ask(Method::POST, &format!("{client}/login"), &login.to_string()).await;
+        let login: Value = serde_json::from_str(login.body()).unwrap();
+        let token = login["access_token"].as_str().unwrap();
+        let reason = json!({ "reason": "spam\n2 \u{1b}[2Jé" }).to_string();
+        let path = format!("{client}/users/@bob:elsewhere.test/report?access_token={token}");
+        assert_eq!(ask(Method::POST, &path, &reason).await.status(), 200);
+        let (code, said) = run(folder, &["reports", "list"], &[NAME]);
+        let number = said.split(' ').next().unwrap().to_owned();
+        let line = "user @bob:elsewhere.test, by @alice:hearth.test 0 min ago: spam\\n2 \\u{1b}[2Jé";
+        assert_eq!((code, said.trim()), (0, format!("{number} {line}").as_str()), "in one line, without escapes");
+        let (code, said) = run(folder, &["reports", "show", &number], &[NAME]);
+        assert_eq!(code, 0, "{said}");
+        assert!(said.contains("\nreporter @alice:hearth.test\n") && said.contains("\nuser     @bob:els"), "{said}");
+        assert_eq!(run(folder, &["reports", "close", &number], &[NAME]).0, 0);
+        assert_eq!(run(folder, &["reports", "close", "1000"], &[NAME]).0, 1);
+    }
+    let (code, said) = run(folder, &["reports", "list"], &[NAME]);
+    assert_eq!((code, said.trim()), (0, "There is no report."));
+    let (code, said) = run(folder, &["reports", "list", "--all"], &[NAME]);
+    assert_eq!(code, 0);
+    assert!(said.contains("@bob:elsewhere.test, by @alice:hearth.test 0 min ago, closed: spam"), "{said}");
+}
+
+#[tokio::test]
 async fn the_doctor_speaks_with_and_without_a_running_server() {
     let folder = tempfile::tempdir().unwrap();
     let create = ["user", "create", "alice", "--password-stdin"];
@@ -138,6 +171,9 @@ const ON_A_SERVER: &[&[&str]] = &[
     &["user", "list"],
     &["user", "reset-password", "alice"],
     &["user", "deactivate", "alice"],
+    &["reports", "list"],
+    &["reports", "show", "1"],
+    &["reports", "close", "1"],
     &["token", "create"],
     &["token", "list"],
     &["token", "delete", "welcome"],

@@ -570,9 +570,14 @@ table! {
         user_id: Option<UserId>,
         /// Why.
         reason: String,
+        /// The event as it was when it was reported, as JSON, for `event`.
+        event: Option<String>,
         /// When, in milliseconds since the epoch.
         at_ms: i64,
+        /// When an administrator was done with it, in milliseconds since the epoch.
+        closed_ms: Option<i64>,
     }
+    index BY_REPORTER(reporter);
 }
 
 table! {

@@ -12,7 +12,7 @@ use super::{Bench, user};
 use crate::Error;
 use crate::push_rules::{NewRule, Place, RuleKind};
 use crate::receipts::{ReadUpTo, ReceiptType};
-use crate::reports::{REASON_BYTES_MAX, Reported};
+use crate::reports::{REASON_BYTES_MAX, REPORTS_MAX, Reported};
 use crate::to_device::Messages;
 
 #[tokio::test]
@@ -237,7 +237,7 @@ async fn cy15_ignored_users_are_read_from_account_data() {
 async fn reports_are_kept_for_administrators() {
     let bench = Bench::new().await;
     let alice = user("alice");
-    let event = Reported::Event { room_id: "!r:x", event_id: "$e", sender: "@bob:x" };
+    let event = Reported::Event { room_id: "!r:x", event_id: "$e", sender: "@bob:x", json: "{}" };
     bench.users.report(&alice, event, "rude").await.unwrap();
     bench.users.report(&alice, Reported::Room { room_id: "!r:x" }, "").await.unwrap();
     bench.users.report(&alice, Reported::User { user: &user("bob") }, "spam").await.unwrap();
@@ -251,6 +251,39 @@ async fn reports_are_kept_for_administrators() {
     let long = "x".repeat(REASON_BYTES_MAX + 1);
     let refused = bench.users.report(&alice, Reported::Room { room_id: "!r:x" }, &long).await;
     assert!(matches!(refused, Err(Error::TooLarge(_))));
+}
+
+#[tokio::test]
+async fn reports_are_closed_bounded_and_removed_in_time() {
+    let bench = Bench::with(|options| options.reports_kept_ms = 10_000).await;
+    let (alice, bob, room) = (user("alice"), user("bob"), Reported::Room { room_id: "!r:x" });
+    let event = Reported::Event { room_id: "!r:x", event_id: "$e", sender: "@bob:x", json: r#"{"body":"rude"}"# };
+    bench.users.report(&bob, event, "rude").await.unwrap();
+    let first = bench.users.reports(None, 10).await.unwrap().remove(0);
+    assert_eq!((first.event.as_deref(), first.closed_ms), (Some(r#"{"body":"rude"}"#), None));
+    bench.users.close_report(first.number).await.unwrap();
+    bench.clock.advance(1_000);
+    bench.users.close_report(first.number).await.unwrap();
+    assert_eq!(
+        bench.users.kept_report(first.number).await.unwrap().closed_ms,
+        Some(1_000_000),
+        "the first time counts"
+    );
+    assert!(matches!(bench.users.close_report(first.number + 1).await, Err(Error::NotFound(_))));
+    for n in 0..=REPORTS_MAX {
+        bench.users.report(&alice, room, &n.to_string()).await.unwrap();
+    }
+    let all = bench.users.reports(None, 1_000).await.unwrap();
+    let (of_alice, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|report| report.reporter == alice);
+    assert_eq!((of_alice.len(), others.len()), (REPORTS_MAX as usize, 1), "only the reporter's own reports go");
+    assert_eq!(of_alice.last().map(|report| report.reason.as_str()), Some("1"), "the oldest went");
+    bench.clock.advance(9_000);
+    bench.users.prune().await.unwrap();
+    assert!(bench.users.kept_report(first.number).await.is_ok(), "its time is not over yet");
+    bench.clock.advance(1);
+    bench.users.prune().await.unwrap();
+    assert!(matches!(bench.users.kept_report(first.number).await, Err(Error::NotFound(_))));
+    assert_eq!(bench.users.reports(None, 1_000).await.unwrap().len(), REPORTS_MAX as usize);
 }
 
 #[tokio::test]
