@@ -1,4 +1,5 @@
-//! `hearth user …`, `hearth token …`, `hearth reports …`, `hearth backup`, `hearth doctor`: done by the server that runs, or else here.
+//! `hearth user …`, `hearth token …`, `hearth reports …`, `hearth backup`, `hearth doctor`: done by the server that runs,
+//! or else here.
 
 use std::io::BufRead;
 use std::path::PathBuf;
