@@ -13,7 +13,6 @@ use endpoint::{Error, GuestRequester, Path, Query, Requester};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use store::UserId;
-use tokio::time::Instant;
 use users::presence::PresenceState;
 
 use crate::json_text::JsonText;
@@ -86,7 +85,9 @@ async fn events(
 /// Events of one room, for those who may read it and need not be in it.
 async fn peek(state: &State, requester: &Requester, room_id: &str, listening: &Listening) -> Result<JsonText, Error> {
     let start = listening.from(state);
-    let deadline = Instant::now() + listening.timeout();
+    let time_up = tokio::time::sleep(listening.timeout());
+    tokio::pin!(time_up);
+    let mut is_over = false;
     let mut watermark = state.store.notifier().subscribe();
     loop {
         let upto = *watermark.borrow_and_update();
@@ -100,7 +101,7 @@ async fn peek(state: &State, requester: &Requester, room_id: &str, listening: &L
         let ignored = reader.ignored().clone();
         let page = state.rooms.page(room, query, &mut reader.viewer, |event| heeds(&ignored, event)).await;
         let page = page.map_err(error_map::rooms)?;
-        if !page.events.is_empty() || Instant::now() >= deadline {
+        if !page.events.is_empty() || is_over {
             let more = page.end.filter(|_| page.events.len() >= query.limit).map(|end| end.to_string());
             let end = more.unwrap_or_else(|| format!("s{upto}"));
             return Ok(JsonText::object()
@@ -109,7 +110,10 @@ async fn peek(state: &State, requester: &Requester, room_id: &str, listening: &L
                 .value("end", end));
         }
         // Running out of time is not an error.
-        drop(tokio::time::timeout_at(deadline, watermark.changed()).await);
+        tokio::select! {
+            _ = watermark.changed() => {}
+            () = &mut time_up => is_over = true,
+        }
     }
 }
 

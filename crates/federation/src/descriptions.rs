@@ -11,7 +11,7 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use serde_json::{Map, Value, json};
 use store::Clock;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::Result;
 use crate::client::Client;
@@ -232,12 +232,9 @@ impl Descriptions {
         let mut described = None;
         let others = via.iter().filter(|server| self.client.reaches(server)).take(ASKED_MAX);
         for server in others {
-            let left = deadline.saturating_duration_since(Instant::now()).min(ONE_MAX);
-            if left.is_zero() {
-                // Nothing is known by that: the next request asks.
-                return None;
-            }
-            match tokio::time::timeout(left, self.client.query_hierarchy(server, room_id, suggested_only)).await {
+            let asked = timeout(ONE_MAX, self.client.query_hierarchy(server, room_id, suggested_only));
+            // Where all time is up nothing is known by that: the next request asks.
+            match timeout_at(deadline, asked).await.ok()? {
                 Ok(Ok(answer)) => described = Described::of(&answer, room_id).map(Arc::new),
                 Ok(Err(error)) => tracing::debug!(server, room_id, %error, "a room is not described"),
                 Err(_) => tracing::debug!(server, room_id, "a room is not described in time"),

@@ -10,7 +10,6 @@ use users::email::unsubscribing::Notifications;
 
 use crate::notification::Told;
 use crate::people::Seat;
-use crate::shards::Shards;
 use crate::{Counters, Push, Result};
 
 /// Events that are looked at for one mail.
@@ -67,7 +66,7 @@ impl Push {
             _ => self.users.mailbox_of(&seat.user, &seat.pushkey).await?,
         };
         let Some(mailbox) = mailbox.filter(|_| !seat.is_gone()) else {
-            return self.commit_owned(Shards::of(&seat.user), batch, None).await.map(drop);
+            return self.commit_for(&seat.user, batch).await;
         };
         let shown = |room: Room| json!({ "name": room.name, "messages": room.messages });
         self.users.add_notifications(
@@ -88,7 +87,7 @@ impl Push {
             queue.state.clone()
         };
         batch.put(state);
-        self.commit_owned(Shards::of(&seat.user), batch, None).await?;
+        self.commit_for(&seat.user, batch).await?;
         self.users.mails_queued();
         Counters::add(&self.counters.delivered);
         Ok(())

@@ -1,20 +1,18 @@
 //! `GET /_matrix/client/v1/room_summary/{roomIdOrAlias}` (`data/api/client-server/room_summary.yaml`), and the same under
 //! the names that it had as a proposal (MSC3266).
 
-use std::time::Duration;
-
 use axum::routing::get;
 use axum::{Json, Router, extract};
 use endpoint::{Error, OptionalRequester, Path, Query, RateClass, Requester};
 use serde_json::{Map, Value};
-use tokio::time::Instant;
 
 use super::joining::Via;
 use super::summary::{is_accessible, is_accessible_elsewhere};
+use crate::account::remote_keys::deadline;
 use crate::{Routes, State, error_map, remote};
 
-/// How long other servers are waited for.
-const ELSEWHERE_MAX: Duration = Duration::from_secs(15);
+/// How long other servers are waited for, in milliseconds.
+const ELSEWHERE_MS_MAX: u64 = 15_000;
 
 /// The routes of this file.
 pub fn routes() -> Router<State> {
@@ -89,8 +87,7 @@ async fn elsewhere(
     state.door.limit(RateClass::Requests, requester)?;
     let mut via = via.to_vec();
     via.extend(event::ids::domain(room_id).map(str::to_owned));
-    let deadline = Instant::now() + ELSEWHERE_MAX;
-    let Some(found) = remote.descriptions.of(room_id, &via, false, deadline).await else { return Ok(None) };
+    let Some(found) = remote.descriptions.of(room_id, &via, false, deadline(Some(ELSEWHERE_MS_MAX))).await else { return Ok(None) };
     let user = &requester.user_id;
     if !is_accessible_elsewhere(state, &found.room, user).await? {
         return Ok(None);

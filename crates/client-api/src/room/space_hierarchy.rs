@@ -4,7 +4,6 @@
 //! this server is not are described by others; what they said is remembered for a while.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
 
 use axum::routing::get;
 use axum::{Json, Router, extract};
@@ -18,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::summary::{is_accessible, is_accessible_elsewhere};
+use crate::account::remote_keys::deadline;
 use crate::{Routes, State, error_map};
 
 /// Rooms of a page where the client does not say, and most rooms of a page.
@@ -26,8 +26,8 @@ const LIMIT_MAX: usize = 50;
 const DEPTH_MAX: usize = 32;
 /// Most rooms of a tree that are looked at.
 const ROOMS_MAX: usize = 2_000;
-/// How long other servers are waited for, for one page. Rooms that are not described by then are left out of it.
-const ELSEWHERE_MAX: Duration = Duration::from_secs(20);
+/// How long other servers are waited for, for one page, in milliseconds. Rooms that are not described by then are left out.
+const ELSEWHERE_MS_MAX: u64 = 20_000;
 
 /// The routes of this file.
 pub fn routes() -> Router<State> {
@@ -65,7 +65,7 @@ async fn hierarchy(
         seen: HashSet::new(),
         known: HashMap::new(),
         closed: HashSet::new(),
-        deadline: Instant::now() + ELSEWHERE_MAX,
+        deadline: deadline(Some(ELSEWHERE_MS_MAX)),
         left: vec![Next {
             via: event::ids::domain(&room_id).map(str::to_owned).into_iter().collect(),
             room_id,

@@ -865,8 +865,8 @@ async fn a_reported_event_stays_readable_when_it_is_redacted() {
     let said = alice.say(&room, "very rude").await;
     let event = format!("/rooms/{}/report/{}", encoded(&room), encoded(&said));
     bob.post(&event, json!({ "reason": "rude" })).await.ok();
-    alice.put(format!("/rooms/{}/redact/{}/1", encoded(&room), encoded(&said)), json!({})).await.ok();
-    let shown = bob.get(format!("/rooms/{}/event/{}", encoded(&room), encoded(&said))).await.ok();
+    alice.put(&format!("/rooms/{}/redact/{}/1", encoded(&room), encoded(&said)), json!({})).await.ok();
+    let shown = bob.get(&format!("/rooms/{}/event/{}", encoded(&room), encoded(&said))).await.ok();
     assert_eq!(shown["content"], json!({}), "{shown}");
     let report = server.state.users.reports(None, 1).await.unwrap().remove(0);
     let kept: Value = serde_json::from_str(report.event.as_deref().unwrap()).unwrap();
