@@ -28,7 +28,7 @@ mod receipts;
 mod refresh;
 mod registration;
 mod registration_tokens;
-mod remote_keys;
+pub(crate) mod remote_keys;
 mod rendezvous;
 mod report_content;
 mod request_token;

@@ -87,7 +87,9 @@ async fn elsewhere(
     state.door.limit(RateClass::Requests, requester)?;
     let mut via = via.to_vec();
     via.extend(event::ids::domain(room_id).map(str::to_owned));
-    let Some(found) = remote.descriptions.of(room_id, &via, false, deadline(Some(ELSEWHERE_MS_MAX))).await else { return Ok(None) };
+    let Some(found) = remote.descriptions.of(room_id, &via, false, deadline(Some(ELSEWHERE_MS_MAX))).await else {
+        return Ok(None);
+    };
     let user = &requester.user_id;
     if !is_accessible_elsewhere(state, &found.room, user).await? {
         return Ok(None);
