@@ -62,13 +62,18 @@ async fn events(
         return peek(&state, &requester, room_id, &listening).await;
     }
     let start = listening.from(&state);
-    let request = request_of(&state, &requester.user_id, Some(start.clone()), None, listening.timeout());
+    let filter = json!({ "room": { "timeline": { "limit": LIMIT_MAX } } });
+    let filter = Some(filter.to_string());
+    let request = request_of(&state, &requester.user_id, Some(start.clone()), filter, listening.timeout());
     let mut answer = synced(&state, &request).await?;
     let mut chunk = Vec::new();
     let mut rooms = answer["rooms"].take();
-    for (group, sections) in
-        [("join", &["timeline", "ephemeral"][..]), ("leave", &["timeline"]), ("invite", &["invite_state"])]
-    {
+    for (group, sections) in [
+        ("join", &["timeline", "ephemeral"][..]),
+        ("leave", &["timeline"]),
+        ("invite", &["invite_state"]),
+        ("knock", &["knock_state"]),
+    ] {
         for (room_id, mut room) in taken(&mut rooms[group]) {
             for section in sections {
                 chunk.extend(
@@ -102,8 +107,7 @@ async fn peek(state: &State, requester: &Requester, room_id: &str, listening: &L
         let page = state.rooms.page(room, query, &mut reader.viewer, |event| heeds(&ignored, event)).await;
         let page = page.map_err(error_map::rooms)?;
         if !page.events.is_empty() || is_over {
-            let more = page.end.filter(|_| page.events.len() >= query.limit).map(|end| end.to_string());
-            let end = more.unwrap_or_else(|| format!("s{upto}"));
+            let end = page.end.map_or_else(|| format!("s{upto}"), |end| end.to_string());
             return Ok(JsonText::object()
                 .list("chunk", &reader.render(&page.events).await?)
                 .value("start", start)
@@ -119,7 +123,7 @@ async fn peek(state: &State, requester: &Requester, room_id: &str, listening: &L
 
 async fn one_event(
     Given(state): Given<State>,
-    GuestRequester(requester): GuestRequester,
+    requester: Requester,
     Path(event_id): Path<String>,
 ) -> Result<Response, Error> {
     let room_id = state.rooms.room_of_event(&requester.user_id, &event_id).await.map_err(error_map::rooms)?;
@@ -136,7 +140,7 @@ struct Beginning {
 
 async fn initial_sync(
     Given(state): Given<State>,
-    GuestRequester(requester): GuestRequester,
+    requester: Requester,
     Query(beginning): Query<Beginning>,
 ) -> Result<Json<Value>, Error> {
     let limit = beginning.limit.unwrap_or(MESSAGES_DEFAULT).min(LIMIT_MAX);

@@ -64,6 +64,7 @@ impl Description {
         for name in TEXTS {
             let text = told.get(*name).and_then(Json::as_str);
             let text = text.filter(|text| !text.is_empty() && text.len() <= TEXT_BYTES_MAX);
+            let text = text.filter(|text| *name != "avatar_url" || text.starts_with("mxc://"));
             members.extend(text.map(|text| ((*name).to_owned(), json!(text))));
         }
         let allowed = told.get("allowed_room_ids").and_then(Json::as_array).unwrap_or_default();
@@ -192,12 +193,16 @@ struct Kept {
     described: Option<Arc<Described>>,
 }
 
+/// Which server was asked of which room, and whether for suggested children alone. What one says is no other's word.
+type Asked = (String, String, bool);
+
 #[derive(Clone)]
 struct Weight;
 
-impl Weighter<(String, bool), Kept> for Weight {
-    fn weight(&self, key: &(String, bool), kept: &Kept) -> u64 {
-        let bytes = 200 + key.0.len() + kept.described.as_ref().map_or(0, |described| described.bytes());
+impl Weighter<Asked, Kept> for Weight {
+    fn weight(&self, (server, room_id, _): &Asked, kept: &Kept) -> u64 {
+        let bytes =
+            200 + server.len() + room_id.len() + kept.described.as_ref().map_or(0, |described| described.bytes());
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 }
@@ -206,7 +211,7 @@ impl Weighter<(String, bool), Kept> for Weight {
 pub struct Descriptions {
     client: Client,
     clock: Arc<dyn Clock>,
-    kept: Cache<(String, bool), Kept, Weight>,
+    kept: Cache<Asked, Kept, Weight>,
 }
 
 impl Descriptions {
@@ -224,28 +229,51 @@ impl Descriptions {
         suggested_only: bool,
         deadline: Instant,
     ) -> Option<Arc<Described>> {
-        let key = (room_id.to_owned(), suggested_only);
+        // Whose name the room bears comes first.
+        let via = event::ids::domain(room_id).into_iter().chain(via.iter().map(String::as_str));
+        let mut servers: Vec<&str> = Vec::new();
+        for server in via.filter(|server| self.client.reaches(server)) {
+            if servers.len() < ASKED_MAX && !servers.contains(&server) {
+                servers.push(server);
+            }
+        }
+        for server in servers {
+            let described = self.of_server(server, room_id, suggested_only, deadline).await?;
+            if described.is_some() {
+                return described;
+            }
+        }
+        None
+    }
+
+    /// A room as one server describes it. The outer `None` if the time is up: nothing is known by that.
+    async fn of_server(
+        &self,
+        server: &str,
+        room_id: &str,
+        suggested_only: bool,
+        deadline: Instant,
+    ) -> Option<Option<Arc<Described>>> {
+        let key = (server.to_owned(), room_id.to_owned(), suggested_only);
         let now_ms = self.clock.now_ms();
         if let Some(kept) = self.kept.get(&key).filter(|kept| kept.until_ms > now_ms) {
-            return kept.described;
+            return Some(kept.described);
         }
-        let mut described = None;
-        let others = via.iter().filter(|server| self.client.reaches(server)).take(ASKED_MAX);
-        for server in others {
-            let asked = timeout(ONE_MAX, self.client.query_hierarchy(server, room_id, suggested_only));
-            // Where all time is up nothing is known by that: the next request asks.
-            match timeout_at(deadline, asked).await.ok()? {
-                Ok(Ok(answer)) => described = Described::of(&answer, room_id).map(Arc::new),
-                Ok(Err(error)) => tracing::debug!(server, room_id, %error, "a room is not described"),
-                Err(_) => tracing::debug!(server, room_id, "a room is not described in time"),
+        let asked = timeout(ONE_MAX, self.client.query_hierarchy(server, room_id, suggested_only));
+        let described = match timeout_at(deadline, asked).await.ok()? {
+            Ok(Ok(answer)) => Described::of(&answer, room_id).map(Arc::new),
+            Ok(Err(error)) => {
+                tracing::debug!(server, room_id, %error, "a room is not described");
+                None
             }
-            if described.is_some() {
-                break;
+            Err(_) => {
+                tracing::debug!(server, room_id, "a room is not described in time");
+                None
             }
-        }
+        };
         let kept_ms = if described.is_some() { KEPT_MS } else { MISSING_MS };
         self.kept.insert(key, Kept { until_ms: now_ms.saturating_add(kept_ms), described: described.clone() });
-        described
+        Some(described)
     }
 
     /// A page of another server's directory, cleaned; `body` as `POST /publicRooms` takes it.
@@ -291,7 +319,7 @@ mod tests {
         let told = object(json!({
             "room_id": "!a:two", "name": 5, "topic": "t", "num_joined_members": -3, "world_readable": "yes",
             "join_rule": "restricted", "allowed_room_ids": ["!b:two", 7, "nonsense"], "secret": { "a": 1 },
-            "avatar_url": "x".repeat(TEXT_BYTES_MAX + 1),
+            "avatar_url": "https://two/a.png", "canonical_alias": "x".repeat(TEXT_BYTES_MAX + 1),
         }));
         let expected = json!({
             "room_id": "!a:two", "topic": "t", "num_joined_members": 0, "world_readable": false,

@@ -15,6 +15,8 @@ use crate::{Error, Result};
 const QUICK: Limits = Limits { timeout: Duration::from_secs(15), body_bytes_max: 4 << 20 };
 /// Answers that may be long.
 const LONG: Limits = Limits { timeout: Duration::from_secs(30), body_bytes_max: 32 << 20 };
+/// Descriptions of rooms.
+const DESCRIPTIONS: Limits = Limits { timeout: Duration::from_secs(30), body_bytes_max: 4 << 20 };
 /// Servers that one alias may name.
 const SERVERS_MAX: usize = 50;
 
@@ -49,7 +51,7 @@ impl Client {
     /// # Errors
     /// As [`Client::json`].
     pub async fn query_public_rooms(&self, server: &str, body: &Object) -> Result<Object> {
-        self.json(server, Method::POST, "/_matrix/federation/v1/publicRooms", Some(body), LONG).await
+        self.json(server, Method::POST, "/_matrix/federation/v1/publicRooms", Some(body), DESCRIPTIONS).await
     }
 
     /// The device keys and cross-signing keys of another server's users: devices by user, none for all of a user's.
@@ -88,7 +90,7 @@ impl Client {
     pub async fn query_hierarchy(&self, server: &str, room_id: &str, suggested_only: bool) -> Result<Object> {
         let only = if suggested_only { "true" } else { "false" };
         let path = path("/_matrix/federation/v1/hierarchy", &[room_id], &[("suggested_only", only)]);
-        self.json(server, Method::GET, &path, None, LONG).await
+        self.json(server, Method::GET, &path, None, DESCRIPTIONS).await
     }
 
     /// The event closest to a time: (event id, its time in milliseconds since the epoch).

@@ -20,6 +20,8 @@ const MESSAGES_MAX: usize = 5;
 const ROOMS_MAX: usize = 20;
 /// Characters of a message that a mail shows.
 const TEXT_CHARS_MAX: usize = 500;
+/// Characters of the names of rooms and people that are shown.
+const NAME_CHARS_MAX: usize = 100;
 
 /// What a mail says of one room.
 struct Room {
@@ -80,14 +82,11 @@ impl Push {
                 unread,
             },
         )?;
-        let state = {
-            let mut queue = seat.queue.lock();
-            let retry_at_ms = self.clock.now_ms().saturating_add(self.options.mail_interval_ms);
-            queue.state = PushStateRow { retry_at_ms, ..queue.state.clone() };
-            queue.state.clone()
-        };
-        batch.put(state);
+        let retry_at_ms = self.clock.now_ms().saturating_add(self.options.mail_interval_ms);
+        let state = PushStateRow { retry_at_ms, ..seat.queue.lock().state.clone() };
+        batch.put(state.clone());
         self.commit_for(&seat.user, batch).await?;
+        seat.queue.lock().state = state;
         self.users.mails_queued();
         Counters::add(&self.counters.delivered);
         Ok(())
@@ -96,8 +95,9 @@ impl Push {
 
 /// Adds an event to its room, of which the newest are shown.
 fn add(rooms: &mut Vec<Room>, told: Told) {
-    let text: Option<String> = told.text.map(|text| text.chars().take(TEXT_CHARS_MAX).collect());
-    let message = json!({ "sender": told.sender, "text": text });
+    let cut = |text: String, max: usize| text.chars().take(max).collect::<String>();
+    let text = told.text.map(|text| cut(text, TEXT_CHARS_MAX));
+    let message = json!({ "sender": cut(told.sender, NAME_CHARS_MAX), "text": text });
     match rooms.iter_mut().find(|room| room.id == told.room_id) {
         Some(room) => {
             room.messages.push(message);
@@ -106,7 +106,7 @@ fn add(rooms: &mut Vec<Room>, told: Told) {
             }
         }
         None => rooms.push(Room {
-            name: told.room.unwrap_or_else(|| told.room_id.clone()),
+            name: cut(told.room.unwrap_or_else(|| told.room_id.clone()), NAME_CHARS_MAX),
             id: told.room_id,
             messages: vec![message],
         }),

@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use store::inbox::ticks;
 use store::shards::Worker;
 use store::tables::core::{JobRow, MetaRow, StreamRow};
 use store::tables::rooms::EventRow;
@@ -67,8 +68,13 @@ impl Search {
     /// Follows the stream for ever. It waits while the store is away.
     pub(crate) async fn follow(self: &Arc<Self>) -> Infallible {
         let mut watermark = self.store.notifier().subscribe();
+        let mut look = ticks(LOOK_EVERY);
         loop {
             watermark.borrow_and_update();
+            // However busy the server is.
+            if tokio::time::timeout(Duration::ZERO, look.tick()).await.is_ok() {
+                self.look_for_jobs();
+            }
             match self.work().await {
                 Ok(Did::News) => tokio::time::sleep(LINGER).await,
                 Ok(Did::Work) => {}
@@ -78,7 +84,7 @@ impl Search {
                     tokio::select! {
                         Ok(()) = watermark.changed(), if has => {}
                         () = self.asked.notified() => {}
-                        () = tokio::time::sleep(LOOK_EVERY) => self.look_for_jobs(),
+                        _ = look.tick() => self.look_for_jobs(),
                     }
                 }
                 Err(error) => {
@@ -91,6 +97,7 @@ impl Search {
 
     /// Does the next piece of work.
     pub(crate) async fn work(self: &Arc<Self>) -> Result<Did> {
+        let _turn = self.working.lock().await;
         self.shards.share(self).await?;
         if self.shards.get(SHARD).is_none() {
             return Ok(Did::Nothing);
@@ -125,7 +132,7 @@ impl Search {
         }
         self.shards.passed(last);
         self.indexed.send_replace(last);
-        Ok(if found && !full { Did::News } else { Did::Work })
+        Ok(if full { Did::Work } else { Did::News })
     }
 
     /// The events that may have to be indexed anew, and the jobs that come of it.

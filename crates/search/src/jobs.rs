@@ -110,7 +110,12 @@ impl Search {
             return Ok(false);
         }
         let Some(job) = self.rebuild_row().await? else {
+            // In this order: what is added meanwhile is found, or says so itself.
             self.jobs.store(false, Ordering::Release);
+            let sweep = self.store.one::<JobRow>(Read::prefix::<JobRow>(vec![SWEEP.into()])).await?;
+            if sweep.is_some() || self.rebuild_row().await?.is_some() {
+                self.look_for_jobs();
+            }
             return Ok(false);
         };
         let after: i64 = job.cursor.parse().unwrap_or(0);

@@ -39,6 +39,8 @@ pub struct Search {
     pub(crate) rooms: Arc<Rooms>,
     pub(crate) clock: Arc<dyn Clock>,
     shards: Shards,
+    /// One step at a time, whoever asks for it.
+    working: tokio::sync::Mutex<()>,
     /// Whether there may be jobs.
     jobs: AtomicBool,
     /// Told when there is something to do that the stream does not tell of.
@@ -57,6 +59,7 @@ impl Search {
             store,
             rooms,
             clock,
+            working: tokio::sync::Mutex::default(),
             jobs: AtomicBool::new(true),
             asked: Notify::new(),
             running: AtomicBool::new(false),

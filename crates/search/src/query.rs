@@ -186,7 +186,6 @@ struct Scan<'a> {
     runs: Vec<SearchRunRow>,
     used: Vec<i64>,
     candidates: BTreeSet<(Moment, RoomNum)>,
-    n_candidates: usize,
     n_postings: usize,
     n_compared: usize,
     n_bytes: usize,
@@ -197,7 +196,6 @@ struct Scan<'a> {
 struct Window {
     hits: Vec<Hit>,
     before: Option<Moment>,
-    n_candidates: usize,
 }
 
 impl Search {
@@ -233,14 +231,14 @@ impl Search {
         memberships: &Memberships,
         token: &Token,
     ) -> Result<Found> {
-        let Window { mut hits, mut before, n_candidates } =
-            self.window(query, wanted, memberships, token, query.limit + 1).await?;
+        let Window { mut hits, mut before } = self.window(query, wanted, memberships, token, query.limit + 1).await?;
+        // Of what is not looked at yet nobody knows whether the user may see it.
+        let count = hits.len();
         if hits.len() > query.limit {
             hits.truncate(query.limit);
             before = hits.last().map(|hit| hit.at);
         }
         let next = before.map(|before| Token { before: Some(numbers(before)), ..token.clone() });
-        let count = if next.is_some() { n_candidates.max(hits.len()) } else { hits.len() };
         Ok(Found { hits, count, highlights: BTreeSet::new(), next, given_of: BTreeMap::new() })
     }
 
@@ -251,8 +249,8 @@ impl Search {
         memberships: &Memberships,
         token: &Token,
     ) -> Result<Found> {
-        let Window { mut hits, before, n_candidates } = self.window(query, wanted, memberships, token, RANKED).await?;
-        let count = if before.is_some() { n_candidates.max(hits.len()) } else { hits.len() };
+        let Window { mut hits, before } = self.window(query, wanted, memberships, token, RANKED).await?;
+        let count = hits.len();
         let oldest = hits.last().map(|hit| hit.at);
         // What comes between two pages is not to shift them.
         let after_newest = hits.first().map(|Hit { at, .. }| (at.0, at.1.0.saturating_add(1)));
@@ -337,7 +335,6 @@ impl Search {
                 runs,
                 used: Vec::new(),
                 candidates: BTreeSet::new(),
-                n_candidates: 0,
                 n_postings: 0,
                 n_compared: 0,
                 n_bytes: 0,
@@ -360,10 +357,10 @@ impl Scan<'_> {
             // What a run that was not looked at may have before what is known comes first.
             while self.runs.last().is_some_and(|run| !self.precedes(run)) {
                 let Some(run) = self.runs.pop() else { break };
-                if self.n_postings > POSTINGS_MAX && run.to_ms < self.before.0 {
+                let after_run = (run.to_ms.saturating_add(1), EventNum(0));
+                if self.n_postings > POSTINGS_MAX && after_run < self.before {
                     // Everything after the run is known.
-                    let n_candidates = self.n_candidates;
-                    return Ok(Window { hits, before: Some((run.to_ms.saturating_add(1), EventNum(0))), n_candidates });
+                    return Ok(Window { hits, before: Some(after_run) });
                 }
                 self.read_run(search, &run).await?;
             }
@@ -381,7 +378,7 @@ impl Scan<'_> {
         let ended = self.candidates.is_empty() && self.runs.is_empty() && !cut;
         hits.truncate(most);
         let before = if hits.len() == most { hits.last().map(|hit| hit.at) } else { before };
-        Ok(Window { n_candidates: self.n_candidates, before: before.filter(|_| !ended), hits })
+        Ok(Window { before: before.filter(|_| !ended), hits })
     }
 
     /// Whether what this question may compare is used up.
@@ -435,9 +432,7 @@ impl Scan<'_> {
             }
             all = Some(both);
         }
-        let before = self.candidates.len();
         self.candidates.extend(all.into_iter().flatten());
-        self.n_candidates += self.candidates.len() - before;
         Ok(())
     }
 

@@ -28,8 +28,9 @@ const MAIL_TIMEOUT: Duration = Duration::from_secs(120);
 /// Connections to the mail server that are kept.
 const CONNECTIONS_MAX: u32 = 4;
 /// Answers of mail servers that are not about this mail, though they are meant for good: those about signing in, TLS and
-/// commands. Who mends the configuration wants to find the mails still there.
-const NOT_OF_THIS_MAIL: &[u16] = &[421, 454, 500, 502, 503, 504, 521, 530, 534, 535, 538];
+/// commands, and 554, with which a server also greets those that it serves nothing. Who mends the configuration wants to find
+/// the mails still there.
+const NOT_OF_THIS_MAIL: &[u16] = &[421, 454, 500, 502, 503, 504, 521, 530, 534, 535, 538, 554];
 
 /// How the mail server is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

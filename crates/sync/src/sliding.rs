@@ -154,7 +154,7 @@ impl Sync {
         let pos = Pos::parse(pos)?;
         self.reach_pos(&pos).await?;
         let (stored, tip) = self.connection(id, pos.generation).await?;
-        if !self.turns.comes_to(id, Some(pos.pos())) {
+        if !self.turns.comes_to(id, Some((pos.pos(), pos.generation))) {
             return Err(Error::UnknownPos);
         }
         let state = match pos.carried.as_str() {

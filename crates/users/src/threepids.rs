@@ -49,6 +49,8 @@ impl Users {
     pub async fn add_threepid(&self, user: &UserId, sid: &str, client_secret: &str) -> Result<(), Error> {
         self.email()?;
         for _ in 0..RETRIES_MAX {
+            let account = self.account(user).await?.filter(|account| !account.deactivated && !account.locked);
+            let account = account.ok_or(Error::NotFound("account"))?;
             let session = self.addable(user, sid, client_secret).await?;
             if self.threepid(&session.address).await?.is_some() {
                 return Err(Error::AddressInUse);
@@ -60,6 +62,7 @@ impl Users {
             let mut batch = CommitBatch::new();
             let address = session.mailbox.clone();
             self.add_threepid_row(&mut batch, user, session);
+            expect_unchanged(&mut batch, account);
             self.tell(&mut batch, Kind::AddressAdded, known, user, &address)?;
             batch.announce(StreamKind::Account, None, Some(user.clone()), None);
             match self.commit(batch).await {

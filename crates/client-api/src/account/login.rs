@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use store::DeviceId;
 use users::SessionKind;
+use users::email::address::Address;
 use users::login::NewDevice;
 
 use super::registration::{login_members, no_appservice};
@@ -99,6 +100,11 @@ enum Who<'a> {
     Threepid { medium: &'a str, address: &'a str },
 }
 
+/// An address as attempts are counted by it: in the form by which the account is found.
+fn limited_address(address: &str) -> String {
+    Address::parse(address).map_or_else(|| address.to_lowercase(), |address| address.canonical)
+}
+
 async fn login(
     extract::State(state): extract::State<State>,
     client: ClientAddress,
@@ -119,7 +125,7 @@ async fn login(
                 }
                 Who::Threepid { medium, address } => {
                     // Counted by the address, known or not: a limit of the account would tell whose it is.
-                    state.door.limiter.take(RateClass::Logins, &address.to_lowercase())?;
+                    state.door.limiter.take(RateClass::Logins, &limited_address(address))?;
                     state.users.name_of_threepid(medium, address).await.map_err(error_map::users)?
                 }
             };

@@ -3,7 +3,7 @@
 
 use axum::routing::post;
 use axum::{Json, Router, extract};
-use endpoint::{ClientAddress, Error, JsonBody, OptionalBody, OptionalRequester, error};
+use endpoint::{ClientAddress, Error, JsonBody, OptionalBody, OptionalRequester, RateClass, error};
 use serde::Deserialize;
 use serde_json::Value;
 use users::email::sessions::Purpose;
@@ -63,6 +63,7 @@ async fn change(
             users.change_password(user, &password, logout_devices, keep).await.map_err(error_map::users)?;
         }
         None => {
+            state.door.limit_address(RateClass::Requests, client)?;
             let proof = prove_with_address(&state, BY_EMAIL, &target, (client, Purpose::Reset), &body).await?;
             users.reset_password(&proof, &password, logout_devices).await.map_err(error_map::users)?;
         }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use store::UserId;
 use users::presence::PresenceState;
 
+use crate::room::mutual_rooms;
 use crate::{Routes, State, error_map};
 
 /// The routes of this file.
@@ -22,8 +23,7 @@ async fn get_status(
     Path(user_id): Path<String>,
 ) -> Result<Json<Value>, Error> {
     let user = UserId::from(user_id);
-    let friends = state.rooms.local_friends(&requester.user_id).await.map_err(error_map::rooms)?;
-    if user != requester.user_id && !friends.contains(&user) {
+    if user != requester.user_id && !is_friend(&state, &requester.user_id, &user).await? {
         return Err(Error::forbidden("You are not allowed to see their presence."));
     }
     let Some(presence) = state.users.presence(&user) else {
@@ -39,6 +39,14 @@ async fn get_status(
         answer["status_msg"] = status.into();
     }
     Ok(Json(answer))
+}
+
+/// Whether two users share a room, of which the first is of this server.
+async fn is_friend(state: &State, user: &UserId, other: &UserId) -> Result<bool, Error> {
+    if state.users.is_local(other) {
+        return Ok(state.rooms.local_friends(user).await.map_err(error_map::rooms)?.contains(other));
+    }
+    Ok(!mutual_rooms::shared(state, user, other).await?.is_empty())
 }
 
 #[derive(Debug, Deserialize)]

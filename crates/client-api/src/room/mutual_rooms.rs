@@ -6,6 +6,7 @@ use axum::{Json, Router, extract};
 use endpoint::{Error, Query, Requester};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use store::UserId;
 
 use super::access::parse_user;
 use crate::{Routes, State, error_map};
@@ -18,6 +19,28 @@ pub fn routes() -> Router<State> {
     Router::new()
         .client_v1("/mutual_rooms", get(mutual_rooms))
         .unstable("/uk.half-shot.msc2666/user/mutual_rooms", get(mutual_rooms))
+}
+
+/// The ids of the rooms that two users are in, of which the first is of this server.
+///
+/// # Errors
+/// `M_UNKNOWN` when the store fails.
+pub async fn shared(state: &State, user: &UserId, other: &UserId) -> Result<Vec<String>, Error> {
+    let mut shared = Vec::new();
+    for row in state.rooms.memberships(user).await.map_err(error_map::rooms)? {
+        if row.membership != "join" {
+            continue;
+        }
+        let Some(room) = state.rooms.room_by_num(row.room).await.map_err(error_map::rooms)? else { continue };
+        if !room.has_server(other.server_name()) {
+            continue;
+        }
+        let member = state.rooms.current(&room, "m.room.member", other.as_str()).await.map_err(error_map::rooms)?;
+        if member.is_some_and(|member| member.pdu.membership() == Some("join")) {
+            shared.push(room.id.clone());
+        }
+    }
+    Ok(shared)
 }
 
 #[derive(Debug, Deserialize)]
@@ -43,17 +66,7 @@ async fn mutual_rooms(
         Some(from) => from.strip_prefix('r').and_then(|number| number.parse::<usize>().ok()).ok_or_else(bad)?,
         None => 0,
     };
-    let mut mutual = Vec::new();
-    for row in state.rooms.memberships(&requester.user_id).await.map_err(error_map::rooms)? {
-        if row.membership != "join" {
-            continue;
-        }
-        let Some(room) = state.rooms.room_by_num(row.room).await.map_err(error_map::rooms)? else { continue };
-        let member = state.rooms.current(&room, "m.room.member", other.as_str()).await.map_err(error_map::rooms)?;
-        if member.is_some_and(|member| member.pdu.membership() == Some("join")) {
-            mutual.push(room.id.clone());
-        }
-    }
+    let mut mutual = shared(&state, &requester.user_id, &other).await?;
     mutual.sort();
     let count = mutual.len();
     let end = start.saturating_add(PAGE_MAX).min(count);

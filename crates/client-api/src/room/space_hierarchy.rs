@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use axum::routing::get;
 use axum::{Json, Router, extract};
-use endpoint::{Error, Path, Query, Requester};
+use endpoint::{Error, Path, Query, RateClass, Requester};
 use event::Json as EventJson;
 use federation::descriptions::Description;
 use rooms::Room;
@@ -26,6 +26,8 @@ const LIMIT_MAX: usize = 50;
 const DEPTH_MAX: usize = 32;
 /// Most rooms of a tree that are looked at.
 const ROOMS_MAX: usize = 2_000;
+/// Rooms of which other servers are asked, for one page.
+const ASKED_MAX: usize = 50;
 /// How long other servers are waited for, for one page, in milliseconds. Rooms that are not described by then are left out.
 const ELSEWHERE_MS_MAX: u64 = 20_000;
 
@@ -51,6 +53,7 @@ async fn hierarchy(
     Path(room_id): Path<String>,
     Query(parameters): Query<Parameters>,
 ) -> Result<Json<Value>, Error> {
+    state.door.limit(RateClass::Requests, &requester)?;
     let limit = parameters.limit.unwrap_or(LIMIT_MAX);
     if limit == 0 {
         return Err(Error::invalid_param("`limit` must be greater than zero."));
@@ -65,6 +68,7 @@ async fn hierarchy(
         seen: HashSet::new(),
         known: HashMap::new(),
         closed: HashSet::new(),
+        questions: ASKED_MAX,
         deadline: deadline(Some(ELSEWHERE_MS_MAX)),
         left: vec![Next {
             via: event::ids::domain(&room_id).map(str::to_owned).into_iter().collect(),
@@ -127,6 +131,8 @@ struct Walk<'a> {
     known: HashMap<String, Description>,
     /// Rooms into which these servers see no way.
     closed: HashSet<String>,
+    /// How many rooms may still be asked for.
+    questions: usize,
     /// Until then other servers are asked.
     deadline: Instant,
     /// Rooms to be visited; the last is next.
@@ -182,7 +188,8 @@ impl Walk<'_> {
             return Ok(None);
         }
         // What is no space has nothing further to be asked for.
-        let asks = known.as_ref().is_none_or(Description::is_space);
+        let asks = known.as_ref().is_none_or(Description::is_space) && self.questions > 0;
+        self.questions -= usize::from(asks);
         let found = match asks {
             true => remote.descriptions.of(&next.room_id, &next.via, self.suggested_only, self.deadline).await,
             false => None,
@@ -206,7 +213,7 @@ impl Walk<'_> {
 
     /// Notes the children of a room to be visited.
     fn add(&mut self, depth: usize, children: Vec<(String, Vec<String>)>) {
-        if depth < self.depth_max {
+        if depth < self.depth_max && self.left.len() < ROOMS_MAX {
             let depth = depth + 1;
             self.left.extend(children.into_iter().rev().map(|(room_id, via)| Next { room_id, depth, via }));
         }

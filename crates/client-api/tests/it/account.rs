@@ -853,7 +853,7 @@ async fn logins_by_unknown_identifiers_are_told_apart_from_wrong_ones() {
         ("m.id.thirdparty", (403, "M_FORBIDDEN")),
         ("m.id.phone", (403, "M_FORBIDDEN")),
     ] {
-        let identifier = json!({ "type": kind, "user": "alice" });
+        let identifier = json!({ "type": kind, "user": "alice", "medium": "email", "address": "a@b.example" });
         let body = json!({ "type": "m.login.password", "identifier": identifier, "password": "secret" });
         assert_eq!(code(&post(&server, None, "/login", body).await), expected, "{kind}");
     }

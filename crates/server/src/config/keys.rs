@@ -307,8 +307,6 @@ const KEYS: &[Declared] = &[
         "false",
         "Whether push gateways may be reached without TLS, for tests and networks of one's own.",
     ),
-    ("support.email", Kind::Text, "", "E-mail address of the administrator, for /.well-known/matrix/support."),
-    ("support.matrix_id", Kind::Text, "", "Matrix id of the administrator, for /.well-known/matrix/support."),
     (
         "policy_server.public_key",
         Kind::Text,
@@ -316,6 +314,8 @@ const KEYS: &[Declared] = &[
         "The ed25519 key (unpadded base64) of a policy server under this server's name, for\n\
          /.well-known/matrix/policy_server.",
     ),
+    ("support.email", Kind::Text, "", "E-mail address of the administrator, for /.well-known/matrix/support."),
+    ("support.matrix_id", Kind::Text, "", "Matrix id of the administrator, for /.well-known/matrix/support."),
     ("support.page", Kind::Text, "", "A page for users who need help, for /.well-known/matrix/support."),
     ("log.filter", Kind::Text, "\"info\"", "What is logged: a level, or `level,crate=level,…`."),
     ("log.format", Kind::Text, "\"pretty\"", "How lines look: `pretty` or `json`."),

@@ -22,13 +22,14 @@ async fn with_account(folder: &std::path::Path, admin: bool, settings: &[&str]) 
 #[tokio::test]
 async fn well_known_documents_say_what_is_configured() {
     let folder = tempfile::tempdir().unwrap();
+    let key = event::SigningKey::generate(&[1; 32]).public_b64();
     let program = Program::start(
         folder.path(),
         &[
             "public_base_url=https://matrix.hearth.test/",
             "support.email=admin@hearth.test",
             "support.page=https://hearth.test/help",
-            "policy_server.public_key=6yhHGKhCiXTSEN2ksjV7kX+N6rBQZ3Xb+M7LlC6NS+s",
+            &format!("policy_server.public_key={key}"),
         ],
     );
     let client = ask(Method::GET, &format!("{}/.well-known/matrix/client", program.url), "").await;
@@ -41,7 +42,7 @@ async fn well_known_documents_say_what_is_configured() {
         "support_page": "https://hearth.test/help",
     });
     assert_eq!(program.get("/.well-known/matrix/support").await, (200, expected));
-    let expected = json!({ "public_keys": { "ed25519": "6yhHGKhCiXTSEN2ksjV7kX+N6rBQZ3Xb+M7LlC6NS+s" } });
+    let expected = json!({ "public_keys": { "ed25519": key } });
     assert_eq!(program.get("/.well-known/matrix/policy_server").await, (200, expected));
     let server = ask(Method::GET, &format!("{}/.well-known/matrix/server", program.url), "").await;
     assert_eq!(server.headers()["content-type"], "application/json");

@@ -541,3 +541,82 @@ async fn a_room_of_another_server_is_summarized() {
     assert_eq!(alice.try_ask(Method::GET, &path(&secret), json!({})).await.0, 404);
     assert_eq!(alice.try_ask(Method::GET, &path("!nothing:two.test"), json!({})).await.0, 404);
 }
+
+/// SEC-loops.
+#[tokio::test]
+async fn cr20_an_endless_tree_of_another_server_ends() {
+    let net = Arc::new(Net::default());
+    let (_one, two) = both(&net).await;
+    let bob = two.person("bob").await;
+    let telling = async |axum::extract::Path(room): axum::extract::Path<String>| {
+        let number: u64 = room.trim_start_matches("!s").split(':').next().unwrap().parse().unwrap();
+        let child = json!({ "type": "m.space.child", "state_key": format!("!s{}:odd.test", number + 1),
+            "content": { "via": ["odd.test"] }, "sender": "@a:odd.test", "origin_server_ts": 1 });
+        let room = json!({ "room_id": room, "room_type": "m.space", "children_state": [child] });
+        json!({ "room": room, "children": [], "inaccessible_children": [] }).to_string()
+    };
+    let router = Router::new().route("/_matrix/federation/v1/hierarchy/{room}", axum::routing::get(telling));
+    net.routers.lock().insert("odd.test".to_owned(), router);
+    let (_, page) = bob.try_ask(Method::GET, "v1/rooms/!s0:odd.test/hierarchy", json!({})).await;
+    assert_eq!((names(&page["rooms"]).len(), page.get("next_batch")), (33, None));
+    assert_eq!(net.asked.lock().len(), 33);
+}
+
+#[tokio::test]
+async fn cr26_the_profile_of_another_servers_user_is_asked_for() {
+    let net = Arc::new(Net::default());
+    let (one, two) = both(&net).await;
+    let (alice, bob) = (one.person("alice").await, two.person("bob").await);
+    let path = format!("profile/{}", bob.id);
+    bob.ask(Method::PUT, &format!("{path}/displayname"), json!({ "displayname": "Bob" })).await;
+    assert_eq!(alice.ask(Method::GET, &path, json!({})).await["displayname"], "Bob");
+    assert_eq!(
+        alice.ask(Method::GET, &format!("{path}/displayname"), json!({})).await,
+        json!({ "displayname": "Bob" })
+    );
+    let (status, answer) = alice.try_ask(Method::GET, "v3/profile/@nobody:two.test", json!({})).await;
+    assert_eq!((status.as_u16(), &answer["errcode"]), (404, &json!("M_NOT_FOUND")));
+}
+
+#[tokio::test]
+async fn ce2_ce10_keys_and_messages_reach_devices_of_another_server() {
+    let net = Arc::new(Net::default());
+    let (one, two) = both(&net).await;
+    let (alice, mut bob) = (one.person("alice").await, two.person("bob").await);
+    bob.upload_device("PHONE").await;
+    bob.ask(Method::POST, "keys/upload", json!({ "one_time_keys": { "signed_curve25519:A": { "key": "x" } } })).await;
+    let wanted = json!({ "one_time_keys": { bob.id.as_str(): { "PHONE": "signed_curve25519" } } });
+    let claim = async || alice.ask(Method::POST, "keys/claim", wanted.clone()).await["one_time_keys"].clone();
+    assert_eq!(claim().await[bob.id.as_str()]["PHONE"]["signed_curve25519:A"]["key"], "x");
+    assert_eq!(claim().await[bob.id.as_str()].get("PHONE"), None, "each key once");
+    let body = json!({ "messages": { bob.id.as_str(): { "PHONE": { "n": 1 } } } });
+    alice.ask(Method::PUT, "sendToDevice/m.test/t1", body).await;
+    let message = loop {
+        let answer = bob.sync().await;
+        if let Some(message) = answer["to_device"]["events"].as_array().and_then(|events| events.first()) {
+            break message.clone();
+        }
+    };
+    assert_eq!(message, json!({ "type": "m.test", "sender": alice.id, "content": { "n": 1 } }));
+}
+
+#[tokio::test]
+async fn the_presence_of_another_servers_user_is_known() {
+    let net = Arc::new(Net::default());
+    let (one, two) = both(&net).await;
+    let (mut alice, bob) = (one.person("alice").await, two.person("bob").await);
+    let room = alice.create_room().await;
+    bob.join(&room, "one.test").await;
+    let status = format!("presence/{}/status", bob.id);
+    let body = json!({ "presence": "unavailable", "status_msg": "out" });
+    bob.ask(Method::PUT, &status, body).await;
+    loop {
+        let answer = alice.sync().await;
+        let told = answer["presence"]["events"].as_array().cloned().unwrap_or_default();
+        if told.iter().any(|event| event["sender"] == json!(bob.id) && event["content"]["status_msg"] == "out") {
+            break;
+        }
+    }
+    let known = alice.ask(Method::GET, &status, json!({})).await;
+    assert_eq!((&known["presence"], &known["status_msg"]), (&json!("unavailable"), &json!("out")));
+}

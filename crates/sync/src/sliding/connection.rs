@@ -33,6 +33,8 @@ const STATE_BYTES_MAX: u64 = 32 << 20;
 const ROOM_BYTES: usize = 120;
 /// Bytes that a client is given to carry at most: some dozen rooms. Positions stand in addresses.
 const CARRIED_MAX: usize = 400;
+/// Characters of that as text, at most.
+const CARRIED_CHARS_MAX: usize = CARRIED_MAX.div_ceil(3) * 4;
 /// About as many states are in memory.
 const STATES: usize = 1_000;
 
@@ -194,12 +196,17 @@ impl State {
         if text.is_empty() {
             return Some(next);
         }
+        if text.len() > CARRIED_CHARS_MAX {
+            return None;
+        }
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let mut bytes = bytes.as_slice();
         next.account_data = take_upto(&mut bytes)?;
         let mut room = 0_i64;
         while !bytes.is_empty() {
-            room = room.checked_add(take_number(&mut bytes)?)?;
+            // They stand in order, each once.
+            let step = take_number(&mut bytes).filter(|step| *step > 0)?;
+            room = room.checked_add(step)?;
             next.changed.insert(RoomNum(room), take_sent(&mut bytes, &self.stored.rules)?);
         }
         Some(next)
@@ -472,7 +479,7 @@ mod tests {
     }
 
     fn room(dice: &mut Dice) -> RoomNum {
-        RoomNum(dice.roll(1_000).cast_signed())
+        RoomNum(1 + dice.roll(1_000).cast_signed())
     }
 
     fn state(dice: &mut Dice) -> State {

@@ -202,7 +202,8 @@ impl Sync {
         let own = self.own_member(ctx, row, room.as_ref()).await?;
         let (mut answer, mut sent) = match room.filter(|_| was_member) {
             Some(room) => {
-                let known = since.filter(|since| was.joined && row.joined_pos <= *since);
+                // Of what came after the leave nothing is told, whatever position the client names.
+                let known = since.filter(|since| was.joined && row.joined_pos <= *since && *since <= row.left_pos);
                 let (upto, end) = (row.pos.min(ctx.upto), self.state_at(&room, row.left_pos).await?);
                 let (initial, since) = (known.is_none(), known.unwrap_or(StreamPosition::ZERO));
                 let (expanded, grown) = (false, false);

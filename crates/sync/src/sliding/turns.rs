@@ -16,8 +16,8 @@ const CONNECTIONS_MAX: usize = 10_000;
 /// The newest request of each connection that has one, in this process.
 pub(crate) struct Turns {
     newest: Mutex<HashMap<ConnectionId, watch::Sender<bool>>>,
-    /// The furthest position from which each connection has asked.
-    come: Cache<ConnectionId, StreamPosition>,
+    /// The furthest position from which each connection has asked, and its generation.
+    come: Cache<ConnectionId, (StreamPosition, i64)>,
 }
 
 impl Default for Turns {
@@ -45,7 +45,7 @@ impl Turns {
 
     /// A request asks from a position, or begins the connection anew. False if the client had come further: it is one that
     /// was given up long ago (behaviour CZ1).
-    pub fn comes_to(&self, id: &ConnectionId, pos: Option<StreamPosition>) -> bool {
+    pub fn comes_to(&self, id: &ConnectionId, pos: Option<(StreamPosition, i64)>) -> bool {
         let Some(pos) = pos else {
             self.come.remove(id);
             return true;
