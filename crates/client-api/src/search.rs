@@ -112,7 +112,8 @@ async fn search(
     let from = parameters.next_batch.as_deref().filter(|token| !token.is_empty()).map(Token::parse);
     let from = from.transpose().map_err(error_map::search)?;
     let keys = keys_of(criteria.keys.as_deref())?;
-    let filter = filter_of(criteria.filter.as_deref().map(RawValue::get))?;
+    let filter = criteria.filter.as_deref().map(RawValue::get);
+    let filter = filter_of(filter).map_err(|_| Error::bad_json("`filter` is no filter of room events."))?;
     let ignored = people::ignored(&state, &requester.user_id).await?;
     let accepts = |event: &Event| filter.accepts_event(event) && !ignored.contains(&event.pdu.sender);
     let limit = filter.limit.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);

@@ -5,9 +5,9 @@ use axum::routing::get;
 use axum::{Json, Router, extract};
 use endpoint::{ClientAddress, Error, OptionalBody, OptionalRequester, Path, Query, RateClass, Requester};
 use event::Object;
-use rooms::directory::DirectoryQuery;
+use rooms::directory::{DirectoryQuery, Filter};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::{Routes, State, error_map, remote};
 
@@ -45,42 +45,60 @@ async fn list(
     page_elsewhere(&state, server, json!({ "limit": limit, "since": since })).await
 }
 
-/// What the body of a search says besides [`DirectoryQuery`].
+/// What the body of a search says.
 #[derive(Debug, Default, Deserialize)]
-struct Networks {
+struct Search {
+    limit: Option<usize>,
+    since: Option<String>,
+    filter: Option<Filter>,
     #[serde(default)]
     include_all_networks: bool,
     third_party_instance_id: Option<String>,
+}
+
+impl Search {
+    /// The same, as another server is asked.
+    fn told(&self) -> Value {
+        let filter = self.filter.as_ref().map(|filter| {
+            let mut members = Map::new();
+            let term = filter.generic_search_term.as_deref();
+            members.extend(term.map(|term| ("generic_search_term".to_owned(), json!(term))));
+            let types = filter.room_types.as_ref();
+            members.extend(types.map(|types| ("room_types".to_owned(), json!(types))));
+            members
+        });
+        json!({
+            "limit": self.limit,
+            "since": self.since,
+            "filter": filter,
+            "include_all_networks": self.include_all_networks,
+            "third_party_instance_id": self.third_party_instance_id,
+        })
+    }
 }
 
 async fn search(
     requester: Requester,
     extract::State(state): extract::State<State>,
     Query(parameters): Query<Parameters>,
-    OptionalBody(mut body): OptionalBody<Value>,
+    OptionalBody(search): OptionalBody<Search>,
 ) -> Result<Json<Value>, Error> {
-    if body.is_null() {
-        body = json!({});
-    }
-    let bad = |error: serde_json::Error| Error::bad_json(error.to_string());
-    let networks: Networks = serde_json::from_value(body.clone()).map_err(bad)?;
-    let query: DirectoryQuery = serde_json::from_value(body.clone()).map_err(bad)?;
-    if networks.include_all_networks && networks.third_party_instance_id.is_some() {
+    if search.include_all_networks && search.third_party_instance_id.is_some() {
         return Err(Error::invalid_param("`third_party_instance_id` cannot be used with `include_all_networks`."));
     }
     match elsewhere(&state, parameters.server.as_deref())? {
         Some(server) => {
             state.door.limit(RateClass::Requests, &requester)?;
-            let names = ["limit", "since", "filter", "include_all_networks", "third_party_instance_id"];
-            let asked = names.iter().filter_map(|name| Some(((*name).to_owned(), body.get_mut(*name)?.take())));
-            let asked = Value::Object(asked.collect());
-            page_elsewhere(&state, server, asked).await
+            page_elsewhere(&state, server, search.told()).await
         }
         // No network but Matrix itself is known here.
-        None if networks.third_party_instance_id.is_some() => {
+        None if search.third_party_instance_id.is_some() => {
             Ok(Json(json!({ "chunk": [], "total_room_count_estimate": 0 })))
         }
-        None => page(&state, query).await,
+        None => {
+            let Search { limit, since, filter, .. } = search;
+            page(&state, DirectoryQuery { limit, since, filter }).await
+        }
     }
 }
 

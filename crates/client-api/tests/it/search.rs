@@ -442,8 +442,8 @@ async fn bad_questions_are_refused_and_strange_ones_answered() {
         (json!({ "search_term": "a", "groupings": { "group_by": [{ "key": "type" }] } }), "M_BAD_JSON"),
         (json!({ "search_term": "a", "event_context": { "before_limit": -1 } }), "M_BAD_JSON"),
         (json!({ "search_term": "a", "keys": ["content.url"] }), "M_INVALID_PARAM"),
-        (json!({ "search_term": "a", "filter": [] }), "M_INVALID_PARAM"),
-        (json!({ "search_term": "a", "filter": { "limit": "x" } }), "M_INVALID_PARAM"),
+        (json!({ "search_term": "a", "filter": [] }), "M_BAD_JSON"),
+        (json!({ "search_term": "a", "filter": { "limit": "x" } }), "M_BAD_JSON"),
         (json!({ "search_term": "a".repeat(5_000) }), "M_INVALID_PARAM"),
         (json!({ "search_term": "a", "filter": { "rooms": vec!["!r:x"; 2_000] } }), "M_INVALID_PARAM"),
     ] {
