@@ -12,7 +12,7 @@ use axum::{Json, Router};
 use endpoint::{Error, GuestRequester, Path, Query, Requester};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use store::UserId;
+use store::{StreamPosition, UserId};
 use users::presence::PresenceState;
 
 use crate::json_text::JsonText;
@@ -113,12 +113,21 @@ async fn peek(state: &State, requester: &Requester, room_id: &str, listening: &L
                 .value("start", start)
                 .value("end", end));
         }
-        // Running out of time is not an error.
-        tokio::select! {
-            _ = watermark.changed() => {}
-            () = &mut time_up => is_over = true,
+        // Most of what is committed lies in other rooms. Running out of time is not an error.
+        let seen = room.head().row.last_pos;
+        while !is_over && last_pos(state, room_id).await? == seen {
+            tokio::select! {
+                _ = watermark.changed() => {}
+                () = &mut time_up => is_over = true,
+            }
         }
     }
+}
+
+/// Where the last event of a room stands.
+async fn last_pos(state: &State, room_id: &str) -> Result<StreamPosition, Error> {
+    let room = state.rooms.room(room_id).await.map_err(error_map::rooms)?;
+    Ok(room.map_or(StreamPosition::ZERO, |room| room.head().row.last_pos))
 }
 
 async fn one_event(

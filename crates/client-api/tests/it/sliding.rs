@@ -542,3 +542,25 @@ async fn cz1_odd_requests_are_refused_only_where_they_must_be() {
     let flags = server.nobody().get("/_matrix/client/versions").await.ok();
     assert_eq!(flags["unstable_features"]["org.matrix.simplified_msc3575"], true);
 }
+
+/// Positions are no secret, and clients can write them: whoever has left learns nothing of what came later by naming one.
+#[tokio::test]
+async fn cz1_a_made_up_position_tells_nothing_of_what_came_after_a_leave() {
+    for dialect in DIALECTS {
+        let server = Server::new().await;
+        let [alice, bob, carol] = server.people(["alice", "bob", "carol"]).await;
+        let room = named_room(&alice, "ours").await;
+        bob.join(&room).await;
+        let everything = json!({ "room_subscriptions": { &room: { "timeline_limit": 5, "required_state": [["m.room.member", "*"]] } } });
+        let slider = Slider::new(&bob, dialect);
+        let joined = slider.first(&everything).await;
+        bob.leave(&room).await;
+        carol.join(&room).await;
+        let between = alice.sync("").await;
+        let between = between["next_batch"].as_str().unwrap().split('_').next().unwrap().to_owned();
+        alice.post(&format!("/rooms/{room}/ban"), json!({ "user_id": bob.user })).await.ok();
+        let (_, rest) = pos(&joined).split_once('_').unwrap();
+        let told = slider.ask(Some(&format!("{between}_{rest}")), 0, &everything).await.ok();
+        assert!(!told.to_string().contains(&carol.user), "{told}");
+    }
+}

@@ -620,3 +620,21 @@ async fn the_presence_of_another_servers_user_is_known() {
     let known = alice.ask(Method::GET, &status, json!({})).await;
     assert_eq!((&known["presence"], &known["status_msg"]), (&json!("unavailable"), &json!("out")));
 }
+
+/// What one server says of a room is its own word: it is not taken for that of the room's server, whoever was asked first.
+#[tokio::test]
+async fn cr20_no_server_speaks_for_another() {
+    let net = Arc::new(Net::default());
+    let (one, two) = both(&net).await;
+    let (alice, carol, bob) = (one.person("alice").await, one.person("carol").await, two.person("bob").await);
+    let room = bob.named_room("honest", json!({})).await;
+    let lying = async |axum::extract::Path(room): axum::extract::Path<String>| {
+        json!({ "room": { "room_id": room, "name": "forged", "join_rule": "invite" } }).to_string()
+    };
+    let router = Router::new().route("/_matrix/federation/v1/hierarchy/{room}", axum::routing::get(lying));
+    net.routers.lock().insert("evil.test".to_owned(), router);
+    let by = |server: &str| format!("v1/room_summary/{room}?via={server}");
+    assert_eq!(alice.try_ask(Method::GET, &by("evil.test"), json!({})).await.0, 404);
+    let told = carol.try_ask(Method::GET, &by("two.test"), json!({})).await;
+    assert_eq!((told.0, &told.1["name"]), (StatusCode::OK, &json!("honest")));
+}

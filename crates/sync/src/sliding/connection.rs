@@ -554,6 +554,16 @@ mod tests {
         for text in ["AQ=", "!", "_", "AQEB", &"AQ".repeat(300)] {
             assert_eq!(stored.carrying(text), None, "{text}");
         }
+        // A room that stands twice, and more rooms than any client was given.
+        let entry = |step: u8| [step, GONE];
+        let text = |steps: &[u8]| {
+            let entries = steps.iter().flat_map(|step| entry(*step));
+            URL_SAFE_NO_PAD.encode([0].into_iter().chain(entries).collect::<Vec<u8>>())
+        };
+        assert!(stored.carrying(&text(&[5, 1])).is_some());
+        assert_eq!(stored.carrying(&text(&[5, 0])), None);
+        assert!(stored.carrying(&text(&[1; 190])).is_some());
+        assert_eq!(stored.carrying(&text(&[1; 250])), None);
         let another = Step { account_data: None, rooms: BTreeMap::from([(RoomNum(5), Some(sent(&mut Dice(9))))]) };
         let foreign = another.after(&State::default()).unwrap();
         assert_eq!(foreign.carried(), None, "its rules are not among the stored ones");
